@@ -1,0 +1,40 @@
+# Two commands are enough: `make run` and `make test`. Each sets up .venv first, once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+# One thread per process: actors and test processes share the cores themselves.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: run run-image test test-all lint bench setup clean
+
+run: setup
+	$(BIN)/fedsim run experiments/quickstart.yaml
+
+run-image: setup
+	$(BIN)/fedsim run experiments/quickstart_image.yaml
+
+test: setup
+	$(BIN)/pytest
+
+test-all: setup
+	$(BIN)/pytest -m "slow or not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedsim needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,109 @@
+"""What the figures share: the empty figure, the axes with their units, and which rows they may use."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis import style, units
+from analysis.load import NoDataError
+
+ROW = 30
+"""Pixels that one row of a horizontal figure takes."""
+
+
+def figure(question: str, caption: str, height: int = 400) -> go.Figure:
+    """An empty figure in the light template.
+
+    `layout.meta` is for the report: its caption, and `narrow`, what changes on a phone (dotted path →
+    value), such as more room beside bars that carry a label.
+    """
+    return go.Figure(
+        layout={
+            "template": style.template(style.LIGHT),
+            "title": {"text": question},
+            "height": height,
+            "hovermode": "closest",
+            "meta": {"caption": caption, "narrow": {"font.size": 11}},
+        }
+    )
+
+
+def rows_height(count: int, extra: int = 120) -> int:
+    """Height of a figure with that many rows: it grows with them, within reason."""
+    return min(1100, max(220, count * ROW + extra))
+
+
+def scored(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a finite score, all of one metric: scores of two metrics share no axis."""
+    kept = frame[frame["score"].abs() < math.inf]
+    if kept.empty:
+        raise NoDataError("no score was recorded")
+    if kept["metric"].nunique() > 1:
+        raise NoDataError("the runs report different metrics: " + ", ".join(sorted(kept["metric"].unique())))
+    return kept
+
+
+def metric_title(frame: pd.DataFrame) -> str:
+    """`perplexity per token (lower is better)`: the axis title of a scored frame."""
+    metric, higher = str(frame["metric"].iloc[0]), bool(frame["higher_is_better"].iloc[0])
+    name = "perplexity per token" if metric == "perplexity" else style.label(metric)
+    return f"{name} ({'higher' if higher else 'lower'} is better)"
+
+
+def score_axis(frame: pd.DataFrame, *, may_be_log: bool = False) -> dict[str, Any]:
+    """The axis of the score; logarithmic where a lower-is-better score spans more than a decade."""
+    axis: dict[str, Any] = {"title": {"text": metric_title(frame)}}
+    if frame["metric"].iloc[0] == "accuracy":
+        axis["tickformat"] = ".0%"
+    low, high = float(frame["score"].min()), float(frame["score"].max())
+    if may_be_log and low > 0 and high / low > 10 and not frame["higher_is_better"].iloc[0]:
+        ticks = [m * 10.0**p for p in range(-3, 16) for m in (1, 2, 5) if low / 2 <= m * 10.0**p <= high * 2]
+        axis["title"]["text"] += ", log scale"
+        axis |= {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,g}" for t in ticks]}
+    return axis
+
+
+def byte_axis(counts: Iterable[float], title: str) -> dict[str, Any]:
+    """A logarithmic axis of bytes, labelled at the decades; counts of zero have no place on it."""
+    positive = [c for c in counts if c > 0]
+    values, texts = units.byte_ticks(min(positive), max(positive))
+    low, high = math.log10(min(positive)), math.log10(max(positive))
+    margin = max(0.15, 0.06 * (high - low))
+    return {
+        "title": {"text": title},
+        "type": "log",
+        "range": [low - margin, high + margin],
+        "tickvals": values,
+        "ticktext": texts,
+    }
+
+
+def category_rows(names: Sequence[str]) -> dict[str, Any]:
+    """A vertical axis with one named row each, the first on top; rows sit at 0, 1, 2, …"""
+    axis: dict[str, Any] = {"range": [len(names) - 0.4, -0.6], "showgrid": False, "zeroline": False}
+    if len(names) <= 40:
+        wrapped = ["<br>".join(textwrap.wrap(n, 15, break_long_words=False)[:2]) for n in names]
+        axis |= {"tickvals": list(range(len(names))), "ticktext": wrapped}
+    return axis
+
+
+def one_run(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The first run's rows, and a remark for the caption if there are others."""
+    names = list(dict.fromkeys(frame["run"]))
+    if len(names) <= 1:
+        return frame, ""
+    return frame[frame["run"] == names[0]], f" Run {style.label(names[0])}, the first of {len(names)}."
+
+
+def distilled(rounds: pd.DataFrame, among: Iterable[str]) -> str | None:
+    """The contender that stands for the federation: ours, else the first that isn't a yardstick."""
+    present = set(among)
+    pairs = dict(zip(rounds["method"], rounds["algorithm"], strict=True))
+    federated = [m for m, a in pairs.items() if m in present and not style.is_reference(a)]
+    return next((m for m in federated if pairs[m] == "federated_distillation"), next(iter(federated), None))

@@ -1,0 +1,110 @@
+"""What a report says in words: the result in two sentences, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from analysis import style, units
+from analysis.load import Tables
+
+
+def headline(tables: Tables) -> str:
+    """The result in one sentence: the student against the centralised upper bound."""
+    picked = _student(tables.summary)
+    if picked is None:
+        several = tables.summary["metric"].nunique() > 1
+        return "Runs with different metrics." if several else "No contender has a score yet."
+    student, score = picked
+    ratio = float(student["ratio_to_centralized"].mean())
+    reached = f"{student['metric'].iloc[0]} {score}"
+    reached += f" on average over {len(student)} runs" if len(student) > 1 else ""
+    name = _name(tables.summary, student)
+    if not math.isfinite(ratio):
+        return f"{name} reaches {reached}; no centralised run says how good that is."
+    return f"{name} reaches {units.percent_text(ratio)} of centralised training, {reached}."
+
+
+def context(tables: Tables) -> str:
+    """What it costs and what it is better or worse than; empty without a student."""
+    picked = _student(tables.summary)
+    if picked is None:
+        return ""
+    summary, (student, _) = tables.summary, picked
+    mine = float((student["bytes_up"] + student["bytes_down"]).mean())
+    parts: list[str] = []
+    if mine > 0:
+        sentence = f"It sends {units.bytes_text(mine)} in all"
+        other = summary[summary["algorithm"] == "fedavg"]
+        other = other[other["contender"] == other["contender"].iloc[0]] if len(other) else other
+        theirs = float((other["bytes_up"] + other["bytes_down"]).mean()) if len(other) else 0.0
+        if theirs > 0 and student["algorithm"].iloc[0] != "fedavg":
+            times = float(f"{max(theirs / mine, mine / theirs):.3g}")
+            way = "less" if theirs > mine else "more"
+            name = _name(summary, other)
+            sentence += f", {times:,g} times {way} than {name}" if times > 1 else f", as much as {name}"
+        parts.append(sentence + ".")
+    solo = summary["algorithm"] == "solo"
+    verdicts = [
+        (_compare(student, summary[mask]), phrase)
+        for mask, phrase in (
+            (solo & summary["contender"].str.endswith("_best"), "the best institution alone"),
+            (solo & summary["contender"].str.endswith("_mean"), "the average institution alone"),
+            (summary["algorithm"] == "proxy_only", "training on the public proxy set only"),
+            (summary["algorithm"] == "fedavg", "FedAvg"),
+        )
+        if mask.any() and student["algorithm"].iloc[0] not in set(summary.loc[mask, "algorithm"])
+    ]  # fmt: skip
+    for verdict in ("better than", "worse than", "equal to"):
+        which = [phrase for found, phrase in verdicts if found == verdict]
+        if which:
+            parts.append(f"Its score is {verdict} {_join(which)}.")
+    return " ".join(parts)
+
+
+def evidence(tables: Tables) -> str:
+    """How many runs and seeds stand behind the numbers. One is never passed over in silence."""
+    seeds = sorted(int(s) for s in tables.rounds["seed"].dropna().unique())
+    rounds = int(tables.rounds["round"].max()) if len(tables.rounds) else 0
+    count = tables.participants["participant"].nunique() or tables.partition["participant"].nunique()
+    size = (
+        f"{_many(int(count), 'participant')}, {_many(rounds, 'round')}" if count else _many(rounds, "round")
+    )
+    if len(tables.runs) == 1:
+        seed = f"one seed ({seeds[0]})" if len(seeds) == 1 else _many(len(seeds), "seed")
+        return f"One run, {seed}, {size}. A single seed says nothing about how much these numbers vary."
+    listed = ", ".join(map(str, seeds[:8])) + (", …" if len(seeds) > 8 else "")
+    return f"{len(tables.runs)} runs, seeds {listed}; up to {size}. Means over runs carry no intervals yet."
+
+
+def _student(summary: pd.DataFrame) -> tuple[pd.DataFrame, str] | None:
+    """The rows of the contender that the report is about, and its score in words."""
+    scored = summary[summary["score"].notna()]
+    if scored.empty or scored["metric"].nunique() > 1:
+        return None
+    order = sorted(
+        set(zip(scored["contender"], scored["algorithm"], strict=True)), key=lambda pair: style.rank(*pair)
+    )
+    first = next((c for c in scored["contender"] if (c, "federated_distillation") in order), order[0][0])
+    rows = scored[scored["contender"] == first]
+    return rows, units.score_text(float(rows["score"].mean()), str(rows["metric"].iloc[0]))
+
+
+def _compare(student: pd.DataFrame, other: pd.DataFrame) -> str:
+    mine, theirs = float(student["score"].mean()), float(other["score"].mean())
+    if math.isclose(mine, theirs, rel_tol=1e-9):
+        return "equal to"
+    return "better than" if (mine > theirs) == bool(student["higher_is_better"].iloc[0]) else "worse than"
+
+
+def _name(summary: pd.DataFrame, rows: pd.DataFrame) -> str:
+    return style.looks(summary["contender"], summary["algorithm"])[str(rows["contender"].iloc[0])].plain
+
+
+def _join(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}" + ("" if count == 1 else "s")

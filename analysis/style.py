@@ -1,0 +1,142 @@
+"""One look for every figure: the colours of Okabe and Ito, fixed per contender, on light and dark.
+
+Colours, symbols and dashes always go together, so nothing is told by colour alone.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#858B94"
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+LIGHT = {
+    "page": "#f7f6f3", "card": "#ffffff", "ink": "#1c2024", "soft": "#5d646c",
+    "line": "#e4e2dc", "accent": "#005f95", "note": "#fbf3df",
+}  # fmt: skip
+DARK = {
+    "page": "#101214", "card": "#181b1e", "ink": "#e9e8e4", "soft": "#a0a6ad",
+    "line": "#2d3236", "accent": "#7cc4ee", "note": "#2a2515",
+}  # fmt: skip
+
+KNOWN: dict[str, tuple[str, str, str, str]] = {
+    # algorithm: name, colour, symbol, what it is
+    "federated_distillation": ("Federated distillation", BLUE, "circle", "the student, taught by knowledge"),
+    "fedavg": ("FedAvg", VERMILLION, "square", "averages parameters"),
+    "centralized": ("Centralised", GREY, "diamond", "upper bound: all private data in one place"),
+    "solo": ("Solo", GREEN, "triangle-up", "institutions on their own"),
+    "proxy_only": ("Proxy only", ORANGE, "cross", "the public proxy set alone"),
+}
+"""Contenders with a colour of their own, in the order in which a table lists them."""
+
+_SPARE = [("solid", PURPLE), ("solid", SKY)]
+_SPARE += list(product(("dash", "dot"), (PURPLE, SKY, BLUE, VERMILLION, GREEN, ORANGE)))
+_SYMBOLS = ("star", "hexagon", "x", "pentagon", "triangle-down", "bowtie")
+_REFERENCES = ("centralized", "solo", "proxy_only")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a contender is called and drawn, everywhere."""
+
+    plain: str
+    """Its name as it is; `name` is the same for plotly."""
+    colour: str
+    symbol: str
+    dash: str
+    about: str
+
+    @property
+    def name(self) -> str:
+        return label(self.plain)
+
+
+def looks(contenders: Iterable[str], algorithms: Iterable[str]) -> dict[str, Look]:
+    """A look for each contender (`solo_best` looks like `solo`), in order of appearance.
+
+    The first contender of a known algorithm has that algorithm's colour; a second one, and every
+    algorithm that isn't in KNOWN, takes the next spare pair of colour and dash.
+    """
+    chosen: dict[str, Look] = {}
+    owners: dict[str, str] = {}
+    drawn: dict[str, tuple[str, str, str]] = {}
+    for contender, algorithm in dict.fromkeys(zip(contenders, algorithms, strict=True)):
+        owner, part = _split(contender, algorithm)
+        if owner not in drawn:
+            known = KNOWN.get(algorithm)
+            if known and owners.setdefault(algorithm, owner) == owner:
+                drawn[owner] = known[1], known[2], "solid"
+            else:
+                spare = len(drawn) - len(owners)
+                dash, colour = _SPARE[spare % len(_SPARE)]
+                drawn[owner] = colour, _SYMBOLS[spare % len(_SYMBOLS)], dash
+        colour, symbol, dash = drawn[owner]
+        pretty = KNOWN[algorithm][0] if owner == algorithm and algorithm in KNOWN else owner
+        about = {"best": "the best institution on its own", "mean": "mean of institutions on their own"}.get(
+            part, KNOWN[algorithm][3] if algorithm in KNOWN else ""
+        )
+        name = f"{pretty}, {part}" if part else pretty
+        chosen[contender] = Look(name, colour, symbol, dash, about)
+    return chosen
+
+
+def rank(contender: str, algorithm: str) -> tuple[int, str]:
+    """Sorts contenders for a table: the methods, then what they are measured against."""
+    order = list(KNOWN)
+    place = order.index(algorithm) if algorithm in order else order.index("fedavg")
+    return (place + (10 if algorithm in _REFERENCES else 0), contender)
+
+
+def is_reference(algorithm: str) -> bool:
+    """Whether it is a yardstick (nothing is sent) rather than a federated method."""
+    return algorithm in _REFERENCES
+
+
+def label(text: str, limit: int = 40) -> str:
+    """Text from data, harmless in plotly, whose labels are a small HTML."""
+    text = " ".join(text.split())
+    return html.escape(text if len(text) <= limit else text[: limit - 1] + "…", quote=False)
+
+
+def template(theme: dict[str, str]) -> dict[str, Any]:
+    """The plotly template of a theme. Its text is ours; no default template lies beneath."""
+    axis = {
+        "gridcolor": theme["line"],
+        "linecolor": theme["line"],
+        "zerolinecolor": theme["line"],
+        "tickfont": {"color": theme["soft"]},
+        "title": {"font": {"color": theme["soft"], "size": 13}, "standoff": 10},
+        "automargin": True,
+        "ticklabelposition": "outside",
+    }
+    return {
+        "layout": {
+            "font": {"family": FONT, "size": 13, "color": theme["ink"]},
+            "paper_bgcolor": theme["card"],
+            "plot_bgcolor": theme["card"],
+            "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom",
+                       "bgcolor": "rgba(0,0,0,0)", "itemsizing": "constant"},
+            "hoverlabel": {"bgcolor": theme["page"], "bordercolor": theme["line"], "align": "left",
+                           "font": {"family": FONT, "size": 13, "color": theme["ink"]}},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": theme["soft"], "activecolor": theme["accent"]},
+            "margin": {"l": 8, "r": 16, "t": 56, "b": 8, "pad": 4},
+        }
+    }  # fmt: skip
+
+
+def _split(contender: str, algorithm: str) -> tuple[str, str]:
+    """`solo_best` → (`solo`, `best`): two rows of the summary that are one contender."""
+    if algorithm == "solo":
+        for part in ("best", "mean"):
+            if contender.endswith(f"_{part}"):
+                return contender.removesuffix(f"_{part}"), part
+    return contender, ""

@@ -1,0 +1,29 @@
+"""Federated distillation of foundation models, simulated at cluster scale on Ray.
+
+    import fedsim
+    config = fedsim.load("experiments/quickstart.yaml", rounds=2)
+    result = fedsim.run(config)
+    result.summary          # a DataFrame: who reached what, at which bytes
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedsim.config import RunConfig, load
+from fedsim.errors import ConfigError, FedsimError, MessageError, RunError
+
+if TYPE_CHECKING:
+    from fedsim.simulation import Result
+
+__version__ = "0.1.0"
+
+
+def run(config: RunConfig, *, resume: bool = False) -> Result:
+    """Run a config to its end and return its tables; see `fedsim.simulation.run`."""
+    from fedsim import simulation  # pulls in pyarrow and the data package: not for `--help`
+
+    return simulation.run(config, resume=resume)
+
+
+__all__ = ["ConfigError", "FedsimError", "MessageError", "RunConfig", "RunError", "load", "run"]

@@ -1,0 +1,181 @@
+"""Sums whose bits don't depend on the order of arrival.
+
+Float addition is not associative: (1 + 2⁻⁵³) + 2⁻⁵³ is 1, 1 + (2⁻⁵³ + 2⁻⁵³) is not. A simulation
+in which messages arrive in another order, because a link was slower or a run was resumed, would
+end with other weights. Integer addition is associative, so everything here is summed as int64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from fedsim.types import Responses
+
+FRACTION_BITS = 44
+"""The resolution of a FixedPointSum is 2^−44 (6e-14), which leaves sums below 2^19 in an int64."""
+
+_INT64_MAX = 2**63 - 1
+_CHUNK = 1 << 16  # elements converted at a time, so that no float64 copy of the model is made
+
+
+class FixedPointSum:
+    """Σ w·x over vectors x [size], in fixed point: int64 multiples of 2^−44.
+
+    Every product w·x is rounded once, on its own, to that grid; the additions are exact. The sum
+    of the largest |w·x| of the vectors must stay below 2^19. So give weights that sum to about 1
+    (n_k / n where the total is known) rather than the n_k themselves.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._total = np.zeros(size, np.int64)
+        self._weight = Fraction(0)  # a float is a fraction with a power of two below: exact as well
+        self._bound = 0
+
+    def add(self, vector: np.ndarray, weight: float = 1) -> None:
+        """Add weight × vector ([size] float32 or float64).
+
+        Raises ValueError, and adds nothing, if the shape differs, a number isn't finite, the
+        weight is negative, or the sum could leave the range.
+        """
+        if vector.shape != self._total.shape:
+            raise ValueError(f"a vector {list(vector.shape)}, the sum has {list(self._total.shape)}")
+        if not (np.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight {weight} must be finite and not negative")
+        scale = float(weight) * 2.0**FRACTION_BITS
+        largest = max(float(vector.max()), -float(vector.min())) if len(vector) else 0.0
+        if not np.isfinite(largest * scale):
+            raise ValueError(f"the vector's largest number is {largest}, its weight {weight}")
+        bound = self._bound + int(largest * scale) + 1
+        if bound > _INT64_MAX:
+            raise ValueError(f"{largest:g} × {weight:g} takes the sum out of ±2^{63 - FRACTION_BITS}")
+        for start in range(0, len(vector), _CHUNK):
+            part = vector[start : start + _CHUNK] * np.float64(scale)
+            self._total[start : start + _CHUNK] += np.rint(part, out=part).astype(np.int64)
+        self._bound = bound
+        self._weight += Fraction(weight)
+
+    @property
+    def weight(self) -> Fraction:
+        """Σ w, exactly."""
+        return self._weight
+
+    def value(self) -> np.ndarray:
+        """Σ w·x, [size] float64."""
+        return self._total * 2.0**-FRACTION_BITS
+
+    def mean(self) -> np.ndarray:
+        """Σ w·x / Σ w, [size] float64. Raises ValueError if the weights sum to 0."""
+        if not self._weight:
+            raise ValueError("the mean of nothing: the weights sum to 0")
+        return self.value() / float(self._weight)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The weighted mean of many participants' responses, R = n·p rows over K classes, sparse.
+
+    samples: [n] int64 ascending.   positions: p.   classes: K.
+    Row r has probability probs[j] for class ids[j], j in offsets[r]:offsets[r + 1], 0 elsewhere.
+    offsets: [R + 1] int64.   ids: [nnz] int32 ascending within a row.   probs: [nnz] float32 > 0,
+    a row sums to 1.
+    """
+
+    samples: np.ndarray
+    positions: int
+    classes: int
+    offsets: np.ndarray
+    ids: np.ndarray
+    probs: np.ndarray
+
+
+class CountSum:
+    """Σ w·counts over responses, per (sample, position, class), in int64.
+
+    unit: what every participant's `levels` must divide. A row of `levels` = unit / 3 has its
+        counts tripled, so that participants with finer and coarser grids weigh the same; use the
+        common levels, or their least common multiple.
+
+    Memory: one key and one number for each (row, class) that anyone named, however many
+    participants named it.
+    """
+
+    def __init__(self, positions: int, classes: int, unit: int) -> None:
+        self.positions, self.classes, self.unit = positions, classes, unit
+        self._keys = np.zeros(0, np.int64)  # (sample · p + position) · K + class, ascending
+        self._mass = np.zeros(0, np.int64)
+        self._bound = 0
+
+    def add(self, responses: Responses, weights: np.ndarray) -> None:
+        """Add the counts of `responses` (n samples), times integer weights ≥ 0, [n] or [n, K].
+
+        Raises ValueError, and adds nothing, for another shape or type, a negative weight, other
+        positions, classes or levels, or if a sum could leave int64.
+        """
+        size = len(responses.samples)
+        if (responses.positions, responses.classes) != (self.positions, self.classes):
+            raise ValueError(f"{responses.positions} positions × {responses.classes} classes can't be added")
+        if self.unit % responses.levels:
+            raise ValueError(f"levels {responses.levels} do not divide the unit {self.unit}")
+        if weights.dtype.kind not in "iu" or weights.shape not in ((size,), (size, self.classes)):
+            raise ValueError(f"weights {weights.dtype} {list(weights.shape)} for {size} samples")
+        if size and not 0 <= int(weights.min()) <= int(weights.max()) <= _INT64_MAX:
+            raise ValueError("weights must not be negative")
+        bound = self._bound + int(weights.max(initial=0)) * self.unit
+        if bound > _INT64_MAX:
+            raise ValueError(f"weights up to {weights.max()} take the sum out of int64")
+        last = int(responses.samples[-1]) if size else 0
+        if (last + 1) * self.positions * self.classes > _INT64_MAX:
+            raise ValueError(f"sample {last} × {self.positions} × {self.classes} leaves int64")
+        keys, mass = self._weighted(responses, weights.astype(np.int64))
+        self._keys, self._mass = _merge(self._keys, self._mass, keys, mass)
+        self._bound = bound
+
+    def result(self) -> Pooled:
+        """The rows, each divided by its own total. A sample without any weight in one of its rows
+        (nobody delivered it, or only participants of weight 0) is left out.
+        """
+        row = self._keys // self.classes
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        samples, rows_present = np.unique(row[starts] // self.positions, return_counts=True)
+        complete = rows_present == self.positions
+        keep = np.repeat(np.repeat(complete, rows_present), np.diff(starts, append=len(row)))
+        row, keys, mass = row[keep], self._keys[keep], self._mass[keep]
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        lengths = np.diff(starts, append=len(row))
+        totals = np.add.reduceat(mass, starts) if len(mass) else mass
+        return Pooled(
+            samples=samples[complete],
+            positions=self.positions,
+            classes=self.classes,
+            offsets=np.append(starts, len(row)),
+            ids=(keys % self.classes).astype(np.int32),
+            probs=(mass / np.repeat(totals, lengths)).astype(np.float32),
+        )
+
+    def _weighted(self, responses: Responses, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The keys and weighted counts of one message, without those of weight 0."""
+        lengths = np.diff(responses.offsets)
+        place = np.repeat(np.arange(responses.rows), lengths)
+        sample = place // self.positions
+        keys = responses.samples[sample] * self.positions + place % self.positions
+        keys = keys * self.classes + responses.ids
+        weight = weights[sample] if weights.ndim == 1 else weights[sample, responses.ids]
+        mass = responses.counts * weight * (self.unit // responses.levels)
+        kept = mass > 0
+        return keys[kept], mass[kept]
+
+
+def _merge(
+    keys: np.ndarray, mass: np.ndarray, new_keys: np.ndarray, new_mass: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The union of two ascending key lists, the mass of common keys added."""
+    if not len(keys):
+        return new_keys, new_mass
+    both = np.concatenate((keys, new_keys))
+    order = np.argsort(both, kind="stable")  # two ascending runs: a merge, not a sort
+    both = both[order]
+    starts = np.flatnonzero(np.diff(both, prepend=-1))
+    return both[starts], np.add.reduceat(np.concatenate((mass, new_mass))[order], starts)

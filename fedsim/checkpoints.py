@@ -1,0 +1,85 @@
+"""The last finished round of every contender on disk, and the lock that keeps two runs apart.
+
+    checkpoints/<contender>/round-0003/       state of coordinator and specialists
+    checkpoints/<contender>/round-0003.json   the rows of that round
+
+A round is written to `round-0003.partial/` and becomes finished by one rename, so a process may die
+at any moment: what has no final name does not exist. States of older rounds are removed, their rows
+stay; the tables are made of the rows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from fedsim.errors import ConfigError
+from fedsim.results import write_json
+from fedsim.round import Records
+
+
+class Lock:
+    """Held while a process works in a folder; the kernel frees it however the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise ConfigError("output", str(folder), "a folder that no other run is working in") from None
+
+    def release(self) -> None:
+        self._file.close()
+
+
+class Checkpoints:
+    """Finished rounds of one contender."""
+
+    def __init__(self, folder: Path, contender: str) -> None:
+        self.folder = folder / "checkpoints" / contender
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def finished(self) -> int:
+        """The last finished round; −1 where not even the start was recorded."""
+        rounds = [int(p.stem.removeprefix("round-")) for p in self.folder.glob("round-*.json")]
+        return max(rounds, default=-1)
+
+    def state(self, round: int) -> Path:
+        """Folder of the states at the end of a round."""
+        return self.folder / f"round-{round:04d}"
+
+    def partial(self, round: int) -> Path:
+        """Folder to write a round's states to; what an earlier attempt left there is removed."""
+        folder = self.folder / f"round-{round:04d}.partial"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def commit(self, round: int, records: Records) -> None:
+        """Make a round final. The rows' file comes last: it is what says that the round exists."""
+        partial = self.folder / f"round-{round:04d}.partial"
+        if partial.exists():
+            shutil.rmtree(self.state(round), ignore_errors=True)
+            partial.rename(self.state(round))
+        write_json(self.folder / f"round-{round:04d}.json", asdict(records))
+        for old in self.folder.glob("round-????"):
+            if old != self.state(round):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def records(self) -> list[Records]:
+        """The rows of all finished rounds, in order."""
+        files = sorted(self.folder.glob("round-*.json"))
+        return [Records(**_with_nan(json.loads(file.read_text(encoding="utf-8")))) for file in files]
+
+
+def _with_nan(tables: dict[str, list[dict[str, object]]]) -> dict[str, list[dict[str, object]]]:
+    """JSON has no NaN: it was written as null."""
+    nan = float("nan")
+    return {
+        table: [{k: nan if v is None else v for k, v in row.items()} for row in rows]
+        for table, rows in tables.items()
+    }

@@ -1,0 +1,123 @@
+"""The command line: thin, everything it does is a function of the package.
+
+Exit status: 0 done; 1 something happened on the way (the folder can be resumed); 2 the user can
+mend it (a wrong field, a missing file), said in one line; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsim import config as configs
+from fedsim.config import RunConfig
+from fedsim.errors import ConfigError, FedsimError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ConfigError as error:
+        print(f"fedsim: {error}", file=sys.stderr)
+        return 2
+    except FedsimError as error:
+        print(f"fedsim: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("fedsim: interrupted; `fedsim run --resume FOLDER` continues the run", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    from fedsim import progress, results, simulation
+
+    config = _config(options)
+    contenders = [method.contender for method in config.methods]
+    shown = progress.best(contenders, config.rounds)
+    result = simulation.run(config, resume=options.resume is not None, progress=shown)
+    summary: list[results.Row] = json.loads((result.folder / "summary.json").read_text(encoding="utf-8"))
+    print()
+    print(progress.table(summary))
+    print(f"report   {result.report}")
+    if result.student.exists():
+        print(f"student  {result.student}")
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from fedsim import simulation
+
+    config = _config(options)
+    plan = simulation.check(config)
+    sizes = [len(train) for train, _ in plan.shards]
+    print(f"{options.config}: valid. {len(sizes)} participants with {min(sizes)} to {max(sizes)} examples;")
+    print(f"contenders: {', '.join(method.contender for method in config.methods)}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from analysis.load import AnalysisError
+    from analysis.report import write
+
+    folders = [Path(folder) for folder in options.folders]
+    target = Path(options.output) if options.output else folders[0] / "report.html"
+    try:
+        print(write(folders, target))
+    except AnalysisError as error:
+        raise ConfigError("report", [str(f) for f in folders], f"folders of runs ({error})") from None
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from fedsim.doctor import examine
+
+    return examine()
+
+
+def _schema(options: argparse.Namespace) -> int:
+    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+    return 0
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    overrides = dict(configs.parse_override(text) for text in options.overrides)
+    folder = getattr(options, "resume", None)
+    if folder is None:
+        if options.config is None:
+            raise ConfigError("config", None, "a YAML file, e.g. experiments/quickstart.yaml")
+        return configs.load(options.config, **overrides)
+    if options.config is not None and "=" not in options.config:
+        return configs.load(options.config, **{**overrides, "output": folder})
+    saved = Path(folder) / "config.yaml"
+    if not saved.exists():
+        raise ConfigError("resume", folder, "the folder of an earlier run (it holds config.yaml)")
+    return configs.load(saved, **{**overrides, "output": folder})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fedsim", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", _run, "run a config, or continue a run")
+    run.add_argument("config", nargs="?", help="YAML file, e.g. experiments/quickstart.yaml")
+    run.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. rounds=2 participants.count=8")
+    run.add_argument("--resume", metavar="FOLDER", help="continue the run in this folder")
+    validate = add("validate", _validate, "check a config and its data without starting anything")
+    validate.add_argument("config")
+    validate.add_argument("overrides", nargs="*", metavar="field=value")
+    report = add("report", _report, "build one HTML report from run folders")
+    report.add_argument("folders", nargs="+", metavar="FOLDER")
+    report.add_argument("-o", "--output", help="HTML file; FOLDER/report.html of the first if absent")
+    add("doctor", _doctor, "check the installation and say how to mend what is missing")
+    add("schema", _schema, "print the JSON schema of the config, for editors")
+    return parser

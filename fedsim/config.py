@@ -1,0 +1,430 @@
+"""What a run is: one frozen, typed tree, checked before anything starts.
+
+`load("experiments/quickstart.yaml", seed=3, **{"participants.count": 8})` reads YAML, applies
+overrides, follows `base:` to the file it varies, and raises `ConfigError` (field, value, what would
+be right). Every field carries its unit and a suggested value, so the JSON schema documents itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedsim.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """Base of all parts: frozen, and an unknown field is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Split(Settings):
+    """Fractions of all examples; the rest is private and goes to the participants. Disjoint."""
+
+    test: Fraction = 0.1
+    """Held out for the reported score; nobody trains or chooses on it."""
+    validation: Fraction = 0.05
+    """Public and labelled; the coordinator weighs and chooses on it."""
+    proxy: Fraction = 0.2
+    """Public: what knowledge is expressed on. Keep it at or below a quarter of the private part."""
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Split:
+        if self.test + self.validation + self.proxy >= 1.0:
+            raise ValueError("test + validation + proxy must be below 1, the rest is the private data")
+        return self
+
+
+class DataConfig(Settings):
+    """Where examples come from and how they become tensors."""
+
+    source: str = "stdlib"
+    """`stdlib` (source text of Python's standard library), `digits` (scikit-learn's handwritten
+    digits), `files` (text, JSONL, CSV, Parquet, an image folder or a saved `datasets` folder at
+    `path`), `hub` (a Hugging Face dataset called `path`; needs a network), or one of a plugin."""
+    path: str | None = None
+    """File, folder, glob, or hub name; relative paths start at the working directory."""
+    subset: str | None = None
+    """Configuration of a hub dataset, e.g. `wikitext-2-raw-v1`."""
+    hub_split: str = "train"
+    """Which split of a saved or hub dataset to read."""
+    modality: Literal["text", "image"] | None = None
+    """Told by the source for `stdlib` and `digits`; needed for `files` and `hub`."""
+    text_column: str = "text"
+    image_column: str = "image"
+    label_column: str | None = None
+    """Label (images) or domain (text) of an example; CSV without a header: a column number."""
+    header: bool = True
+    """Whether a CSV begins with column names; without, columns are called `0`, `1`, …"""
+    max_examples: Annotated[int, Field(gt=0)] | None = None
+    """Take at most that many documents or images, drawn evenly over domains or labels with the seed."""
+    split: Split = Split()
+    window: Annotated[int, Field(ge=8, le=65536)] = 64
+    """Text: tokens in one training window."""
+    vocabulary: Annotated[int, Field(ge=260, le=65536)] = 1024
+    """Text: size of the byte-level BPE that is trained on the proxy set."""
+    tokenizer: str | None = None
+    """Text: folder of a ready tokenizer, used in place of training one."""
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    """Images: pixels a side after resizing; the source's own size if absent."""
+    proxy_labelled: bool = False
+    """Images: whether the proxy set keeps its labels. Text always carries its own next tokens."""
+
+
+class Partition(Settings):
+    """How the private examples are spread over participants."""
+
+    kind: str = "dirichlet"
+    """`dirichlet` (label or domain skew), `iid`, `quantity` (sizes by Dirichlet, same mixture)."""
+    alpha: Positive = 0.5
+    """Concentration of the Dirichlet: 0.1 very uneven, 0.5 uneven, 10 nearly even."""
+    minimum: Annotated[int, Field(ge=1)] = 10
+    """Fewest private examples (documents or images) a participant may get."""
+    test_fraction: Fraction = 0.1
+    """Part of a shard that its participant keeps to test itself."""
+
+
+class Training(Settings):
+    """One optimiser phase: AdamW with linear warm-up, then cosine decay or constant."""
+
+    steps: Annotated[int, Field(ge=0)] = 50
+    """Optimiser steps per round."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Examples per step (text: windows), over all ranks together."""
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Annotated[int, Field(ge=0)] = 10
+    """Steps of linear warm-up, once per run."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Over all rounds of the run; `cosine` ends at a tenth of the learning rate."""
+    gradient_clip: Positive = 1.0
+    """Largest global gradient norm."""
+
+
+class Device(Settings):
+    """The machine a participant has, as the virtual clock sees it."""
+
+    flops_per_s: Positive = 1e12
+    """Sustained speed: 1e11 a laptop core, 1e12 a small server, 5e13 a data-centre GPU in practice."""
+
+
+class Link(Settings):
+    """One participant's connection to the coordinator."""
+
+    up_mbps: Positive = 100.0
+    """Mbit/s from participant to coordinator (1e6 bits a second)."""
+    down_mbps: Positive = 100.0
+    """Mbit/s from coordinator to participant."""
+    latency_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+    """One-way delay of every message."""
+    loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of packets lost and sent again: transfer times grow by 1/(1 − loss)."""
+
+
+class Participants(Settings):
+    """The institutions. Lists are dealt out in turn: with two models, 0, 2, 4 … get the first."""
+
+    count: Annotated[int, Field(ge=1)] = 5
+    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("llama-tiny", "gpt2-tiny")
+    """Presets, folders with a `config.json`, or pretrained folders."""
+    training: Training = Training()
+    partition: Partition = Partition()
+    links: Annotated[tuple[Link, ...], Field(min_length=1)] = (Link(),)
+    devices: Annotated[tuple[Device, ...], Field(min_length=1)] = (Device(),)
+
+
+class Engine(Settings):
+    """DeepSpeed, as the student is trained with it."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """0 compiles and shards nothing; 2 or 3 when the student outgrows one GPU."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    optimizer: Literal["torch", "fused"] = "torch"
+    """`fused` is DeepSpeed's own AdamW, compiled at its first use (needs a compiler and ninja)."""
+    offload: Literal["none", "cpu"] = "none"
+    """Optimiser state on the host's memory; needs the fused optimiser and ZeRO 1–3."""
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """Processes that train the student together: one per GPU of the coordinator."""
+
+    @model_validator(mode="after")
+    def _offload_needs(self) -> Engine:
+        if self.offload == "cpu" and (self.optimizer != "fused" or self.zero_stage == 0):
+            raise ValueError("offload: cpu needs optimizer: fused and zero_stage 1, 2 or 3")
+        return self
+
+
+class Student(Settings):
+    """The model that is the product, and how the coordinator trains it."""
+
+    model: str = "llama-tiny"
+    training: Training = Training()
+    """One round of the student's training; `centralized` and `proxy_only` get the same budget."""
+    engine: Engine = Engine()
+    device: Device = Device()
+
+
+class Pretraining(Settings):
+    """The public start that everyone shares: each architecture trained on the proxy set."""
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    """0 starts from random weights (the only choice where the proxy set has no labels)."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Positive = 2e-3
+
+
+class Evaluation(Settings):
+    every: Annotated[int, Field(ge=1)] = 1
+    """Evaluate the student every that many rounds, and in the last."""
+    participants: Literal["last", "always", "never"] = "last"
+    """When specialists are scored on the global test set."""
+
+
+class Demand(Settings):
+    """What one actor reserves in Ray; fractions are allowed."""
+
+    cpus: Annotated[float, Field(ge=0)] = 0.2
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """Fraction of a GPU; above 1 a whole number. Multiples of 0.0001."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Demand:
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError("gpus above 1 must be a whole number")
+        return self
+
+
+class Runtime(Settings):
+    """Where and how the run executes. Nothing here but `threads` changes a result."""
+
+    executor: Literal["ray", "in_process"] = "ray"
+    """`in_process` runs the same round in this process, one after the other, for debugging."""
+    address: str | None = None
+    """Ray cluster to join; absent: the one in RAY_ADDRESS, else a private one on this machine."""
+    participants_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """How many participants one actor hosts; `auto` is one each while the cluster can hold them."""
+    participant: Demand = Demand()
+    coordinator: Demand = Demand(cpus=0.5)
+    parallel_methods: Annotated[int, Field(ge=1)] = 1
+    """Contenders that run side by side, each with a coordinator of its own."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads per actor. Part of the arithmetic: results are bit-identical at equal threads."""
+    message_limit_mib: Positive = 64.0
+    """Largest message that is accepted, in MiB; larger ones are rejected unread."""
+
+
+class MethodConfig(BaseModel):
+    """A contender: a method's name and its settings (see the method's own file)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
+    """How it is called in tables; the name if absent. Needed when one method runs twice."""
+    specialists: Literal["participants", "student"] = "participants"
+    """Whose architectures the participants train: their own, or the student's everywhere."""
+
+    @property
+    def contender(self) -> str:
+        return self.label or self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the method's own settings model validates."""
+        return dict(self.model_extra or {})
+
+
+class RunConfig(Settings):
+    """One run: several methods on the same data, student and seed."""
+
+    name: str = "run"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    rounds: Annotated[int, Field(ge=1)] = 4
+    output: str | None = None
+    """Folder of the results; `runs/<name>` if absent."""
+    plugins: tuple[str, ...] = ()
+    """Python files with your own methods, partitioners or datasets; see the README."""
+    methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)] = (
+        MethodConfig(name="federated_distillation"),
+    )
+    data: DataConfig = DataConfig()
+    participants: Participants = Participants()
+    student: Student = Student()
+    pretraining: Pretraining = Pretraining()
+    evaluation: Evaluation = Evaluation()
+    runtime: Runtime = Runtime()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output or f"runs/{self.name}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_method_names(cls, value: Any) -> Any:
+        """Let `methods: [fedavg]` stand for `methods: [{name: fedavg}]`."""
+        if isinstance(value, Mapping) and isinstance(value.get("methods"), list | tuple):
+            named = [{"name": m} if isinstance(m, str) else m for m in value["methods"]]
+            value = {**value, "methods": named}
+        return value
+
+
+def load(path: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> RunConfig:
+    """Read a config file (or a mapping), apply overrides, validate.
+
+    Overrides are dotted paths, `{"data.split.proxy": 0.1}` or `data__split__proxy=0.1`.
+    Raises ConfigError.
+    """
+    tree = dict(path) if isinstance(path, Mapping) else read_yaml(Path(path)) if path else {}
+    for dotted, value in overrides.items():
+        _set(tree, dotted.replace("__", "."), value)
+    return validate(tree)
+
+
+def validate(tree: Mapping[str, Any]) -> RunConfig:
+    """The typed config of a raw tree; raises ConfigError for the first thing that is wrong."""
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, tree) from None
+    _check_methods(config)
+    return config
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`participants.count=8` → ("participants.count", 8); the value is read as YAML."""
+    dotted, found, value = text.partition("=")
+    if not found or not dotted:
+        raise ConfigError("override", text, "field=value, e.g. participants.count=8")
+    try:
+        return dotted.strip(), _number(yaml.safe_load(value))
+    except yaml.YAMLError:
+        raise ConfigError(dotted, value, "a YAML value") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The tree of a file, laid over the file that its `base:` names (relative to it)."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ConfigError("config", str(path), "an existing YAML file") from None
+    except IsADirectoryError:
+        raise ConfigError("config", str(path), "a YAML file, not a folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = str(error).replace("\n", " ")
+        raise ConfigError("config", str(path), f"valid YAML ({where})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError("config", str(path), "a mapping of fields")
+    base = tree.pop("base", None)
+    return _merge(read_yaml(path.parent / base), tree) if base else tree
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved config, every default written out; `load` of it gives the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(dict(merged[key]), value) if both else value
+    return merged
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    node: Any = tree
+    for name in parents:
+        if isinstance(node, list):
+            node = node[_index(node, name, dotted)]
+            continue
+        child = node.get(name)
+        # Copied, because a base file's node may be shared.
+        node[name] = list(child) if isinstance(child, list) else dict(child or {})
+        node = node[name]
+    if isinstance(node, list):
+        node[_index(node, leaf, dotted)] = value
+    else:
+        node[leaf] = value
+
+
+def _index(items: list[Any], name: str, dotted: str) -> int:
+    if name.isdigit() and int(name) < len(items):
+        return int(name)
+    raise ConfigError(dotted, name, f"an index below {len(items)}")
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-3` as text; people mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _check_methods(config: RunConfig) -> None:
+    from fedsim.methods import METHODS
+
+    seen: set[str] = set()
+    for place, method in enumerate(config.methods):
+        where = f"methods.{place}"
+        if method.name not in METHODS:
+            raise ConfigError(f"{where}.name", method.name, _one_of(method.name, METHODS))
+        if method.contender in seen:
+            raise ConfigError(f"{where}.label", method.contender, "a label that no other contender has")
+        seen.add(method.contender)
+        try:
+            METHODS[method.name].Settings.model_validate(method.options)
+        except ValidationError as error:
+            raise _explain(error, method.options, where, METHODS[method.name].Settings) from None
+
+
+def _one_of(value: str, known: Mapping[str, Any] | list[str]) -> str:
+    near = difflib.get_close_matches(value, list(known), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return "one of " + ", ".join(sorted(known)) + hint
+
+
+def _explain(
+    error: ValidationError, tree: Any, prefix: str = "", model: type[BaseModel] = RunConfig
+) -> ConfigError:
+    """The first of pydantic's findings as field, value, what would be right."""
+    first = error.errors()[0]
+    path = [str(p) for p in first["loc"]]
+    field = ".".join([prefix, *path] if prefix else path) or "config"
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
+    return ConfigError(field, first["input"], first["msg"].removeprefix("Value error, "))
+
+
+def _fields_at(model: Any, path: list[str]) -> list[str]:
+    """The field names of the nested model that `path` leads to."""
+    for name in path:
+        info = model.model_fields.get(name)
+        if info is None:
+            continue  # an index of a list
+        found = [t for t in [info.annotation, *_arguments(info.annotation)] if _is_model(t)]
+        model = found[0] if found else model
+    return list(model.model_fields)
+
+
+def _arguments(annotation: Any) -> list[Any]:
+    flat: list[Any] = []
+    for argument in getattr(annotation, "__args__", ()):
+        flat += [argument, *_arguments(argument)]
+    return flat
+
+
+def _is_model(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

@@ -1,0 +1,160 @@
+"""The coordinator: opens a round, takes in messages as they arrive, lets the student learn.
+
+A plain class; the actor that wraps it adds nothing but its process. It trusts no message: what can't
+be decoded or is not what the method expects is an event, and the round goes on without it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from fedsim.errors import ConfigError, MessageError, RunError
+from fedsim.methods.base import Desk, Method, Pool
+from fedsim.types import COORDINATOR, Closing, Examples, Message, Public
+from fedsim.wire.messages import decode, encode, memory_limit
+from fedsim.world import World
+
+if TYPE_CHECKING:
+    from fedsim.learner import Learner
+
+MEMORY = "memory.safetensors"
+
+
+class Coordinator:
+    """One contender at a time: `begin`, then for each round `open`, `receive` …, `close`."""
+
+    def __init__(
+        self,
+        world: World,
+        public: Public,
+        starts: dict[str, np.ndarray],
+        student: Callable[[World, np.ndarray | None], Learner] = World.student,
+    ) -> None:
+        self._student = student
+        self.world = world
+        self.public = public
+        self.starts = starts
+        self._limit = int(world.config.runtime.message_limit_mib * 2**20)
+        self._contender = ""
+        self._round = -1
+
+    def begin(
+        self, contender: str, finished: int, checkpoint: Path | None, private: Examples | None = None
+    ) -> Closing:
+        """Take up a contender after `finished` rounds; round 0 is the public start, scored here."""
+        self._release()
+        self._method: Method = self.world.method(contender)
+        learner = self._student(self.world, self.starts.get(self.world.config.student.model))
+        self._desk = Desk(self.public, learner, private)
+        self._contender, self._round = contender, finished
+        self._check_limit()
+        if finished:
+            if checkpoint is None:
+                raise RuntimeError(f"{contender} has no state of round {finished}")
+            self._load(checkpoint / "coordinator")
+            return Closing()
+        score, loss = learner.evaluate(self.public.test)
+        learner.flops = 0.0
+        return Closing(score=score, loss=loss)
+
+    def open(self, round: int) -> Message | None:
+        """Begin a round; the message that goes to every participant, or None."""
+        if round != self._round + 1:
+            raise RuntimeError(f"round {round} can't follow round {self._round}")
+        self._flops = self._desk.learner.flops
+        self._statuses: dict[int, str] = {}
+        self._pool: Pool | None = self._method.pool(self._desk, round)
+        knowledge = self._method.broadcast(self._desk, round)
+        if knowledge is None:
+            return None
+        return encode(
+            knowledge,
+            direction="down",
+            round=round,
+            sender=COORDINATOR,
+            samples_known=self._method.samples_known,
+        )
+
+    def receive(self, round: int, participants: Sequence[int], messages: Sequence[Any]) -> None:
+        """Decode, check and pool messages; `messages` are bytes-like, None where nothing was sent."""
+        for participant, data in zip(participants, messages, strict=True):
+            expected = self._method.expect("up", round, participant, self._desk.learner.size)
+            if data is None or expected is None or self._pool is None:
+                continue
+            try:
+                if participant in self._statuses:
+                    raise MessageError("unexpected", f"a second message of participant {participant}")
+                self._pool.add(participant, decode(data, expected, self._limit))
+                self._statuses[participant] = "ok"
+            except MessageError as error:
+                self._statuses.setdefault(participant, f"rejected:{error.reason}")
+
+    def close(self, round: int, target: Path | None) -> Closing:
+        """The student learns from the pool, is scored and saved below `target`.
+
+        Raises RunError where participants were asked and nobody delivered.
+        """
+        if self._pool is not None and "ok" not in self._statuses.values():
+            reasons = sorted(set(self._statuses.values())) or ["no message arrived"]
+            raise RunError(
+                f"{self._contender}, round {round}: no participant delivered ({', '.join(reasons)}); "
+                "the run can be resumed from the round before"
+            )
+        fit = self._method.coordinator_step(self._desk, round, self._pool)
+        flops = self._desk.learner.flops - self._flops
+        score = loss = float("nan")
+        config = self.world.config
+        if round % config.evaluation.every == 0 or round == config.rounds:
+            score, loss = self._desk.learner.evaluate(self.public.test)
+        if target is not None:
+            self._save(target / "coordinator")
+        self._round, self._pool = round, None
+        return Closing(
+            statuses=self._statuses,
+            score=score,
+            loss=loss,
+            learn_loss=fit.loss if fit else float("nan"),
+            flops=flops,
+            peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
+
+    def export(self, folder: Path, card: str, tokenizer: str | None) -> None:
+        """Write the student as transformers reads it, with its tokenizer or image processor."""
+        from fedsim.models.export import export
+
+        export(self._desk.learner, self.world.interface, folder, card, tokenizer)
+
+    def _check_limit(self) -> None:
+        """Refuse a limit that would reject every honest message."""
+        expected = self._method.expect("up", 2, 0, self._desk.learner.size)
+        if expected is not None and memory_limit(expected) > self._limit:
+            need = -(-memory_limit(expected) // 2**20)
+            limit = self.world.config.runtime.message_limit_mib
+            raise ConfigError(
+                "runtime.message_limit_mib", limit, f"at least {need}: messages of {self._contender} need it"
+            )
+
+    def _release(self) -> None:
+        if self._contender:
+            self._desk.learner.release()
+            self._contender = ""
+
+    def _save(self, folder: Path) -> None:
+        self._desk.learner.save(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._desk.memory:
+            save_file(self._desk.memory, str(folder / MEMORY))
+        (folder / "flops.json").write_text(json.dumps(self._desk.learner.flops))
+
+    def _load(self, folder: Path) -> None:
+        self._desk.learner.load(folder)
+        if (folder / MEMORY).exists():
+            self._desk.memory = load_file(str(folder / MEMORY))
+        self._desk.learner.flops = json.loads((folder / "flops.json").read_text())

@@ -1,0 +1,224 @@
+"""From a config to everything the run's parts train and measure on, in two steps.
+
+`plan` loads, splits and partitions: what is wrong with a config comes out here, before an actor
+starts. `build` makes tokens, windows and arrays of it. Both draw only from the run's seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fedsim.config import RunConfig
+from fedsim.data import tokenizers
+from fedsim.data.partition import PARTITIONERS, distribution
+from fedsim.data.sources import SOURCES, Raw
+from fedsim.data.splits import split, stratify
+from fedsim.errors import ConfigError
+from fedsim.seeding import generator
+from fedsim.types import Examples, Public, Shard
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who gets which documents or images; nothing is encoded yet. All positions are rows of `raw`.
+
+    splits: `test`, `validation`, `proxy`, `private` → ascending int64, disjoint, together all of raw.
+    shards: per participant (train, test), ascending int64; together `splits["private"]`.
+    """
+
+    config: RunConfig
+    raw: Raw
+    splits: dict[str, np.ndarray]
+    shards: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """All the data of a run.
+
+    modality: `text` or `image`.   classes: V tokens or K labels: the width of a response.
+    group_names: name of each domain or label.   image_shape: (C, H, W).
+    end_of_text: token id between documents.   tokenizer_json: the text of a `tokenizer.json`.
+    distribution: [participants, groups] int64, private documents or images, train and test.
+    fingerprints: BLAKE2b (hex) of `proxy`, `validation`, `test`, `private` and `tokenizer`.
+    description: one line for reports.   origin: where from and its licence, for model cards.
+    """
+
+    modality: str
+    public: Public
+    shards: tuple[Shard, ...]
+    group_names: tuple[str, ...]
+    classes: int
+    tokenizer_json: str | None
+    end_of_text: int | None
+    image_shape: tuple[int, int, int] | None
+    distribution: np.ndarray
+    fingerprints: dict[str, str]
+    description: str
+    origin: str
+
+
+def plan(config: RunConfig) -> Plan:
+    """Load, split and partition. Raises ConfigError for whatever the config can be wrong in, except
+    that only `build` can tell whether texts fill a window."""
+    data, people = config.data, config.participants
+    source = _known(SOURCES, "data.source", data.source)
+    partitioner = _known(PARTITIONERS, "participants.partition.kind", people.partition.kind)
+    if data.tokenizer is not None:
+        tokenizers.load(data.tokenizer)  # fails here rather than in build
+    raw = source(data, generator(config.seed, "data/draw"))
+    if data.modality not in (None, raw.modality):
+        raise ConfigError("data.modality", data.modality, f"{raw.modality}, or nothing: {data.source} tells")
+    if raw.modality == "image" and not raw.labelled:
+        raise ConfigError(
+            "data.label_column", data.label_column, "a column of labels: images are learnt by them"
+        )
+    splits = split(raw.groups, data.split, generator(config.seed, "data/split"))
+    private = splits["private"]
+    parts = partitioner(
+        raw.groups[private], people.count, people.partition, generator(config.seed, "data/partition")
+    )
+    test = people.partition.test_fraction
+    shards = []
+    for participant, part in enumerate(parts):
+        rng = generator(config.seed, participant, "data/shard")
+        kept, rest = stratify(raw.groups[private[part]], [test, 1.0 - test], rng)
+        if not len(rest):
+            raise ConfigError(
+                "participants.partition.test_fraction",
+                test,
+                f"a smaller fraction, or a larger minimum: participant {participant} has nothing to train on",
+            )
+        shards.append((private[part[rest]], private[part[kept]]))
+    return Plan(config, raw, splits, tuple(shards))
+
+
+def build(plan: Plan) -> Federation:
+    """Encode what is planned. Raises ConfigError where a split or a participant's training text
+    doesn't fill one window."""
+    return _build_text(plan) if plan.raw.modality == "text" else _build_images(plan)
+
+
+def overlap(examples: Examples, *others: Examples) -> int:
+    """How many of the examples have an input that also stands in one of the others, bit for bit.
+
+    Documents never stand in two splits, but two documents can share a stretch of text (a licence,
+    a table) that happens to be cut into the same window: this counts them.
+    """
+    column = "input_ids" if "input_ids" in examples.arrays else "pixel_values"
+    seen = {row.tobytes() for other in others for row in other.arrays[column]}
+    return sum(row.tobytes() in seen for row in examples.arrays[column])
+
+
+def _build_text(plan: Plan) -> Federation:
+    data, raw = plan.config.data, plan.raw
+    if data.tokenizer is None:
+        public = [raw.documents[i] for i in plan.splits["proxy"]]
+        tokenizer_json, end = tokenizers.train(public, data.vocabulary), 0
+    else:
+        tokenizer_json, end = tokenizers.load(data.tokenizer)
+    tokens = tokenizers.encode(tokenizer_json, raw.documents, end)
+
+    def windows(index: np.ndarray) -> Examples:
+        return tokenizers.pack([tokens[i] for i in index], raw.groups[index], raw.keys[index], data.window)
+
+    public_parts = {name: windows(plan.splits[name]) for name in ("proxy", "validation", "test")}
+    for name, examples in public_parts.items():
+        if not len(examples):
+            raise ConfigError(
+                f"data.split.{name}",
+                getattr(data.split, name),
+                f"a larger fraction, or a smaller data.window: its {len(plan.splits[name])} documents "
+                f"don't fill one window of {data.window} tokens",
+            )
+    shards = []
+    for participant, (train, test) in enumerate(plan.shards):
+        shard = Shard(participant, windows(train), windows(test))
+        if not len(shard.train):
+            raise ConfigError(
+                "participants.partition.minimum",
+                plan.config.participants.partition.minimum,
+                f"a larger minimum, or a smaller data.window: the {len(train)} training documents of "
+                f"participant {participant} don't fill one window of {data.window} tokens",
+            )
+        shards.append(shard)
+    return _assemble(
+        plan,
+        Public(**public_parts),
+        shards,
+        classes=tokenizers.size(tokenizer_json),
+        tokenizer_json=tokenizer_json,
+        end_of_text=end,
+        image_shape=None,
+    )
+
+
+def _build_images(plan: Plan) -> Federation:
+    raw = plan.raw
+    assert raw.pixels is not None
+
+    def examples(index: np.ndarray) -> Examples:
+        arrays = {"pixel_values": raw.pixels[index], "labels": raw.groups[index]}  # type: ignore[index]
+        return Examples(arrays, raw.groups[index], raw.keys[index])
+
+    proxy = examples(plan.splits["proxy"])
+    if not plan.config.data.proxy_labelled:
+        # Removed rather than ignored, so that no method can look.
+        hidden = {"pixel_values": proxy.arrays["pixel_values"]}
+        proxy = replace(proxy, arrays=hidden, groups=np.full(len(proxy), -1, dtype=np.int64))
+    channels, height, width = raw.pixels.shape[1:]
+    return _assemble(
+        plan,
+        Public(proxy, examples(plan.splits["validation"]), examples(plan.splits["test"])),
+        [Shard(p, examples(train), examples(test)) for p, (train, test) in enumerate(plan.shards)],
+        classes=len(raw.group_names),
+        tokenizer_json=None,
+        end_of_text=None,
+        image_shape=(channels, height, width),
+    )
+
+
+def _assemble(plan: Plan, public: Public, shards: Sequence[Shard], **fields: Any) -> Federation:
+    raw = plan.raw
+    prints = {name: _fingerprint([getattr(public, name)]) for name in ("proxy", "validation", "test")}
+    prints["private"] = _fingerprint([part for s in shards for part in (s.train, s.test)])
+    if fields["tokenizer_json"] is not None:
+        prints["tokenizer"] = blake2b(fields["tokenizer_json"].encode(), digest_size=16).hexdigest()
+    return Federation(
+        modality=raw.modality,
+        public=public,
+        shards=tuple(shards),
+        group_names=raw.group_names,
+        distribution=distribution(
+            raw.groups, [np.concatenate(shard) for shard in plan.shards], len(raw.group_names)
+        ),
+        fingerprints=prints,
+        description=raw.description,
+        origin=raw.origin,
+        **fields,
+    )
+
+
+def _fingerprint(parts: Sequence[Examples]) -> str:
+    """BLAKE2b over every column's name, type, shape and little-endian content, part by part."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        columns = {**part.arrays, "groups": part.groups, "keys": part.keys}
+        for name, column in sorted(columns.items()):
+            little = column.astype(column.dtype.newbyteorder("<"), copy=False)
+            digest.update(f"{name} {little.dtype.str} {little.shape}\n".encode())
+            digest.update(np.ascontiguousarray(little).data)
+    return digest.hexdigest()
+
+
+def _known(registry: Mapping[str, T], field: str, name: str) -> T:
+    if name not in registry:
+        raise ConfigError(field, name, "one of " + ", ".join(sorted(registry)))
+    return registry[name]

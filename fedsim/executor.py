@@ -1,0 +1,164 @@
+"""Where a round's parts run: the interface, and the form that needs no cluster.
+
+`InProcess` runs the same coordinator and hosts one after the other in this process, for debugging
+and for tests; `runtime.executor.OnRay` runs them as actors. Results are the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fedsim.config import RunConfig
+from fedsim.data.federation import Federation
+from fedsim.errors import ConfigError
+from fedsim.types import Closing, Examples, Report, concatenate
+from fedsim.world import World
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A round's broadcast. `payload` is whatever the executor passes on; `size` its bytes on the wire
+    (None where nothing is sent), `kind` the knowledge inside."""
+
+    payload: Any = None
+    size: int | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one host finished: reports to read, messages to hand to the coordinator."""
+
+    reports: list[Report]
+    messages: Any
+
+
+class Executor(Protocol):
+    """Runs the parts of a run. `lane` tells coordinators apart that work side by side."""
+
+    def lanes(self, config: RunConfig) -> int:
+        """How many contenders may run side by side."""
+
+    def connect(self, config: RunConfig) -> None:
+        """Reach the machines; raises ConfigError where they can't hold the run. Starts no actor."""
+
+    def start(self, config: RunConfig) -> None:
+        """Begin to bring up the processes, without waiting for them."""
+
+    def prepare(self, world: World, federation: Federation) -> None:
+        """Hand every process its data and the public start."""
+
+    def begin(self, lane: int, contender: str, finished: int, checkpoint: Path | None) -> Closing:
+        """See Coordinator.begin."""
+
+    def open(self, lane: int, round: int) -> Opening:
+        """See Coordinator.open."""
+
+    def step(
+        self,
+        contender: str,
+        round: int,
+        participants: Sequence[int],
+        opening: Opening,
+        previous: Path | None,
+        target: Path,
+    ) -> Iterator[Batch]:
+        """See Host.step; batches come as hosts finish, in any order."""
+
+    def receive(self, lane: int, round: int, batch: Batch) -> None:
+        """See Coordinator.receive."""
+
+    def close(self, lane: int, round: int, target: Path) -> Closing:
+        """See Coordinator.close."""
+
+    def forget(self, contender: str) -> None:
+        """A contender has finished: hosts let go of its specialists."""
+
+    def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
+        """See Coordinator.export."""
+
+    def stop(self) -> None:
+        """End everything that was started."""
+
+
+class InProcess:
+    """Everything in this process, in a fixed order."""
+
+    def __init__(self) -> None:
+        self._joined = False
+
+    def lanes(self, config: RunConfig) -> int:
+        return 1  # torch's random state is one per process: contenders must not interleave
+
+    def connect(self, config: RunConfig) -> None:
+        ranks = config.student.engine.ranks
+        if ranks > 1:
+            raise ConfigError("student.engine.ranks", ranks, "1 with runtime.executor: in_process")
+
+    def start(self, config: RunConfig) -> None:
+        from fedsim.process import set_up
+        from fedsim.student.deepspeed import free_port, join
+
+        set_up(config.runtime.threads)
+        join(0, 1, "127.0.0.1", free_port())
+        self._joined = True
+
+    def prepare(self, world: World, federation: Federation) -> None:
+        from fedsim.coordinator import Coordinator
+        from fedsim.host import Host
+
+        shards = {shard.participant: shard for shard in federation.shards}
+        self._host = Host(world, federation.public, shards)
+        starts: dict[str, np.ndarray] = {}
+        if world.config.pretraining.steps:
+            starts = {model: self._host.pretrain(model) for model in world.architectures()}
+        self._host.set_starts(starts)
+        self._coordinator = Coordinator(world, federation.public, starts)
+        self._world, self._shards = world, federation.shards
+
+    def begin(self, lane: int, contender: str, finished: int, checkpoint: Path | None) -> Closing:
+        private: Examples | None = None
+        if self._world.method(contender).gathers_private_data:
+            private = concatenate([shard.train for shard in self._shards])
+        return self._coordinator.begin(contender, finished, checkpoint, private)
+
+    def open(self, lane: int, round: int) -> Opening:
+        message = self._coordinator.open(round)
+        return Opening(message.data, len(message.data), message.kind) if message else Opening()
+
+    def step(
+        self,
+        contender: str,
+        round: int,
+        participants: Sequence[int],
+        opening: Opening,
+        previous: Path | None,
+        target: Path,
+    ) -> Iterator[Batch]:
+        host = self._host.step(contender, round, participants, opening.payload, previous, target)
+        yield Batch(*host)
+
+    def receive(self, lane: int, round: int, batch: Batch) -> None:
+        who = [report.participant for report in batch.reports]
+        self._coordinator.receive(round, who, batch.messages)
+
+    def close(self, lane: int, round: int, target: Path) -> Closing:
+        return self._coordinator.close(round, target)
+
+    def forget(self, contender: str) -> None:
+        self._host.forget(contender)
+
+    def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
+        self._coordinator.export(folder, card, tokenizer)
+
+    def stop(self) -> None:
+        from fedsim.student.deepspeed import leave
+
+        if self._joined:
+            leave()
+            self._joined = False

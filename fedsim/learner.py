@@ -1,0 +1,248 @@
+"""A model that learns, answers and is scored: what participants and the coordinator both hold.
+
+Everything here works on rows of predictions (see `modalities`), so it is the same for text and
+images. The engine below decides how a step is made (plain torch, or DeepSpeed on one or many ranks).
+
+Legend: R rows, K classes, n examples, p rows per example.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedsim import losses
+from fedsim.aggregation.exact import Pooled
+from fedsim.modalities.base import Inputs, Modality, chunks
+from fedsim.models.flops import TRAINING_FACTOR, forward_flops
+from fedsim.seeding import generator, torch_seed
+from fedsim.student.engine import Engine, State
+from fedsim.training import Fit, Phase, Stream
+from fedsim.types import Examples, Parameters, Responses
+from fedsim.wire.quantise import QUANTISERS
+
+_CHUNK_VALUES = 2**22
+"""Logits held at once when a model only answers: 16 MiB in fp32."""
+
+
+class Learner:
+    """One model with its optimiser. `flops` counts what it has computed so far."""
+
+    def __init__(self, engine: Engine, modality: Modality, classes: int) -> None:
+        self.engine = engine
+        self.modality = modality
+        self.classes = classes
+        self.flops = 0.0
+        self._flops_per_example: float | None = None
+        self._size: int | None = None
+
+    # Learning -------------------------------------------------------------------------------------
+
+    def fit(self, phase: Phase) -> Fit:
+        """Run one phase; on several ranks each takes its share of every batch."""
+        streams, steps = [s for s in phase.streams if len(s.examples)], phase.training.steps
+        if not streams or not steps:
+            return Fit(float("nan"), {}, 0)
+        torch.manual_seed(torch_seed(*_seeded(phase.key), "dropout"))
+        batches = [s.batches(steps, generator(*_seeded(phase.key), k)) for k, s in enumerate(streams)]
+        variation = generator(*_seeded(phase.key), "augmentation")
+        anchors = [p.detach().clone() for p in self._trainable()] if phase.proximal else []
+        self.engine.model.train()
+        sums: dict[str, float] = defaultdict(float)
+        for step in range(steps):
+            terms: dict[str, Tensor] = {}
+            for stream, of_stream in zip(streams, batches, strict=True):
+                mine = of_stream[step][self.engine.rank :: self.engine.world]
+                for name, term in self._terms(stream, mine, variation).items():
+                    terms[name] = terms[name] + term if name in terms else term
+            if anchors:
+                terms["proximal"] = phase.proximal * losses.proximal(self._trainable(), anchors)
+            loss = torch.stack(list(terms.values())).sum()
+            self.engine.step(loss, phase.learning_rate(step))
+            sums["loss"] += loss.item()
+            for name, term in terms.items():
+                sums[name] += term.item()
+        for stream, of_stream in zip(streams, batches, strict=True):
+            self._count(stream.examples, sum(map(len, of_stream)) * TRAINING_FACTOR)
+        means = {name: total / steps for name, total in sums.items()}
+        return Fit(means.pop("loss"), means, steps)
+
+    def _terms(self, stream: Stream, batch: np.ndarray, variation: np.random.Generator) -> dict[str, Tensor]:
+        """The weighted terms of a stream's objective on one batch."""
+        want = stream.objective
+        inputs = self.modality.inputs(stream.examples, batch, self.engine.device)
+        if stream.augment:
+            inputs = self.modality.augment(inputs, variation)
+        logits_RK = self._logits(inputs)
+        terms: dict[str, Tensor] = {}
+        if want.response and stream.teacher is not None:
+            teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
+            kl = losses.response_kl(logits_RK, teacher_RK, want.temperature)
+            terms["response"] = stream.weight * want.response * kl
+        if want.task:
+            answers = self.modality.answers(stream.examples, batch, self.engine.device)
+            if answers is not None:
+                terms["task"] = stream.weight * want.task * F.cross_entropy(logits_RK, answers)
+        if not terms:
+            raise ValueError("a stream has neither a teacher nor answers to learn from")
+        return terms
+
+    # Answering ------------------------------------------------------------------------------------
+
+    def express(
+        self,
+        proxy: Examples,
+        samples: np.ndarray,
+        *,
+        levels: int,
+        quantiser: str,
+        key: tuple[int | str, ...],
+    ) -> Responses:
+        """The model's responses on `proxy` at `samples`, on a grid of `levels` quanta.
+
+        Probabilities are dense for one chunk at a time only. Where the proxy set carries answers,
+        the mean loss per sample comes along.
+        """
+        positions = self.modality.positions(proxy)
+        rng = generator(*_seeded(key), "quantise")
+        lengths, ids, counts, mean_losses = [], [], [], []
+        for index, logits_RK in self._answers(proxy, samples):
+            probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
+            length, class_ids, count = QUANTISERS[quantiser](probs, levels, rng)
+            lengths.append(length)
+            ids.append(class_ids)
+            counts.append(count)
+            if self.modality.labelled(proxy):
+                nll = self._nll(proxy, index, logits_RK)
+                mean_losses.append(nll.view(len(index), positions).mean(1).cpu().numpy())
+        offsets = np.zeros(len(samples) * positions + 1, np.int64)
+        np.cumsum(np.concatenate(lengths), out=offsets[1:])
+        return Responses(
+            samples=np.asarray(samples, np.int64),
+            positions=positions,
+            classes=self.classes,
+            levels=levels,
+            offsets=offsets,
+            ids=np.concatenate(ids),
+            counts=np.concatenate(counts),
+            losses=np.concatenate(mean_losses).astype(np.float32) if mean_losses else None,
+        )
+
+    def sample_losses(self, examples: Examples, samples: np.ndarray) -> np.ndarray:
+        """Mean task loss of each of the labelled examples at `samples`, [n] float32 nats."""
+        positions = self.modality.positions(examples)
+        means = [
+            self._nll(examples, index, logits_RK).view(len(index), positions).mean(1).cpu().numpy()
+            for index, logits_RK in self._answers(examples, samples)
+        ]
+        return np.concatenate(means).astype(np.float32)
+
+    def evaluate(self, examples: Examples) -> tuple[float, float]:
+        """(metric, mean loss in nats) on labelled examples."""
+        total, correct, rows = 0.0, 0, 0
+        for index, logits_RK in self._answers(examples, np.arange(len(examples))):
+            answers = self.modality.answers(examples, index, self.engine.device)
+            total += float(self._nll(examples, index, logits_RK).double().sum())
+            correct += int((logits_RK.argmax(-1) == answers).sum())
+            rows += len(logits_RK)
+        return self.modality.score(total / rows, correct / rows), total / rows
+
+    def _nll(self, examples: Examples, index: np.ndarray, logits_RK: Tensor) -> Tensor:
+        """Task loss of every row, [R]."""
+        answers = self.modality.answers(examples, index, self.engine.device)
+        if answers is None:
+            raise ValueError("only labelled examples have a task loss")
+        return F.cross_entropy(logits_RK, answers, reduction="none")
+
+    def _answers(self, examples: Examples, samples: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """(indices, logits [R, K] fp32) chunk by chunk."""
+        self.engine.model.eval()
+        size = max(1, _CHUNK_VALUES // (self.modality.positions(examples) * self.classes))
+        with torch.no_grad():
+            for part in chunks(len(samples), size):
+                index = np.asarray(samples)[part]
+                yield index, self._logits(self.modality.inputs(examples, index, self.engine.device))
+        self._count(examples, len(samples))
+
+    # Weights --------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, P."""
+        if self._size is None:
+            self._size = sum(w.numel() for w in self.engine.weights().values())
+        return self._size
+
+    def weights(self) -> State:
+        """The full weights by parameter name, on the CPU."""
+        return self.engine.weights()
+
+    def parameters(self, examples: int = 0) -> Parameters:
+        """All trainable weights as one vector, with how many examples stand behind them."""
+        weights = self.weights()
+        return Parameters(np.concatenate([w.numpy().ravel() for w in weights.values()]), examples)
+
+    def load_parameters(self, vector: np.ndarray) -> None:
+        """Set the weights from a vector [P]; the optimiser's moments stay."""
+        weights: dict[str, Tensor] = {}
+        start = 0
+        for name, like in self.engine.weights().items():
+            part = np.asarray(vector[start : start + like.numel()], np.float32)
+            weights[name] = torch.from_numpy(part.copy()).view(like.shape)
+            start += like.numel()
+        if start != len(vector):
+            raise ValueError(f"the model has {start} parameters, the vector {len(vector)}")
+        self.engine.load_weights(weights)
+
+    def save(self, folder: Path) -> None:
+        """Weights and optimiser, to go on bit for bit."""
+        self.engine.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote."""
+        self.engine.load(folder)
+
+    def release(self) -> None:
+        """Let go of the model and its optimiser."""
+        self.engine.close()
+
+    # Helpers --------------------------------------------------------------------------------------
+
+    def _logits(self, inputs: Inputs) -> Tensor:
+        return self.modality.rows(self.engine.forward(**inputs).logits).float()
+
+    def _trainable(self) -> list[Tensor]:
+        return [p for p in self.engine.model.parameters() if p.requires_grad]
+
+    def _count(self, examples: Examples, passes: float) -> None:
+        if self._flops_per_example is None:
+            one = self.modality.inputs(examples, np.arange(1), self.engine.device)
+            self._flops_per_example = forward_flops(self.engine.model, dict(one))
+        self.flops += self._flops_per_example * passes
+
+
+def _seeded(key: tuple[int | str, ...]) -> tuple[int, ...]:
+    seed, *rest = key
+    if not isinstance(seed, int):
+        raise TypeError("a key begins with the run's seed")
+    return (seed, *rest)  # type: ignore[arg-type]
+
+
+def _dense(teacher: Pooled, batch: np.ndarray) -> Tensor:
+    """The teacher's rows of the examples at `batch`, [R, K] fp32."""
+    p = teacher.positions
+    rows = (batch[:, None] * p + np.arange(p)).ravel()
+    starts, ends = teacher.offsets[rows], teacher.offsets[rows + 1]
+    lengths = ends - starts
+    # Positions of all entries of all rows, without a loop over rows.
+    first = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    entries = first + np.arange(lengths.sum())
+    dense = np.zeros((len(rows), teacher.classes), np.float32)
+    dense[np.repeat(np.arange(len(rows)), lengths), teacher.ids[entries]] = teacher.probs[entries]
+    return torch.from_numpy(dense)

@@ -1,0 +1,38 @@
+"""Losses as pure tensor functions.
+
+Legend: R rows of a batch, K classes, _RK a tensor of that shape; T temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def temper(probs_RK: Tensor, temperature: float) -> Tensor:
+    """softmax(log p / T): the distribution that logits with softmax p have at temperature T."""
+    if temperature == 1.0:
+        return probs_RK
+    # Zero stays zero: a class that nobody mentioned does not appear by tempering.
+    powered = probs_RK.clamp_min(0).pow(1.0 / temperature)
+    return powered / powered.sum(-1, keepdim=True)
+
+
+def response_kl(logits_RK: Tensor, teacher_RK: Tensor, temperature: float = 1.0) -> Tensor:
+    """T² · KL(p_T ‖ softmax(z/T)), mean over rows; p at temperature 1 comes in, both are tempered.
+
+    The factor T² keeps the gradient's size about constant in T (Hinton et al., arXiv 1503.02531,
+    section 2). The teacher's entropy is included, so the value is a KL divergence: 0 at equality.
+    """
+    teacher = temper(teacher_RK, temperature)
+    student = F.log_softmax(logits_RK / temperature, dim=-1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean")
+
+
+def proximal(parameters: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
+    """½ · Σ (w − w_t)²: FedProx's term without its μ (Li et al., arXiv 1812.06127, equation 2)."""
+    pairs = zip(parameters, anchors, strict=True)
+    return 0.5 * torch.stack([(w - a).pow(2).sum() for w, a in pairs]).sum()

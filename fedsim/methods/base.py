@@ -1,0 +1,136 @@
+"""The interface of a method: two plain steps and what travels between them.
+
+A round, seen from a method:
+
+    down      = broadcast(desk, round)                    coordinator → participants, or None
+    up, fit   = participant_step(site, round, down)       participant → coordinator, or None
+    pool      = pool(desk, round);  pool.add(k, up) …     in any order of arrival
+    fit       = coordinator_step(desk, round, pool)       the student learns
+
+`site` and `desk` hold all state; a method holds none, so a round can be repeated or taken up in
+another process. The same functions run inside Ray actors and in one process.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+
+from fedsim.config import MethodConfig, RunConfig, Settings
+from fedsim.training import Fit, Phase, Stream
+from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
+from fedsim.wire.messages import Expectation
+
+if TYPE_CHECKING:
+    from fedsim.learner import Learner
+    from fedsim.world import World
+
+
+@dataclass
+class Site:
+    """What a participant works with in one method.
+
+    memory: arrays that must survive from round to round; saved with the specialist.
+    """
+
+    participant: int
+    shard: Shard
+    public: Public
+    learner: Learner
+    memory: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Desk:
+    """What the coordinator works with in one method.
+
+    private: everybody's private data, for the centralised upper bound only; else None.
+    memory: arrays that must survive from round to round; saved with the student.
+    """
+
+    public: Public
+    learner: Learner
+    private: Examples | None = None
+    memory: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Pool(Protocol):
+    """Accumulates knowledge in any order, with the same bits for each, in memory that does not
+    grow with the number of participants."""
+
+    def add(self, participant: int, knowledge: Knowledge) -> None:
+        """Take in one participant's knowledge."""
+
+
+class Method(ABC):
+    """One algorithm. Class variables say what it needs; instances hold settings only."""
+
+    class Settings(Settings):
+        """Fields of the method's entry in the config; none by default."""
+
+    uses_participants: ClassVar[bool] = True
+    """Whether participants work at all (not for `centralized`, `proxy_only`)."""
+    trains_student: ClassVar[bool] = True
+    """Whether a global student comes out (not for `solo`)."""
+    keeps_specialists: ClassVar[bool] = True
+    """Whether a specialist goes on from its own state of the last round."""
+    gathers_private_data: ClassVar[bool] = False
+    """Whether the private data is brought together: the upper bound does what is forbidden."""
+
+    samples_known: ClassVar[bool] = False
+    """Whether both ends know which proxy samples a message is about, so that it needn't say."""
+
+    def __init__(self, settings: Settings, world: World, contender: str) -> None:
+        self.settings = settings
+        self.world = world
+        self.contender = contender
+
+    @classmethod
+    def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
+        """Raise ConfigError (its field begins with `where`) if the run is not one for this method."""
+
+    def key(self, round: int, who: int, purpose: str) -> tuple[int | str, ...]:
+        """What a random draw is for. Contenders share the purpose, so that they see the same
+        batches where they do the same thing; a difference in score is a difference in method."""
+        return (self.world.seed, round, who, purpose)
+
+    def phase(self, round: int, who: int, purpose: str, *streams: Stream) -> Phase:
+        """A stretch of training in this round, by the student's budget (`who` is COORDINATOR) or a
+        participant's."""
+        config = self.world.config
+        owner = config.student if who == COORDINATOR else config.participants
+        return Phase(streams, owner.training, round, config.rounds, self.key(round, who, purpose))
+
+    def labelled(self, examples: Examples, who: int) -> Stream:
+        """Ordinary supervised training on examples that carry their answers."""
+        config = self.world.config
+        owner = config.student if who == COORDINATOR else config.participants
+        return Stream(examples, owner.training.batch_size, augment=self.world.interface.modality == "image")
+
+    def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
+        """What the coordinator tells everybody at the beginning of a round."""
+        return None
+
+    def participant_step(
+        self, site: Site, round: int, received: Knowledge | None
+    ) -> tuple[Knowledge | None, Fit | None]:
+        """One participant's round: what it sends, and how its training on its own data went."""
+        return None, None
+
+    def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
+        """What a receiver may assume about a message of this round; None where none is sent.
+
+        size: parameters of the model that the receiver holds.
+        """
+        return None
+
+    def pool(self, desk: Desk, round: int) -> Pool | None:
+        """An empty pool for this round; None where nothing is sent."""
+        return None
+
+    @abstractmethod
+    def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
+        """The student learns; None where it does not train by gradients."""

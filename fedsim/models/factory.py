@@ -1,0 +1,88 @@
+"""Build a model from a preset, a `config.json` or a pretrained folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedsim.errors import ConfigError
+from fedsim.models.presets import PRESETS, config_file
+from fedsim.seeding import torch_seed
+from fedsim.types import Interface
+
+
+def build(name: str, interface: Interface, seed: int) -> nn.Module:
+    """A model with fresh weights (the same for every holder of the same seed) or pretrained ones.
+
+    Raises ConfigError where a folder's vocabulary or labels don't fit the data.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    auto = AutoModelForCausalLM if interface.modality == "text" else AutoModelForImageClassification
+    torch.manual_seed(torch_seed(seed, "weights", name))
+    if name in PRESETS:
+        preset = PRESETS[name]
+        fields = {**_fitting(preset.model_type, interface), **preset.shape}
+        return _ready(auto.from_config(AutoConfig.for_model(preset.model_type, **fields)))
+    path = config_file(name)
+    if path is None:
+        raise ConfigError("model", name, "a preset or a path to a config.json or its folder")
+    if _has_weights(path.parent) and path.name == "config.json":
+        return _ready(_pretrained(auto, path.parent, interface))
+    config = AutoConfig.from_pretrained(str(path))
+    for field, value in _fitting(config.model_type, interface).items():
+        setattr(config, field, value)
+    return _ready(auto.from_config(config))
+
+
+def _fitting(model_type: str, interface: Interface) -> dict[str, Any]:
+    """The config fields that the data decides."""
+    if interface.modality == "text":
+        ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+        length = "n_positions" if model_type == "gpt2" else "max_position_embeddings"
+        return {"vocab_size": interface.classes, length: max(interface.window, 64), **ends}
+    if interface.image_shape is None:
+        raise ValueError("images need an image_shape")
+    channels, height, width = interface.image_shape
+    if height != width:
+        raise ConfigError("data.image_size", (height, width), "square images: set data.image_size")
+    names = interface.group_names or tuple(str(k) for k in range(interface.classes))
+    return {
+        "image_size": height,
+        "num_channels": channels,
+        "id2label": dict(enumerate(names)),
+        "label2id": {n: k for k, n in enumerate(names)},
+    }
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def _pretrained(auto: Any, folder: Path, interface: Interface) -> nn.Module:
+    model: nn.Module = auto.from_pretrained(str(folder), use_safetensors=True)
+    config: Any = model.config
+    have = config.vocab_size if interface.modality == "text" else config.num_labels
+    if have != interface.classes:
+        what = "vocabulary (data.tokenizer must be its own)" if interface.modality == "text" else "labels"
+        raise ConfigError("model", str(folder), f"a model with {interface.classes} {what}; it has {have}")
+    return model
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    # The cache of keys and values is for generation; in training it only costs memory.
+    config: Any = model.config
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    return model.float()
+
+
+def size(model: nn.Module) -> int:
+    """How many parameters a model has, tied ones once."""
+    return sum(p.numel() for p in model.parameters())

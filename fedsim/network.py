@@ -1,0 +1,61 @@
+"""Links and the virtual clock: what a run would take on the network and machines it describes.
+
+Virtual time is arithmetic on counted bytes and counted operations, so a slow link costs virtual
+seconds and no waiting, and the same run gives the same time anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedsim.config import Link, RunConfig
+from fedsim.types import Report
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Virtual seconds of one participant in one round."""
+
+    down_s: float
+    compute_s: float
+    up_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.down_s + self.compute_s + self.up_s
+
+
+def transfer_s(link: Link, size: int | None, direction: str) -> float:
+    """Seconds for a message of `size` bytes; 0 where none is sent.
+
+    latency + 8 · size / bandwidth / (1 − loss): lost packets are sent again.
+    """
+    if size is None:
+        return 0.0
+    mbps = link.up_mbps if direction == "up" else link.down_mbps
+    return link.latency_ms / 1e3 + 8 * size / (mbps * 1e6) / (1 - link.loss)
+
+
+class Clock:
+    """Virtual time of a run. Rounds are synchronous: the slowest participant sets the pace."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._links = config.participants.links
+        self._devices = config.participants.devices
+        self._coordinator = config.student.device
+
+    def timing(self, report: Report, received: int | None) -> Timing:
+        """One participant's round: download, compute, upload."""
+        link = self._links[report.participant % len(self._links)]
+        device = self._devices[report.participant % len(self._devices)]
+        return Timing(
+            down_s=transfer_s(link, received, "down"),
+            compute_s=report.flops / device.flops_per_s,
+            up_s=transfer_s(link, report.sent, "up"),
+        )
+
+    def round_s(self, timings: Iterable[Timing], coordinator_flops: float) -> float:
+        """The whole round: the slowest participant, then the coordinator."""
+        slowest = max((t.total_s for t in timings), default=0.0)
+        return slowest + coordinator_flops / self._coordinator.flops_per_s

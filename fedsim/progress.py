@@ -1,0 +1,168 @@
+"""What a person sees while a run works: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Protocol, TextIO
+
+from fedsim.results import Row
+
+
+class Progress(Protocol):
+    """Told by the simulation what happens; calls come from several threads."""
+
+    def phase(self, what: str) -> None:
+        """A part of the run begins."""
+
+    def round(self, row: Row, rounds: int) -> None:
+        """A contender has finished a round; `row` is the one of the rounds table."""
+
+    def close(self) -> None:
+        """The run has ended, well or not."""
+
+
+class Quiet:
+    """Says nothing: for notebooks and tests."""
+
+    def phase(self, what: str) -> None: ...
+
+    def round(self, row: Row, rounds: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Lines:
+    """One line per event, for logs and pipes."""
+
+    def __init__(self, out: TextIO = sys.stderr) -> None:
+        self._out, self._began = out, time.monotonic()
+
+    def phase(self, what: str) -> None:
+        self._say(what)
+
+    def round(self, row: Row, rounds: int) -> None:
+        self._say(f"{row['method']} round {row['round']}/{rounds}: {_score(row)}, {_sent(row)}")
+
+    def close(self) -> None: ...
+
+    def _say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=self._out, flush=True)
+
+
+class Live:
+    """A table that is redrawn in place: one line per contender, with a bar."""
+
+    def __init__(self, contenders: list[str], rounds: int) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self._rounds, self._began, self._phase = rounds, time.monotonic(), ""
+        self._rows: dict[str, Row | None] = dict.fromkeys(contenders)
+        self._sent: dict[str, int] = dict.fromkeys(contenders, 0)
+        self._guard = threading.Lock()
+        self._live = RichLive(
+            console=Console(stderr=True), get_renderable=self._table, refresh_per_second=4, transient=True
+        )
+        self._live.start()
+
+    def phase(self, what: str) -> None:
+        with self._guard:
+            self._phase = what
+
+    def round(self, row: Row, rounds: int) -> None:
+        with self._guard:
+            self._phase = "running rounds"
+            self._rows[row["method"]] = row
+            self._sent[row["method"]] += row["bytes_up"] + row["bytes_down"]
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _table(self):  # type: ignore[no-untyped-def]  # rich is imported where it is used
+        from rich.table import Table
+
+        with self._guard:
+            table = Table(box=None, pad_edge=False, title_justify="left", title_style="dim")
+            table.title = f"{time.monotonic() - self._began:5.0f} s  {self._phase}"
+            for column, justify in (
+                ("contender", "left"),
+                ("rounds", "left"),
+                ("score", "right"),
+                ("sent", "right"),
+            ):
+                table.add_column(column, justify=justify)  # type: ignore[arg-type]
+            for name, row in self._rows.items():
+                done = row["round"] if row else 0
+                bar = "█" * round(12 * done / self._rounds)
+                table.add_row(
+                    name,
+                    f"[green]{bar:<12}[/green] {done}/{self._rounds}",
+                    _score(row) if row else "",
+                    megabytes(self._sent[name]) if row else "",
+                )
+            return table
+
+
+def best(contenders: list[str], rounds: int) -> Progress:
+    """A live table where there is a terminal, lines where there is none."""
+    return Live(contenders, rounds) if sys.stderr.isatty() else Lines()
+
+
+def megabytes(size: float) -> str:
+    """Bytes for people: `1.42 MB` (1 MB = 1e6 bytes), `340 kB`."""
+    if size >= 1e6:
+        return f"{size / 1e6:.2f} MB"
+    return f"{size / 1e3:.1f} kB" if size >= 1000 else f"{size:.0f} B"
+
+
+def table(summary: list[Row]) -> str:
+    """The closing table of a run as text: who reached what, at which bytes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    metric = summary[0]["metric"]
+    arrow = "higher is better" if summary[0]["higher_is_better"] else "lower is better"
+    drawn = Table(box=None, pad_edge=False)
+    for column in (
+        "contender",
+        f"{metric} ({arrow})",
+        "of centralised",
+        "sent up",
+        "sent down",
+        "virtual time",
+    ):
+        drawn.add_column(column, justify="left" if column == "contender" else "right")
+    for row in summary:
+        part = row["ratio_to_centralized"]
+        drawn.add_row(
+            NAMES.get(row["contender"], row["contender"]),
+            f"{row['score']:.3f}" if row["higher_is_better"] else f"{row['score']:.2f}",
+            "" if part is None else f"{100 * part:.1f} %",
+            megabytes(row["bytes_up"]) if row["bytes_up"] else "–",
+            megabytes(row["bytes_down"]) if row["bytes_down"] else "–",
+            f"{row['virtual_s']:.1f} s",
+        )
+    console = Console(width=110, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get()
+
+
+NAMES = {
+    "federated_distillation": "federated_distillation (the student)",
+    "centralized": "centralized (upper bound)",
+    "proxy_only": "proxy_only (student without knowledge)",
+    "solo_best": "solo_best (best single institution)",
+    "solo_mean": "solo_mean (mean single institution)",
+}
+
+
+def _score(row: Row) -> str:
+    score = row["score"]
+    return f"{row['metric']} {score:.4g}" if score == score else f"{row['metric']} not scored"
+
+
+def _sent(row: Row) -> str:
+    return f"{megabytes(row['bytes_up'])} up, {megabytes(row['bytes_down'])} down"

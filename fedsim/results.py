@@ -1,0 +1,203 @@
+"""The tables of a run, their columns, and how they reach the disk.
+
+A run's folder describes itself:
+
+    config.yaml           the resolved configuration
+    manifest.json         versions, seed, data fingerprints, hardware, models, status
+    rounds.parquet        one row per method and round
+    participants.parquet  one row per method, round and participant
+    messages.parquet      one row per message, both directions; bytes = length of what was sent
+    partition.parquet     how the private examples are spread
+    summary.json          one row per contender
+    checkpoints/          the last finished round of every method, for `--resume`
+    student/              the exported student, loadable by transformers
+    report.html           the same as pictures
+
+`TABLES` is the one place where columns are documented; the writers and the analysis read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+Columns = dict[str, tuple[pa.DataType, str]]
+
+_TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+SCHEMA_VERSION = 1
+"""Written into every table's metadata; raised when a column changes its meaning."""
+
+ROUNDS: Columns = {
+    "method": (_TEXT, "contender: the method's label in the config"),
+    "algorithm": (_TEXT, "the method's registered name"),
+    "seed": (_INT, "seed of the run"),
+    "round": (_INT, "1 … rounds; 0 is the shared public start, before any knowledge moved"),
+    "metric": (_TEXT, "`perplexity` (per token) or `accuracy`, on the global test set"),
+    "higher_is_better": (_BOOL, "direction of the metric"),
+    "score": (_FLOAT, "the metric's value; for `solo` the mean over institutions; NaN if not evaluated"),
+    "loss": (_FLOAT, "mean task loss on the global test set, nats; NaN if not evaluated"),
+    "learn_loss": (_FLOAT, "mean training loss of the student in this round; NaN if it did not train"),
+    "bytes_up": (_INT, "bytes of all messages participant → coordinator in this round"),
+    "bytes_down": (_INT, "bytes of all messages coordinator → participant in this round"),
+    "virtual_s": (_FLOAT, "seconds this round takes on the virtual clock (compute and transfer)"),
+    "wall_s": (_FLOAT, "seconds this round took on the machine that simulated it"),
+    "flops_participants": (_FLOAT, "counted floating-point operations of all participants"),
+    "flops_coordinator": (_FLOAT, "counted floating-point operations of the coordinator"),
+    "planned": (_INT, "participants asked in this round"),
+    "delivered": (_INT, "participants whose knowledge was pooled"),
+    "peak_memory_mib": (_FLOAT, "largest resident memory of the coordinator's process so far, MiB"),
+}
+
+PARTICIPANTS: Columns = {
+    "method": (_TEXT, "contender"),
+    "seed": (_INT, "seed of the run"),
+    "round": (_INT, "1 … rounds"),
+    "participant": (_INT, "0, 1, 2, …"),
+    "model": (_TEXT, "architecture of its specialist (preset or path)"),
+    "examples": (_INT, "private training examples"),
+    "status": (_TEXT, "`ok`, or what happened to its message: `rejected:<reason>`, `lost`, `late`"),
+    "metric": (_TEXT, "as in the rounds table"),
+    "score": (_FLOAT, "its specialist on the global test set; NaN if not evaluated in this round"),
+    "loss": (_FLOAT, "mean training loss on its own shard in this round, nats"),
+    "bytes_up": (_INT, "bytes it sent"),
+    "bytes_down": (_INT, "bytes it was sent"),
+    "down_s": (_FLOAT, "virtual seconds of its download"),
+    "compute_s": (_FLOAT, "virtual seconds of its computation: flops ÷ its device's speed"),
+    "up_s": (_FLOAT, "virtual seconds of its upload"),
+    "flops": (_FLOAT, "counted floating-point operations"),
+    "wall_s": (_FLOAT, "measured seconds of its step"),
+}
+
+MESSAGES: Columns = {
+    "method": (_TEXT, "contender"),
+    "seed": (_INT, "seed of the run"),
+    "round": (_INT, "1 … rounds"),
+    "participant": (_INT, "the participant at the other end from the coordinator"),
+    "direction": (_TEXT, "`up` or `down`"),
+    "kind": (_TEXT, "knowledge inside: `responses`, `parameters`"),
+    "bytes": (_INT, "length of the message, headers and tables included"),
+    "status": (_TEXT, "`delivered` or `rejected:<reason>`"),
+}
+
+PARTITION: Columns = {
+    "participant": (_INT, "0, 1, 2, …"),
+    "group": (_TEXT, "domain (text) or label (images)"),
+    "examples": (_INT, "private documents or images of that group"),
+}
+
+TABLES: dict[str, Columns] = {
+    "rounds": ROUNDS,
+    "participants": PARTICIPANTS,
+    "messages": MESSAGES,
+    "partition": PARTITION,
+}
+
+SUMMARY: dict[str, str] = {
+    "contender": "a method's label, or `solo_best` and `solo_mean` for the institutions on their own",
+    "metric": "`perplexity` or `accuracy`",
+    "higher_is_better": "direction of the metric",
+    "score": "after the last round",
+    "ratio_to_centralized": "score ÷ centralised score, turned over where lower is better; null without it",
+    "bytes_up": "bytes of all messages to the coordinator, all rounds",
+    "bytes_down": "bytes of all messages from the coordinator, all rounds",
+    "virtual_s": "virtual seconds, all rounds",
+    "wall_s": "measured seconds, all rounds",
+}
+
+
+def write_table(folder: Path, name: str, rows: Iterable[Row]) -> None:
+    """Replace `<name>.parquet` in one step: a reader sees the old table or the new one."""
+    columns = TABLES[name]
+    rows = list(rows)
+    schema = pa.schema(
+        [pa.field(c, kind, metadata={"doc": doc}) for c, (kind, doc) in columns.items()],
+        metadata={"fedsim_table": name, "fedsim_schema": str(SCHEMA_VERSION)},
+    )
+    unknown = set().union(*(row.keys() for row in rows)) - set(columns) if rows else set()
+    if unknown:
+        raise KeyError(f"{name} has no column {sorted(unknown)}")
+    data = [pa.array([row.get(c) for row in rows], kind) for c, (kind, _) in columns.items()]
+    _replace(folder / f"{name}.parquet", lambda part: pq.write_table(pa.table(data, schema=schema), part))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step; NaN becomes null, so that any reader can parse it."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False)
+    _replace(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def summarise(rounds: list[Row], participants: list[Row]) -> list[Row]:
+    """One row per contender (see SUMMARY), from the rows of the two tables."""
+    rows: list[Row] = []
+    for method in dict.fromkeys(row["method"] for row in rounds):
+        mine = [row for row in rounds if row["method"] == method]
+        scored = [row for row in mine if _number(row["score"])]
+        if not scored:
+            continue
+        last = max(scored, key=lambda row: row["round"])
+        total = {c: sum(row[c] for row in mine) for c in ("bytes_up", "bytes_down", "virtual_s", "wall_s")}
+        facts = {"metric": last["metric"], "higher_is_better": last["higher_is_better"]}
+        if last["algorithm"] != "solo":
+            rows.append({"contender": method, **facts, "score": last["score"], **total})
+            continue
+        alone = [
+            p["score"]
+            for p in participants
+            if p["method"] == method and p["round"] == last["round"] and _number(p["score"])
+        ]
+        best = max(alone) if last["higher_is_better"] else min(alone)
+        for name, score in (("best", best), ("mean", sum(alone) / len(alone))):
+            rows.append({"contender": f"{method}_{name}", **facts, "score": score, **total})
+    bound = _centralized(rounds, rows)
+    for row in rows:
+        row["ratio_to_centralized"] = ratio(row["score"], bound, row["higher_is_better"])
+    return [{column: row[column] for column in SUMMARY} for row in rows]
+
+
+def ratio(score: float, bound: float | None, higher_is_better: bool) -> float | None:
+    """How much of the bound is reached: 1 is all of it, for either direction of the metric."""
+    if bound is None or not score or not bound:
+        return None
+    return score / bound if higher_is_better else bound / score
+
+
+def _centralized(rounds: list[Row], summary: list[Row]) -> float | None:
+    names = {row["method"] for row in rounds if row["algorithm"] == "centralized"}
+    return next((row["score"] for row in summary if row["contender"] in names), None)
+
+
+def _number(value: Any) -> bool:
+    return value is not None and not math.isnan(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def _replace(path: Path, write: Any) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,21 @@
+"""Ray: the cluster, placement, and the actors. The only folder that imports ray."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+
+
+def guard(address: str | None) -> None:
+    """Ask for a token on the private Ray instance that this process is about to start.
+
+    Ray's ports listen on every interface, so the token is what keeps others out. Ray reads the
+    mode when it is imported, so this comes before; it does nothing where a cluster is joined (its
+    token comes from RAY_AUTH_TOKEN_PATH), where the mode is already set, or where ray is imported.
+    """
+    joins = address or os.environ.get("RAY_ADDRESS")
+    if not joins and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        # In the environment rather than in a file: only this user's processes can read it.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

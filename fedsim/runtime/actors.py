@@ -1,0 +1,119 @@
+"""The actors: a process around a plain class, and nothing else.
+
+They import their heavy libraries in `__init__`, while the driver still prepares the data; `prepare`
+brings the data by reference. Messages leave as arrays of bytes, which Ray moves without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from fedsim.types import Closing, Examples, Public, Report, Shard, concatenate
+from fedsim.world import World
+
+
+class HostActor:
+    """A `fedsim.host.Host` in a process of its own."""
+
+    def __init__(self, threads: int, gpu: bool) -> None:
+        from fedsim.process import set_up
+
+        set_up(threads, gpu)
+        import fedsim.host
+        import fedsim.learner
+        import fedsim.models.factory  # noqa: F401
+
+    def prepare(self, world: World, public: Public, *shards: Shard) -> None:
+        from fedsim.host import Host
+
+        self._host = Host(world, public, {shard.participant: shard for shard in shards})
+
+    def pretrain(self, model: str) -> np.ndarray:
+        return self._host.pretrain(model)
+
+    def set_starts(self, models: Sequence[str], *starts: np.ndarray) -> None:
+        self._host.set_starts(dict(zip(models, starts, strict=True)))
+
+    def step(
+        self,
+        contender: str,
+        round: int,
+        participants: Sequence[int],
+        broadcast: np.ndarray | None,
+        previous: Path | None,
+        target: Path,
+    ) -> tuple[list[Report], list[np.ndarray | None]]:
+        reports, messages = self._host.step(
+            contender, round, participants, _bytes(broadcast), previous, target
+        )
+        return reports, [_array(message) for message in messages]
+
+    def forget(self, contender: str) -> None:
+        self._host.forget(contender)
+
+
+class CoordinatorActor:
+    """A `fedsim.coordinator.Coordinator`: rank 0 of the student's training."""
+
+    def __init__(self, threads: int, gpu: bool) -> None:
+        from fedsim.process import set_up
+
+        set_up(threads, gpu)
+        import fedsim.coordinator
+        import fedsim.learner
+        import fedsim.models.factory
+        import fedsim.student.deepspeed  # noqa: F401
+
+    def address(self) -> tuple[str, int]:
+        """Where the ranks meet: this node, a free port."""
+        from fedsim.student.deepspeed import free_port
+
+        return ray.util.get_node_ip_address(), free_port()
+
+    def join(self, world: int, address: str, port: int) -> None:
+        from fedsim.student.deepspeed import join
+
+        join(0, world, address, port)
+
+    def prepare(
+        self, world: World, public: Public, models: Sequence[str], peers: Sequence[Any], *starts: np.ndarray
+    ) -> None:
+        from fedsim.coordinator import Coordinator
+        from fedsim.runtime.ranks import spread
+
+        self._coordinator = Coordinator(
+            world, public, dict(zip(models, starts, strict=True)), student=spread(list(peers))
+        )
+
+    def begin(self, contender: str, finished: int, checkpoint: Path | None, *private: Shard) -> Closing:
+        together: Examples | None = concatenate([shard.train for shard in private]) if private else None
+        return self._coordinator.begin(contender, finished, checkpoint, together)
+
+    def open(self, round: int) -> tuple[tuple[int, str] | None, np.ndarray | None]:
+        """(size, kind) for the driver, and the message for the hosts."""
+        message = self._coordinator.open(round)
+        if message is None:
+            return None, None
+        return (len(message.data), message.kind), _array(message.data)
+
+    def receive(self, round: int, participants: Sequence[int], messages: list[np.ndarray | None]) -> None:
+        self._coordinator.receive(round, participants, [_bytes(message) for message in messages])
+
+    def close(self, round: int, target: Path) -> Closing:
+        return self._coordinator.close(round, target)
+
+    def export(self, folder: Path, card: str, tokenizer: str | None) -> None:
+        self._coordinator.export(folder, card, tokenizer)
+
+
+def _array(data: bytes | None) -> np.ndarray | None:
+    return None if data is None else np.frombuffer(data, np.uint8)
+
+
+def _bytes(array: np.ndarray | None) -> bytes | None:
+    return None if array is None else array.tobytes()

@@ -1,0 +1,98 @@
+"""The student's other ranks: actors that mirror every call of rank 0's learner.
+
+DeepSpeed is one program on many ranks. Rank 0 lives in the coordinator; what it asks of its learner
+(fit, express, evaluate, save …) is asked of all, so that each takes its part of the collectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import ray
+
+from fedsim.learner import Learner
+from fedsim.world import World
+
+MIRRORED = frozenset(
+    {
+        "fit",
+        "express",
+        "sample_losses",
+        "evaluate",
+        "weights",
+        "parameters",
+        "load_parameters",
+        "save",
+        "load",
+        "release",
+    }
+)
+"""What every rank must do together; all else is read from rank 0."""
+
+
+class RankActor:
+    """Rank 1, 2, … of the student's training."""
+
+    def __init__(self, threads: int, gpu: bool) -> None:
+        from fedsim.process import set_up
+
+        set_up(threads, gpu)
+
+    def join(self, rank: int, world: int, address: str, port: int) -> None:
+        from fedsim.student.deepspeed import join
+
+        join(rank, world, address, port)
+
+    def build(self, world: World, start: np.ndarray | None) -> None:
+        self._learner = world.student(start)
+
+    def call(self, name: str, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        args, kwargs = arguments
+        # Only rank 0's answer is used: nothing large travels back.
+        getattr(self._learner, name)(*args, **kwargs)
+
+
+class SpreadLearner:
+    """Rank 0's learner, with its peers in step."""
+
+    def __init__(self, learner: Learner, peers: list[Any]) -> None:
+        self._learner, self._peers = learner, peers
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._learner, name)
+        if name not in MIRRORED:
+            return value
+
+        def everywhere(*args: Any, **kwargs: Any) -> Any:
+            # Put once for all peers: a phase brings its examples and teacher along.
+            shared = ray.put((args, kwargs))
+            others = [peer.call.remote(name, shared) for peer in self._peers]
+            answer = value(*args, **kwargs)
+            ray.get(others)
+            return answer
+
+        return everywhere
+
+    @property
+    def flops(self) -> float:
+        return self._learner.flops
+
+    @flops.setter
+    def flops(self, value: float) -> None:
+        self._learner.flops = value
+
+
+def spread(peers: list[Any]) -> Callable[[World, np.ndarray | None], Learner]:
+    """How the coordinator builds its student over these peers (none: rank 0 alone)."""
+    if not peers:
+        return World.student
+
+    def student(world: World, start: np.ndarray | None) -> Learner:
+        building = [peer.build.remote(world, start) for peer in peers]
+        learner = SpreadLearner(world.student(start), peers)
+        ray.get(building)
+        return cast(Learner, learner)
+
+    return student

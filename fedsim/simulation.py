@@ -1,0 +1,363 @@
+"""A whole run: data, contenders round by round, tables, student, report. Resumes where it stopped.
+
+    fedsim.run(config) -> Result
+
+The driver orchestrates: it plans the data (user errors come out here, before any actor starts),
+lets the executor run the rounds, and writes rows. Contenders run one after the other, or several
+side by side in lanes; each has its own state, so the order changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsim import config as configs
+from fedsim import results
+from fedsim.checkpoints import Checkpoints, Lock
+from fedsim.config import RunConfig
+from fedsim.data import federation
+from fedsim.errors import ConfigError
+from fedsim.executor import Executor, InProcess
+from fedsim.manifest import manifest, model_card
+from fedsim.methods import METHODS
+from fedsim.models import presets
+from fedsim.network import Clock
+from fedsim.progress import Progress, Quiet
+from fedsim.results import Row
+from fedsim.round import Place, Records, run_round
+from fedsim.types import Closing, Interface
+from fedsim.world import World
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Result:
+    """A finished run's folder and its tables as DataFrames (columns: `fedsim.results.TABLES`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _table(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / f"{name}.parquet")
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """One row per method and round."""
+        return self._table("rounds")
+
+    @cached_property
+    def participants(self) -> pd.DataFrame:
+        """One row per method, round and participant."""
+        return self._table("participants")
+
+    @cached_property
+    def messages(self) -> pd.DataFrame:
+        """One row per message."""
+        return self._table("messages")
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """One row per contender."""
+        import pandas as pd
+
+        return pd.read_json(self.folder / "summary.json")
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def student(self) -> Path:
+        """The exported student, for `from_pretrained`."""
+        return self.folder / "student"
+
+
+def check(config: RunConfig) -> federation.Plan:
+    """All that can be found wrong without starting anything; returns the data plan.
+
+    Raises ConfigError."""
+    people = config.participants
+    modality = {"stdlib": "text", "digits": "image"}.get(config.data.source, config.data.modality or "")
+    if modality not in ("text", "image"):
+        raise ConfigError(
+            "data.modality", config.data.modality, f"text or image for source {config.data.source}"
+        )
+    for place, model in enumerate(people.models):
+        presets.check(model, modality, f"participants.models.{place}")
+    presets.check(config.student.model, modality, "student.model")
+    for place, entry in enumerate(config.methods):
+        METHODS[entry.name].check(config, entry, f"methods.{place}")
+    if modality == "image" and config.pretraining.steps and not config.data.proxy_labelled:
+        raise ConfigError(
+            "pretraining.steps", config.pretraining.steps, "0: an unlabelled proxy set can't be trained on"
+        )
+    return federation.plan(config)
+
+
+def run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run a config to its end, or continue it in its folder.
+
+    Raises ConfigError for what the user can mend, RunError for what happened on the way; after a
+    RunError, or after the process died, `resume=True` continues at the last finished round.
+    """
+    progress = progress or Quiet()
+    plan = check(config)
+    folder = _open_folder(config, resume)
+    lock = Lock(folder)
+    runner = executor or _executor(config)
+    try:
+        return _Run(config, folder, runner, progress).go(plan)
+    finally:
+        progress.close()
+        runner.stop()
+        lock.release()
+
+
+class _Run:
+    """One run in its folder; a class because lanes share what is below."""
+
+    def __init__(self, config: RunConfig, folder: Path, executor: Executor, progress: Progress) -> None:
+        self.config, self.folder, self.executor, self.progress = config, folder, executor, progress
+        self.clock = Clock(config)
+        self._tables = threading.Lock()
+
+    def go(self, plan: federation.Plan) -> Result:
+        began = time.time()
+        self.progress.phase("preparing data")
+        with ThreadPoolExecutor(1) as beside:
+            building = beside.submit(federation.build, plan)
+            self.executor.connect(self.config)
+            data = building.result()  # the last that can be wrong with a config comes out here
+        self.progress.phase("starting actors")
+        self.executor.start(self.config)
+        self.data, self.world = data, _world(self.config, data)
+        facts = manifest(self.world, data, began)
+        results.write_json(self.folder / "manifest.json", facts)
+        results.write_table(self.folder, "partition", _partition(data))
+        self.progress.phase(
+            "training the public start" if self.config.pretraining.steps else "handing out the data"
+        )
+        self.executor.prepare(self.world, data)
+        self._contenders()
+        self._write_tables()
+        facts.update(status="finished", finished=time.time(), wall_s=time.time() - began)
+        results.write_json(self.folder / "manifest.json", facts)
+        self.progress.phase("writing the report")
+        from analysis.report import write
+
+        write([self.folder], self.folder / "report.html")
+        return Result(self.folder)
+
+    def _contenders(self) -> None:
+        """Run all contenders, as many at a time as there are lanes."""
+        lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        width = self.executor.lanes(self.config)
+        for lane in range(width):
+            lanes.put(lane)
+        stop = threading.Event()
+
+        def contend(name: str) -> None:
+            lane = lanes.get()
+            try:
+                if not stop.is_set():
+                    self._contender(name, lane, stop)
+            except BaseException:
+                stop.set()  # the others end after the round they are in
+                raise
+            finally:
+                lanes.put(lane)
+
+        with ThreadPoolExecutor(width) as pool:
+            futures = [pool.submit(contend, method.contender) for method in self.config.methods]
+            try:
+                errors = [e for e in (future.exception() for future in futures) if e is not None]
+            except BaseException:  # Ctrl-C in the waiting thread
+                stop.set()
+                raise
+        if errors:
+            raise errors[0]
+
+    def _contender(self, name: str, lane: int, stop: threading.Event) -> None:
+        """All rounds of one contender that are not finished yet."""
+        method = self.world.method(name)
+        checkpoints = Checkpoints(self.folder, name)
+        finished = checkpoints.finished()
+        exported = name == self._product() and not (self.folder / "student").exists()
+        if finished >= self.config.rounds and not exported:
+            return
+        if method.trains_student:
+            state = checkpoints.state(finished) if finished > 0 else None
+            closing = self.executor.begin(lane, name, max(0, finished), state)
+            if finished < 0:
+                checkpoints.commit(0, _start(self.world, name, closing))
+        for round in range(max(0, finished) + 1, self.config.rounds + 1):
+            if stop.is_set():
+                return
+            previous = checkpoints.state(round - 1) if round > 1 else None
+            place = Place(method, lane, previous, checkpoints.partial(round))
+            records = run_round(self.executor, place, round, self.clock)
+            checkpoints.commit(round, records)
+            self._write_tables()
+            self.progress.round(records.rounds[0], self.config.rounds)
+        if name == self._product():
+            rows = self._summary()
+            card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
+            self.executor.export(lane, self.folder / "student", card, self.data.tokenizer_json)
+        self.executor.forget(name)
+
+    def _product(self) -> str | None:
+        """Whose student is exported: the first contender that distils or averages one, else the
+        first that trains one at all."""
+        trained = [m for m in self.config.methods if METHODS[m.name].trains_student]
+        federated = [m for m in trained if METHODS[m.name].uses_participants]
+        chosen = (federated or trained)[:1]
+        return chosen[0].contender if chosen else None
+
+    def _rows(self) -> tuple[list[Row], list[Row], list[Row]]:
+        records = [
+            record
+            for method in self.config.methods
+            for record in Checkpoints(self.folder, method.contender).records()
+        ]
+        return (
+            [row for record in records for row in record.rounds],
+            [row for record in records for row in record.participants],
+            [row for record in records for row in record.messages],
+        )
+
+    def _summary(self) -> list[Row]:
+        rounds, participants, _ = self._rows()
+        return results.summarise(rounds, participants)
+
+    def _write_tables(self) -> None:
+        with self._tables:  # lanes finish rounds at the same time
+            rounds, participants, messages = self._rows()
+            results.write_table(self.folder, "rounds", rounds)
+            results.write_table(self.folder, "participants", participants)
+            results.write_table(self.folder, "messages", messages)
+            results.write_json(self.folder / "summary.json", results.summarise(rounds, participants))
+
+
+def _start(world: World, contender: str, closing: Closing) -> Records:
+    """The row of round 0: the student as everybody finds it, before any knowledge moved."""
+    row: Row = {column: 0 for column in results.ROUNDS}
+    row.update(
+        method=contender,
+        algorithm=world.contender(contender).name,
+        seed=world.seed,
+        metric=world.metric.name,
+        higher_is_better=world.metric.higher_is_better,
+        score=closing.score,
+        loss=closing.loss,
+        learn_loss=float("nan"),
+    )
+    return Records([row], [], [])
+
+
+def _world(config: RunConfig, data: federation.Federation) -> World:
+    interface = Interface(
+        modality=data.modality,
+        classes=data.classes,
+        window=config.data.window,
+        image_shape=data.image_shape,
+        group_names=data.group_names,
+    )
+    text = data.modality == "text"
+    return World(
+        config=config,
+        interface=interface,
+        proxy_size=len(data.public.proxy),
+        positions=config.data.window - 1 if text else 1,
+        proxy_labelled=text or config.data.proxy_labelled,
+        sizes=tuple(len(shard.train) for shard in data.shards),
+    )
+
+
+def _partition(data: federation.Federation) -> list[Row]:
+    return [
+        {"participant": k, "group": name, "examples": int(data.distribution[k, g])}
+        for k in range(len(data.shards))
+        for g, name in enumerate(data.group_names)
+    ]
+
+
+def _executor(config: RunConfig) -> Executor:
+    if config.runtime.executor == "in_process":
+        return InProcess()
+    from fedsim import runtime
+
+    runtime.guard(config.runtime.address)
+    from fedsim.runtime.executor import OnRay
+
+    return OnRay()
+
+
+def _open_folder(config: RunConfig, resume: bool) -> Path:
+    """The run's folder: new and empty, or an earlier one with the same config."""
+    folder = config.folder if resume or config.output else _free(config.folder)
+    saved = folder / "config.yaml"
+    if resume:
+        if not saved.exists():
+            raise ConfigError("resume", str(folder), "the folder of an earlier run (it holds config.yaml)")
+        _same(configs.load(saved), config)
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            "output",
+            str(folder),
+            f"a new folder: this one is in use; `fedsim run --resume {folder}` continues it",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write_text(saved, configs.to_yaml(config))
+    return folder
+
+
+def _free(folder: Path) -> Path:
+    """The first of runs/NAME, runs/NAME-2, … that does not exist."""
+    candidates = (folder.with_name(f"{folder.name}-{k}") for k in itertools.count(2))
+    return folder if not folder.exists() else next(c for c in candidates if not c.exists())
+
+
+def _same(old: RunConfig, new: RunConfig) -> None:
+    """Refuse to continue a run with another config; where it runs may differ."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for tree in (before, after):
+        tree["threads"] = tree["runtime"]["threads"]  # part of the arithmetic
+        for free in ("runtime", "output", "name"):
+            tree.pop(free)
+    difference = _first_difference(before, after)
+    if difference:
+        field, was, now = difference
+        raise ConfigError(f"resume: {field}", now, f"{was!r}, as the run began")
+
+
+def _first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {**a, **b}:
+            found = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+            if found:
+                return found
+        return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for place, pair in enumerate(zip(a, b, strict=True)):
+            found = _first_difference(*pair, f"{path}.{place}")
+            if found:
+                return found
+        return None
+    return None if a == b else (path, a, b)

@@ -1,0 +1,159 @@
+"""The student's engine: DeepSpeed, on one rank or many, on GPUs or on the CPU.
+
+The only file that imports deepspeed. Two habits of it shape the code: its accelerator and its
+rendezvous are read from the environment at import, so `join` sets them first; and on the CPU it
+would compile a shared-memory operator at the first start, which serves inference only and is
+switched off.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.config import Engine as EngineConfig
+from fedsim.config import Training
+from fedsim.errors import RunError
+from fedsim.student.engine import State, adamw, copy_weights, load_state, save_state
+
+_TAG = "student"
+
+
+def join(rank: int, world: int, address: str, port: int, timeout_s: float = 120.0) -> None:
+    """Make this process rank `rank` of `world`; rank 0 listens at address:port. Once per process."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK="0",  # each actor sees its own GPU only
+        WORLD_SIZE=str(world),
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+    )
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        "nccl" if gpu else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=timeout_s),
+    )
+
+
+def leave() -> None:
+    """Undo `join`, so that the same process can join again."""
+    import deepspeed
+
+    # torch's own destroy_process_group would leave deepspeed's half in place.
+    deepspeed.comm.destroy_process_group()
+
+
+class DeepSpeedEngine:
+    """A model inside deepspeed.initialize; the process must have joined."""
+
+    def __init__(
+        self, model: nn.Module, training: Training, config: EngineConfig, device: torch.device
+    ) -> None:
+        import deepspeed
+
+        self.device = device
+        # Stage 0 in fp32 keeps plain parameters and a plain optimiser, so their state is ours to write.
+        self._plain = config.zero_stage == 0 and config.precision == "fp32" and config.optimizer == "torch"
+        optimizer = adamw(model, training) if config.optimizer == "torch" else None
+        wrapped, self._optimizer, _, _ = deepspeed.initialize(
+            model=model.to(device), optimizer=optimizer, config=_settings(training, config)
+        )
+        self._engine: Any = wrapped
+        self.model = wrapped.module
+        self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+
+    def forward(self, **inputs: Tensor) -> Any:
+        fitting = {k: v.to(self._dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        return (self._engine if self.model.training else self.model)(**fitting)
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.backward(loss)
+        self._engine.step()
+
+    def weights(self) -> State:
+        import deepspeed
+
+        # A no-op below stage 3; there it collects the shards from all ranks.
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters())):
+            return {n: p.detach().float().cpu().clone() for n, p in self.model.named_parameters()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=0):
+            copy_weights(self.model, weights)
+        refresh = getattr(self._optimizer, "refresh_fp32_params", None)
+        if refresh is not None:
+            refresh()  # the optimiser steps a copy of its own
+
+    def save(self, folder: Path) -> None:
+        if self._plain:
+            if self.rank == 0:
+                save_state(folder, self.model, self._optimizer)
+        else:
+            self._engine.save_checkpoint(str(folder), tag=_TAG)
+
+    def load(self, folder: Path) -> None:
+        if self._plain:
+            self._optimizer.state.clear()
+            load_state(folder, self.model, self._optimizer)
+            return
+        # A missing checkpoint is no exception there, but (None, None).
+        if self._engine.load_checkpoint(str(folder), tag=_TAG)[0] is None:
+            raise RunError(f"{folder} holds no checkpoint of the student")
+
+    def close(self) -> None:
+        self._engine.destroy()
+
+
+def _settings(training: Training, config: EngineConfig) -> dict[str, Any]:
+    world = int(os.environ["WORLD_SIZE"])
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload == "cpu":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": max(1, training.batch_size // world),
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.gradient_clip,
+        "zero_optimization": zero,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "fp16": {"enabled": config.precision == "fp16"},
+    }
+    if config.optimizer == "fused":
+        settings["optimizer"] = {
+            "type": "AdamW",
+            "params": {
+                "lr": training.learning_rate,
+                "betas": [0.9, 0.95],
+                "weight_decay": training.weight_decay,
+            },
+        }
+    return settings
+
+
+def free_port() -> int:
+    """A port that is free on this host now, for rank 0 to listen on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,136 @@
+"""The engine interface and its plain torch form, which participants use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fedsim.config import Training
+
+State = dict[str, Tensor]
+"""Flat name → tensor, so that it can be written with safetensors (no pickle)."""
+
+STATE = "state.safetensors"
+
+
+class Engine(Protocol):
+    """One model and its optimiser."""
+
+    model: nn.Module
+    rank: int
+    world: int
+    device: torch.device
+
+    def forward(self, **inputs: Tensor) -> Any:
+        """The model's outputs, through whatever wraps it."""
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        """Backward, average over ranks, clip, update, zero the gradients."""
+
+    def weights(self) -> State:
+        """The full weights on the CPU, by parameter name."""
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set the weights by name."""
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimiser below `folder`, enough to go on bit for bit."""
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote. Raises FileNotFoundError where it is missing."""
+
+    def close(self) -> None:
+        """Release what the engine holds."""
+
+
+def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only: biases and norms are not pulled to zero."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": training.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    betas = (0.9, 0.95)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate, betas=betas)
+
+
+class TorchEngine:
+    """Plain torch: what a participant trains its specialist with, and the reference for DeepSpeed."""
+
+    rank, world = 0, 1
+
+    def __init__(self, model: nn.Module, training: Training, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.device = device
+        self._training = training
+        self._clip = training.gradient_clip
+        self.reset()
+
+    def forward(self, **inputs: Tensor) -> Any:
+        return self.model(**inputs)
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def reset(self) -> None:
+        """Forget the optimiser's moments; the weights stay."""
+        self._optimizer = adamw(self.model, self._training)
+
+    def weights(self) -> State:
+        return {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        copy_weights(self.model, weights)
+
+    def save(self, folder: Path) -> None:
+        save_state(folder, self.model, self._optimizer)
+
+    def load(self, folder: Path) -> None:
+        self.reset()
+        load_state(folder, self.model, self._optimizer)
+
+    def close(self) -> None:
+        """Nothing is held beyond memory."""
+
+
+def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Set a model's parameters by name; a missing one is a KeyError."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Weights as `model.<parameter>` and moments as `optimizer.<entry>.<parameter>`."""
+    flat: State = {}
+    for name, parameter in model.named_parameters():
+        flat[f"model.{name}"] = parameter.detach().cpu().contiguous()
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            flat[f"optimizer.{entry}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(flat, str(folder / STATE))
+
+
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put back what `save_state` wrote; `optimizer` must be fresh."""
+    flat = load_file(str(folder / STATE))
+    copy_weights(model, {n[6:]: w for n, w in flat.items() if n.startswith("model.")})
+    parameters = dict(model.named_parameters())
+    for key, value in flat.items():
+        if key.startswith("optimizer."):
+            _, entry, name = key.split(".", 2)
+            parameter = parameters[name]
+            # The step counter stays on the CPU, the moments live beside their parameter.
+            target = torch.device("cpu") if entry == "step" else parameter.device
+            optimizer.state[parameter][entry] = value.to(target)

@@ -1,0 +1,90 @@
+"""What a stretch of training is, as plain data: it can be sent to an actor or to another rank.
+
+No torch here, so that methods, which say what is trained on what, can be read by the driver.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.aggregation.exact import Pooled
+from fedsim.config import Training
+from fedsim.types import Examples
+
+FLOOR = 0.1
+"""Cosine decay ends at this part of the learning rate."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L = response · T² KL(teacher ‖ student) + task · cross-entropy, per prediction.
+
+    A term with weight 0 is not computed; nor is one for which the examples lack the answers.
+    """
+
+    response: float = 0.0
+    task: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Examples that a phase draws batches from, and what it wants of them.
+
+    teacher: responses on all of `examples`, row by row, in their order.
+    batch_size: examples per optimiser step.   weight: of this stream in the step's loss.
+    augment: vary the inputs at random (images); off where the teacher saw them as they are.
+    """
+
+    examples: Examples
+    batch_size: int
+    objective: Objective = Objective()
+    teacher: Pooled | None = None
+    weight: float = 1.0
+    augment: bool = False
+
+    def batches(self, steps: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """The indices of every step: reshuffled passes over all examples, none left out."""
+        n, size = len(self.examples), self.batch_size
+        passes = -(-steps * size // n)
+        stream = np.concatenate([rng.permutation(n) for _ in range(passes)])
+        return [stream[k * size : (k + 1) * size] for k in range(steps)]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`training.steps` optimiser steps, each on a batch from every stream.
+
+    round, rounds: where the learning-rate schedule stands (it spans all rounds).
+    key: what the random draws are for, see `fedsim.seeding`.
+    proximal: μ of ½μ‖w − w_t‖², w_t the weights at the beginning of the phase.
+    """
+
+    streams: tuple[Stream, ...]
+    training: Training
+    round: int
+    rounds: int
+    key: tuple[int | str, ...]
+    proximal: float = 0.0
+
+    def learning_rate(self, step: int) -> float:
+        """At `step` of this phase, 0-based: linear warm-up, then cosine to FLOOR, or constant."""
+        t = self.training
+        done = (self.round - 1) * t.steps + step
+        warm = min(1.0, (done + 1) / (t.warmup + 1))
+        if t.schedule == "constant":
+            return t.learning_rate * warm
+        cosine = 0.5 * (1 + math.cos(math.pi * done / max(1, self.rounds * t.steps)))
+        return t.learning_rate * warm * (FLOOR + (1 - FLOOR) * cosine)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a phase did: means over its steps (nats) of the loss and of each weighted term."""
+
+    loss: float
+    terms: dict[str, float]
+    steps: int

@@ -1,0 +1,188 @@
+"""The records that flow between the parts, every field with its shape and unit.
+
+Legend: N examples, n proxy samples in one message, p predictions per sample (tokens of a text
+window, 1 for an image), R = n·p response rows, K classes (or vocabulary), P parameters.
+Only numpy here, so that the driver and the analyst never import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+COORDINATOR = -1
+"""The sender id of the coordinator; participants are 0, 1, 2, …"""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N examples of one split, ready for a modality to batch.
+
+    arrays: columns with first dimension N (text: `input_ids` [N, S] int32; images:
+        `pixel_values` [N, C, H, W] uint8 and `labels` [N] int64, absent where unlabelled).
+    groups: [N] int64, index of the example's domain or label in `Federation.group_names`.
+    keys: [N] uint64, fingerprint of the source document or image: proves that splits are disjoint.
+    """
+
+    arrays: dict[str, np.ndarray]
+    groups: np.ndarray
+    keys: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def take(self, index: np.ndarray) -> Examples:
+        """The examples at `index`, in that order."""
+        return Examples({k: v[index] for k, v in self.arrays.items()}, self.groups[index], self.keys[index])
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What the data demands of every model, so that their responses are about the same classes.
+
+    modality: `text` or `image`.   classes: vocabulary size or number of labels, K.
+    window: text, tokens per window.   image_shape: images, (channels, height, width).
+    group_names: the domains (text) or labels (images).
+    """
+
+    modality: str
+    classes: int
+    window: int
+    image_shape: tuple[int, int, int] | None = None
+    group_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score's name and its direction."""
+
+    name: str
+    higher_is_better: bool
+
+
+METRICS = {"text": Metric("perplexity", False), "image": Metric("accuracy", True)}
+"""What each modality is scored by, on the global test set."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One participant's private data: what it trains on and what it keeps to test itself."""
+
+    participant: int
+    train: Examples
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Public:
+    """What everybody may see, and the test set that only the evaluation sees."""
+
+    proxy: Examples
+    validation: Examples
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Responses:
+    """What a model answers on proxy samples: R probability rows, held as counts on a simplex grid.
+
+    Row r gives class `ids[j]` the probability `counts[j] / levels` for j in
+    offsets[r]:offsets[r+1]; ids ascend within a row, counts are ≥ 1 and sum to `levels`.
+
+    samples: [n] int64, distinct, ascending: positions in the proxy set.
+    positions: p, rows per sample; row i·p + t belongs to samples[i].
+    classes: K.   levels: L, the number of quanta a row is divided into.
+    offsets: [R + 1] int64.   ids: [nnz] int32.   counts: [nnz] int32.
+    losses: [n] float32 or None: the sender's own mean task loss per sample in nats, where the
+        proxy set carries the answer (text). Self-reported, so never trusted unclipped.
+    """
+
+    samples: np.ndarray
+    positions: int
+    classes: int
+    levels: int
+    offsets: np.ndarray
+    ids: np.ndarray
+    counts: np.ndarray
+    losses: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.samples) * self.positions
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A model's trainable parameters, flattened in state-dict order.
+
+    vector: [P] float32.   examples: n_k, how many private examples they were trained on.
+    """
+
+    vector: np.ndarray
+    examples: int
+
+
+Knowledge = Responses | Parameters
+
+
+@dataclass(frozen=True)
+class Message:
+    """Knowledge on the wire. `data` is all that is sent: its length is the cost in bytes."""
+
+    data: bytes
+    direction: str
+    """`up` (participant to coordinator) or `down`."""
+    round: int
+    sender: int
+    kind: str
+    """`responses`, `parameters`, … : the knowledge inside."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a participant's host says about one step besides the message (never leaves the site
+    in a real federation; a simulator may look).
+
+    flops: counted floating-point operations of the step.   wall_s: measured seconds.
+    sent: bytes of its message; None where it sends none.   kind: the knowledge inside.
+    loss: mean training loss on its own shard, nats.   score: its specialist on the global test
+        set; both NaN where there is none.
+    """
+
+    participant: int
+    model: str
+    examples: int
+    flops: float
+    wall_s: float
+    sent: int | None
+    kind: str = ""
+    loss: float = float("nan")
+    score: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a round ended at the coordinator.
+
+    statuses: participant → `ok` or `rejected:<reason>`, for every message that arrived.
+    score, loss: the student on the test set, NaN where not evaluated.   learn_loss: of its training.
+    flops: what the coordinator computed.   peak_memory_mib: its process' largest memory so far.
+    """
+
+    statuses: dict[int, str] = field(default_factory=dict)
+    score: float = float("nan")
+    loss: float = float("nan")
+    learn_loss: float = float("nan")
+    flops: float = 0.0
+    peak_memory_mib: float = 0.0
+
+
+def concatenate(parts: list[Examples]) -> Examples:
+    """Several sets of examples as one, in their order; columns that not all of them have are dropped."""
+    shared = [c for c in parts[0].arrays if all(c in part.arrays for part in parts)]
+    return Examples(
+        {c: np.concatenate([part.arrays[c] for part in parts]) for c in shared},
+        np.concatenate([part.groups for part in parts]),
+        np.concatenate([part.keys for part in parts]),
+    )

@@ -1,0 +1,136 @@
+"""The message container: a fixed header, a section table, the sections. Safe to parse from anyone.
+
+Little-endian, byte offsets:
+
+     0  4s  magic `FEDS`
+     4  u8  version (1)
+     5  u8  kind, see KINDS
+     6  u8  direction, see DIRECTIONS
+     7  u8  number of sections S
+     8  u32 round
+    12  i32 sender (−1 is the coordinator)
+    16  u32 total length of the message
+    20  u32 CRC-32 of every other byte of the message
+    24  S × (u8 section id, u32 length), ids strictly ascending, then the sections in that order
+
+The checksum finds accidents, not attacks: an attacker recomputes it. So everything a section
+declares about itself is checked again by whoever reads the section.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from fedsim.errors import MessageError
+
+MAGIC = b"FEDS"
+VERSION = 1
+
+# A code, once used, is never given to another meaning: old messages stay readable or are refused.
+KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5}
+DIRECTIONS = {"up": 0, "down": 1}
+SECTIONS = {"meta": 1, "samples": 2, "lengths": 3, "ids": 4, "counts": 5, "losses": 6, "vector": 7}
+
+_KIND_NAMES = {code: name for name, code in KINDS.items()}
+_DIRECTION_NAMES = {code: name for name, code in DIRECTIONS.items()}
+_SECTION_NAMES = {code: name for name, code in SECTIONS.items()}
+
+_HEADER = struct.Struct("<4sBBBBIiII")
+_ENTRY = struct.Struct("<BI")
+_CRC_AT = 20
+_U32_MAX = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Container:
+    """A parsed message. The sections are views into the message's own bytes: nothing is copied."""
+
+    kind: str
+    direction: str
+    round: int
+    sender: int
+    sections: dict[str, memoryview]
+
+
+def pack(kind: str, direction: str, round: int, sender: int, sections: dict[str, bytes]) -> bytes:
+    """The message as bytes. `sections` maps names of SECTIONS to content, in any order.
+
+    Raises ValueError for an unknown kind, direction or section, or a number out of the header's
+    range; MessageError("oversized") when the message would not fit its 32-bit length (4 GiB).
+    """
+    for name, known in (
+        (kind, KINDS), (direction, DIRECTIONS), *((section, SECTIONS) for section in sections)
+    ):  # fmt: skip
+        if name not in known:
+            raise ValueError(f"{name!r} is not one of {sorted(known)}")
+    if not 0 <= round <= _U32_MAX or not -(2**31) <= sender < 2**31:
+        raise ValueError(f"round {round} or sender {sender} does not fit the header")
+    ordered = sorted(sections.items(), key=lambda item: SECTIONS[item[0]])
+    total = _HEADER.size + sum(_ENTRY.size + len(content) for _, content in ordered)
+    if total > _U32_MAX:
+        raise MessageError("oversized", f"{total} bytes, a message holds at most {_U32_MAX}")
+    header = _HEADER.pack(
+        MAGIC, VERSION, KINDS[kind], DIRECTIONS[direction], len(ordered), round, sender, total, 0
+    )
+    table = b"".join(_ENTRY.pack(SECTIONS[name], len(content)) for name, content in ordered)
+    message = bytearray().join((header, table, *(content for _, content in ordered)))
+    struct.pack_into("<I", message, _CRC_AT, checksum(message))
+    return bytes(message)
+
+
+def unpack(data: bytes, limit: int) -> Container:
+    """Parse `data`, of at most `limit` bytes. Nothing the size of the content is allocated.
+
+    Raises MessageError: truncated (shorter than it says), oversized (longer than `limit`),
+    corrupted (magic, checksum, table or trailing bytes), unexpected (a version, kind, direction
+    or section that this program does not know).
+    """
+    size = len(data)
+    if size > limit:
+        raise MessageError("oversized", f"{size} bytes, the receiver accepts {limit}")
+    if size < _HEADER.size:
+        raise MessageError("truncated", f"{size} bytes, a header alone has {_HEADER.size}")
+    magic, version, kind, direction, count, round_, sender, total, crc = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise MessageError("corrupted", f"starts with {magic!r}, not {MAGIC!r}")
+    if version != VERSION:
+        raise MessageError("unexpected", f"version {version}, this program reads {VERSION}")
+    if size < total:
+        raise MessageError("truncated", f"{size} of {total} bytes")
+    if size > total:
+        raise MessageError("corrupted", f"{size - total} bytes after the end")
+    if crc != checksum(data):
+        raise MessageError("corrupted", "the checksum does not match")
+    if kind not in _KIND_NAMES or direction not in _DIRECTION_NAMES:
+        raise MessageError("unexpected", f"kind {kind}, direction {direction}")
+    return Container(_KIND_NAMES[kind], _DIRECTION_NAMES[direction], round_, sender, _sections(data, count))
+
+
+def checksum(data: bytes | bytearray) -> int:
+    """CRC-32 of a whole message without the four bytes that hold the CRC itself."""
+    view = memoryview(data)
+    return zlib.crc32(view[_CRC_AT + 4 :], zlib.crc32(view[:_CRC_AT]))
+
+
+def _sections(data: bytes, count: int) -> dict[str, memoryview]:
+    start = _HEADER.size + count * _ENTRY.size
+    if start > len(data):
+        raise MessageError("corrupted", f"a table of {count} sections in {len(data)} bytes")
+    view = memoryview(data).toreadonly()
+    sections: dict[str, memoryview] = {}
+    previous = 0
+    for code, length in _ENTRY.iter_unpack(view[_HEADER.size : start]):
+        if code <= previous:
+            raise MessageError("corrupted", f"section {code} after {previous}: twice or out of order")
+        if code not in _SECTION_NAMES:
+            raise MessageError("unexpected", f"section {code}")
+        if length > len(data) - start:
+            raise MessageError("corrupted", f"section {code} of {length} bytes reaches past the end")
+        sections[_SECTION_NAMES[code]] = view[start : start + length]
+        start += length
+        previous = code
+    if start != len(data):
+        raise MessageError("corrupted", f"{len(data) - start} bytes in no section")
+    return sections

@@ -1,0 +1,302 @@
+"""Knowledge to message and back. Decoding trusts nothing: see `decode`.
+
+Sections of a responses message (n samples, p positions, R = n·p rows, nnz entries):
+
+    meta      classes, levels, positions, n (u32 each)
+    samples   entropy-coded gaps of the sample ids; absent where both ends know them
+    lengths   entropy-coded entries per row, minus one [R]
+    ids       entropy-coded gaps of the class ids within a row, minus one [nnz]; a row's first
+              entry is its first id itself
+    counts    entropy-coded counts, minus one, without each row's last: the row sums to `levels` [nnz − R]
+    losses    float16 [n]; absent where the sender has none
+
+The "minus one"s make ascending ids and positive counts the only thing a message can say.
+
+Sections of a parameters message:
+
+    meta      number of examples (u64), number format (u8, 0 = float32)
+    vector    the P numbers, little-endian
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedsim.errors import MessageError
+from fedsim.types import Knowledge, Message, Parameters, Responses
+from fedsim.wire.container import pack, unpack
+from fedsim.wire.entropy import decode_symbols, encode_symbols
+
+MAX_PARAMETER = 2.0**18
+"""No parameter may be larger in absolute value: the exact sum that pools them has that range."""
+BYTES_PER_ENTRY = 16
+"""One byte of `limit` in this many per row entry: what decoding an entry takes is at most four times that."""
+
+_RESPONSES_META = struct.Struct("<IIII")
+_PARAMETERS_META = struct.Struct("<QB")
+_FLOAT32 = 0
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the receiver knows about a message before it opens it. Anything else is "unexpected".
+
+    kind, direction, round, sender: as in Message.
+    Responses only: classes K, positions p, levels L; proxy_size, sample ids are below it;
+    samples [n] int64, if given the message must be about exactly these, and may leave them out.
+    Parameters only: size P.
+    """
+
+    kind: str
+    direction: str
+    round: int
+    sender: int
+    classes: int = 0
+    positions: int = 0
+    levels: int = 0
+    proxy_size: int = 0
+    samples: np.ndarray | None = None
+    size: int = 0
+
+
+def encode(
+    knowledge: Knowledge, *, direction: str, round: int, sender: int, samples_known: bool = False
+) -> Message:
+    """The message that carries `knowledge`.
+
+    samples_known: the receiver's Expectation holds the sample ids, so they are not sent.
+    Raises ValueError for knowledge that breaks its own invariants (counts that don't sum to
+    `levels`, ids out of order). Numbers are not judged: a loss or parameter that isn't finite is
+    sent, as a diverged or hostile participant would, and refused by the receiver.
+    """
+    kind = next(kind for kind, codec in CODECS.items() if isinstance(knowledge, codec[0]))
+    sections = CODECS[kind][1](knowledge, samples_known)
+    return Message(pack(kind, direction, round, sender, sections), direction, round, sender, kind)
+
+
+def decode(data: bytes, expect: Expectation, limit: int) -> Knowledge:
+    """The knowledge in `data`, which may come from anyone; `limit` in bytes bounds what it costs.
+
+    A message longer than `limit`, or one that declares more than `limit` / 16 entries, is refused
+    before anything of that size is allocated; the arrays in use at any time, the result included,
+    stay below 4 × `limit` (from 64 KiB on; below that, constant costs show). A compressed message
+    can be far smaller than its content, so take `limit` from `memory_limit`, not from a typical
+    message.
+
+    Raises MessageError: truncated, corrupted, oversized; non-finite (losses, parameters);
+    off-simplex (a row that isn't a distribution over the classes); unexpected (anything that
+    contradicts `expect`).
+    """
+    container = unpack(data, limit)
+    for name in ("kind", "direction", "round", "sender"):
+        _expected(name, getattr(container, name), getattr(expect, name))
+    if container.kind not in CODECS:
+        raise MessageError("unexpected", f"no codec for {container.kind}")
+    return CODECS[container.kind][2](container.sections, expect, limit)
+
+
+def memory_limit(expect: Expectation) -> int:
+    """The `limit` for `decode` that admits every valid message of this expectation, in bytes."""
+    if expect.kind == "parameters":
+        return 4 * expect.size + 1024
+    samples = expect.proxy_size if expect.samples is None else len(expect.samples)
+    return BYTES_PER_ENTRY * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
+
+
+# ---- responses
+
+
+def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, bytes]:
+    _check(responses)
+    offsets, ids, counts = responses.offsets, responses.ids.astype(np.int64), responses.counts
+    starts = offsets[:-1]
+    gaps = np.diff(ids, prepend=0) - 1
+    gaps[starts] = ids[starts]
+    inner = np.ones(len(counts), bool)
+    inner[offsets[1:] - 1] = False
+    meta = (responses.classes, responses.levels, responses.positions, len(responses.samples))
+    sections = {
+        "meta": _RESPONSES_META.pack(*meta),
+        "lengths": encode_symbols(np.diff(offsets) - 1),
+        "ids": encode_symbols(gaps),
+        "counts": encode_symbols(counts[inner] - 1),
+    }
+    if not samples_known:
+        sections["samples"] = encode_symbols(np.diff(responses.samples, prepend=-1) - 1)
+    if responses.losses is not None:
+        with np.errstate(over="ignore"):  # past 65,504 a loss becomes infinite, and is refused as such
+            sections["losses"] = responses.losses.astype("<f2").tobytes()
+    return sections
+
+
+def _check(responses: Responses) -> None:
+    offsets, ids, counts = responses.offsets, responses.ids, responses.counts
+    if len(offsets) != responses.rows + 1 or offsets[0] != 0 or not offsets[-1] == len(ids) == len(counts):
+        raise ValueError(f"{len(offsets)} offsets for {responses.rows} rows, {len(ids)} ids")
+    if responses.losses is not None and len(responses.losses) != len(responses.samples):
+        raise ValueError(f"{len(responses.losses)} losses for {len(responses.samples)} samples")
+    if np.any(np.diff(responses.samples, prepend=-1) < 1):
+        raise ValueError("samples must ascend from 0 on")
+    if responses.rows == 0:
+        return
+    if np.diff(offsets).min() < 1 or counts.min() < 1 or ids.min() < 0 or ids.max() >= responses.classes:
+        raise ValueError("every row needs an entry, every count must be ≥ 1, every id a class")
+    rising = np.diff(ids) > 0
+    rising[offsets[1:-1] - 1] = True  # from one row to the next ids may fall
+    sums = np.add.reduceat(counts, offsets[:-1], dtype=np.int64)
+    if not rising.all() or np.any(sums != responses.levels):
+        raise ValueError(f"ids must ascend within a row and its counts sum to {responses.levels}")
+
+
+def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Responses:
+    _require(sections, {"meta", "lengths", "ids", "counts"}, {"samples", "losses"})
+    classes, levels, positions, size = _unpack(_RESPONSES_META, sections["meta"])
+    _expected("classes", classes, expect.classes)
+    _expected("levels", levels, expect.levels)
+    _expected("positions", positions, expect.positions)
+    rows = size * positions
+    if max(rows, size) > limit // BYTES_PER_ENTRY:
+        raise MessageError("oversized", f"{rows} rows in a limit of {limit} bytes")
+    samples = _decode_samples(sections.get("samples"), size, expect)
+    losses = _decode_losses(sections.get("losses"), size)
+    offsets = _decode_offsets(sections["lengths"], rows, min(classes, levels))
+    if offsets[-1] > limit // BYTES_PER_ENTRY:
+        raise MessageError("oversized", f"{offsets[-1]} entries in a limit of {limit} bytes")
+    ids = _decode_ids(sections["ids"], offsets, classes)
+    counts = _decode_counts(sections["counts"], offsets, levels)
+    return Responses(samples, positions, classes, levels, offsets, ids, counts, losses)
+
+
+def _decode_samples(section: memoryview | None, size: int, expect: Expectation) -> np.ndarray:
+    if section is None:
+        if expect.samples is None:
+            raise MessageError("unexpected", "no sample ids, and the receiver does not know them")
+        _expected("number of samples", size, len(expect.samples))
+        return expect.samples.astype(np.int64)
+    samples = _stream(section, size).astype(np.int64)
+    samples[1:] += 1
+    np.cumsum(samples, out=samples)
+    if size and samples[-1] >= expect.proxy_size:
+        raise MessageError("unexpected", f"sample {samples[-1]} of {expect.proxy_size}")
+    if expect.samples is not None and not np.array_equal(samples, expect.samples):
+        raise MessageError("unexpected", "other samples than agreed")
+    return samples
+
+
+def _decode_losses(section: memoryview | None, size: int) -> np.ndarray | None:
+    if section is None:
+        return None
+    if len(section) != 2 * size:
+        raise MessageError("corrupted", f"{len(section)} bytes of losses for {size} samples")
+    losses = np.frombuffer(section, "<f2").astype(np.float32)
+    if not np.isfinite(losses).all():
+        raise MessageError("non-finite", "losses")
+    return losses
+
+
+def _decode_offsets(section: memoryview, rows: int, longest: int) -> np.ndarray:
+    lengths = _stream(section, rows)
+    if rows and lengths.max() >= longest:  # still minus one
+        raise MessageError("off-simplex", f"a row of {int(lengths.max()) + 1} entries, at most {longest}")
+    offsets = np.zeros(rows + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    offsets += np.arange(rows + 1)
+    return offsets
+
+
+def _decode_ids(section: memoryview, offsets: np.ndarray, classes: int) -> np.ndarray:
+    """Undo the gaps of all rows with one cumulative sum, in place."""
+    ids = _stream(section, int(offsets[-1]))
+    if not len(ids):
+        return ids
+    starts = offsets[:-1]
+    # int64: a hostile row could wrap around int32 and come out in range.
+    last = np.add.reduceat(ids, starts, dtype=np.int64)
+    last += np.diff(offsets)
+    last -= 1
+    if last.max() >= classes:
+        raise MessageError("off-simplex", f"class {last.max()} of {classes}")
+    ids += 1
+    ids[starts] -= 1
+    ids[starts[1:]] -= last[:-1].astype(np.int32)  # each row begins where the sum before it ended
+    np.cumsum(ids, out=ids)
+    return ids
+
+
+def _decode_counts(section: memoryview, offsets: np.ndarray, levels: int) -> np.ndarray:
+    entries, rows = int(offsets[-1]), len(offsets) - 1
+    inner = np.ones(entries, bool)
+    inner[offsets[1:] - 1] = False
+    counts = np.zeros(entries, np.int32)
+    counts[inner] = _stream(section, entries - rows)
+    counts += inner  # minus one on the wire; the last of a row is still 0
+    if rows:
+        rest = levels - np.add.reduceat(counts, offsets[:-1], dtype=np.int64)
+        if rest.min() < 1:
+            raise MessageError("off-simplex", f"a row of counts exceeds {levels}")
+        counts[offsets[1:] - 1] = rest
+    return counts
+
+
+def _stream(section: memoryview, size: int) -> np.ndarray:
+    symbols = decode_symbols(section, size)
+    if len(symbols) != size:
+        raise MessageError("corrupted", f"a stream of {len(symbols)} symbols, {size} expected")
+    return symbols
+
+
+# ---- parameters
+
+
+def _encode_parameters(parameters: Parameters, samples_known: bool) -> dict[str, bytes]:
+    meta = _PARAMETERS_META.pack(parameters.examples, _FLOAT32)
+    return {"meta": meta, "vector": parameters.vector.astype("<f4", copy=False).tobytes()}
+
+
+def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Parameters:
+    _require(sections, {"meta", "vector"}, set())
+    examples, number_format = _unpack(_PARAMETERS_META, sections["meta"])
+    _expected("number format", number_format, _FLOAT32)
+    _expected("bytes of parameters", len(sections["vector"]), 4 * expect.size)
+    vector = np.frombuffer(sections["vector"], "<f4").astype(np.float32)
+    if expect.size:
+        lowest, highest = float(vector.min()), float(vector.max())  # NaN wins both, without an array
+        if not np.isfinite([lowest, highest]).all():
+            raise MessageError("non-finite", "parameters")
+        if max(-lowest, highest) > MAX_PARAMETER:
+            raise MessageError("unexpected", f"a parameter of {max(-lowest, highest):g}")
+    return Parameters(vector, examples)
+
+
+# ---- shared
+
+
+def _expected(name: str, value: object, expected: object) -> None:
+    if value != expected:
+        raise MessageError("unexpected", f"{name} {value}, expected {expected}")
+
+
+def _require(sections: dict[str, memoryview], needed: set[str], optional: set[str]) -> None:
+    if not needed <= sections.keys() <= needed | optional:
+        raise MessageError("unexpected", f"sections {', '.join(sections)}")
+
+
+def _unpack(layout: struct.Struct, section: memoryview) -> tuple[Any, ...]:
+    if len(section) != layout.size:
+        raise MessageError("corrupted", f"{len(section)} bytes of meta, expected {layout.size}")
+    return layout.unpack(section)
+
+
+Encoder = Callable[[Any, bool], dict[str, bytes]]
+Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
+
+CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
+    "responses": (Responses, _encode_responses, _decode_responses),
+    "parameters": (Parameters, _encode_parameters, _decode_parameters),
+}
+"""Kind → (the record it carries, record → sections, sections → record)."""

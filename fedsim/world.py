@@ -1,0 +1,102 @@
+"""What every process of a run knows: the config, the shapes, and how to build a learner from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.config import MethodConfig, RunConfig, Training
+from fedsim.types import METRICS, Interface, Metric
+
+if TYPE_CHECKING:
+    from fedsim.learner import Learner
+    from fedsim.methods.base import Method
+
+
+@dataclass(frozen=True)
+class World:
+    """Frozen facts of one run.
+
+    proxy_size: samples in the proxy set.   positions: predictions per sample.
+    proxy_labelled: whether the proxy set carries the answers (text always does).
+    sizes: private training examples of each participant.
+    """
+
+    config: RunConfig
+    interface: Interface
+    proxy_size: int
+    positions: int
+    proxy_labelled: bool
+    sizes: tuple[int, ...]
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.interface.modality]
+
+    def contender(self, name: str) -> MethodConfig:
+        return next(m for m in self.config.methods if m.contender == name)
+
+    def method(self, contender: str) -> Method:
+        """The method of a contender, with its validated settings."""
+        from fedsim.methods import METHODS
+
+        config = self.contender(contender)
+        kind = METHODS[config.name]
+        return kind(kind.Settings.model_validate(config.options), self, contender)
+
+    def model_of(self, contender: str, participant: int) -> str:
+        """Which architecture a participant trains for a contender."""
+        if self.contender(contender).specialists == "student":
+            return self.config.student.model
+        models = self.config.participants.models
+        return models[participant % len(models)]
+
+    def architectures(self) -> tuple[str, ...]:
+        """Every architecture of the run, the student's first."""
+        used = [self.config.student.model]
+        for method in self.config.methods:
+            used += [self.model_of(method.contender, k) for k in range(self.config.participants.count)]
+        return tuple(dict.fromkeys(used))
+
+    def specialist(self, model: str, start: np.ndarray | None, training: Training) -> Learner:
+        """A participant's learner: plain torch on its own device, from the public start."""
+        import torch
+
+        from fedsim.student.engine import TorchEngine
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        learner = self._learner(TorchEngine(self._model(model), training, device))
+        if start is not None:
+            learner.load_parameters(start)
+        return learner
+
+    def student(self, start: np.ndarray | None) -> Learner:
+        """The coordinator's learner: DeepSpeed; the process must have joined its ranks."""
+        import torch
+
+        from fedsim.student.deepspeed import DeepSpeedEngine
+
+        settings = self.config.student
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        engine = DeepSpeedEngine(self._model(settings.model), settings.training, settings.engine, device)
+        learner = self._learner(engine)
+        if start is not None:
+            learner.load_parameters(start)
+        return learner
+
+    def _model(self, name: str):  # type: ignore[no-untyped-def]  # torch only where it is needed
+        from fedsim.models.factory import build
+
+        return build(name, self.interface, self.seed)
+
+    def _learner(self, engine):  # type: ignore[no-untyped-def]
+        from fedsim.learner import Learner
+        from fedsim.modalities import modality
+
+        return Learner(engine, modality(self.interface.modality), self.interface.classes)

@@ -1,0 +1,128 @@
+"""Small run folders as the simulator writes them: five institutions, four rounds, five contenders.
+
+The numbers are formulas, so that every test can say what it expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsim import results
+
+ROUNDS, INSTITUTIONS = 4, 5
+MODELS = ("llama-tiny", "gpt2-tiny")
+METHODS = ("federated_distillation", "fedavg", "centralized", "proxy_only", "solo")
+LAST = {"federated_distillation": 48.0, "fedavg": 60.0, "centralized": 42.0, "proxy_only": 90.0}
+START = 240.0
+"""Perplexity at the shared public start."""
+UP = {"federated_distillation": 40_000, "fedavg": 3_480_000}
+DOWN = {"federated_distillation": 15_000, "fedavg": 3_480_000}
+"""Bytes of one message; nobody else sends."""
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def score(method: str, number: int) -> float:
+    """Falls from the start to the method's last score, by halves of what is left."""
+    last = LAST.get(method, 100.0)
+    return START if number == 0 else last + (START - last) * (0.5**number - 0.5**ROUNDS) * 0.8
+
+
+def alone(participant: int) -> float:
+    return 80.0 + 10 * participant
+
+
+def together(participant: int) -> float:
+    """The last one is worse off in the federation."""
+    return 62.0 + 5 * participant if participant < INSTITUTIONS - 1 else 130.0
+
+
+def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, str] | None = None) -> Rows:
+    """The rows of a text run; `labels` renames contenders, scores grow a little with the seed."""
+    called = {method: (labels or {}).get(method, method) for method in methods}
+    facts = {"metric": "perplexity", "higher_is_better": False}
+    out: Rows = {"rounds": [], "participants": [], "messages": [], "partition": []}
+    for method in methods:
+        for number in range(ROUNDS + 1):
+            moved = number > 0 and method in UP
+            value = (
+                sum(map(alone, range(INSTITUTIONS))) / INSTITUTIONS
+                if method == "solo"
+                else score(method, number)
+            )
+            out["rounds"].append({
+                "method": called[method], "algorithm": method, "seed": seed, "round": number, **facts,
+                "score": START if number == 0 else value + seed, "loss": 3.0, "learn_loss": 2.5,
+                "bytes_up": UP[method] * INSTITUTIONS if moved else 0,
+                "bytes_down": DOWN[method] * INSTITUTIONS if moved else 0,
+                "virtual_s": 25.0 if number else 0.0, "wall_s": 2.0, "flops_participants": 1e12,
+                "flops_coordinator": 1e11, "planned": INSTITUTIONS, "delivered": INSTITUTIONS,
+                "peak_memory_mib": 400.0,
+            })  # fmt: skip
+        if method in ("centralized", "proxy_only"):
+            continue
+        for number in range(1, ROUNDS + 1):
+            for p in range(INSTITUTIONS):
+                ended = number == ROUNDS
+                value = alone(p) if method == "solo" else together(p)
+                out["participants"].append({
+                    "method": called[method], "seed": seed, "round": number, "participant": p,
+                    "model": MODELS[p % 2], "examples": 100 * (p + 1),
+                    "status": "late" if (p, ended, method) == (4, True, "federated_distillation") else "ok",
+                    "metric": "perplexity", "score": value + seed if ended else None, "loss": 2.0,
+                    "bytes_up": UP.get(method, 0), "bytes_down": DOWN.get(method, 0),
+                    "down_s": 1.0 if method in UP else 0.0, "compute_s": 4.0 + 3 * p,
+                    "up_s": 2.0 if method in UP else 0.0, "flops": 1e11, "wall_s": 0.3,
+                })  # fmt: skip
+                for way, size in (("down", DOWN), ("up", UP)):
+                    if method in UP:
+                        kind = "parameters" if method == "fedavg" else "responses"
+                        out["messages"].append({
+                            "method": called[method], "seed": seed, "round": number, "participant": p,
+                            "direction": way, "kind": kind, "bytes": size[method], "status": "delivered",
+                        })  # fmt: skip
+    for p in range(INSTITUTIONS):
+        shares = {"email": 60 + 20 * p, "json": 40 if p % 2 else 0, "asyncio": 30 * (p + 1)}
+        out["partition"] += [{"participant": p, "group": g, "examples": n} for g, n in shares.items() if n]
+    return out
+
+
+def save(folder: Path, tables: Rows, *, seed: int = 0, without: tuple[str, ...] = ()) -> Path:
+    """Write a run's folder with the simulator's own writers, leaving out what `without` names."""
+    folder.mkdir(parents=True)
+    for name in results.TABLES:
+        if name not in without:
+            results.write_table(folder, name, tables[name])
+    if "summary" not in without:
+        results.write_json(
+            folder / "summary.json", results.summarise(tables["rounds"], tables["participants"])
+        )
+    if "config" not in without:
+        results.write_text(folder / "config.yaml", f"name: {folder.name}\nseed: {seed}\nrounds: {ROUNDS}\n")
+    if "manifest" not in without:
+        manifest = {
+            "status": "finished", "seed": seed, "versions": {"fedsim": "0.1.0", "torch": "2.13.0"},
+            "hardware": {"cpus": 2, "gpus": []}, "data": {"fingerprint": "sha256:abc"},
+        }  # fmt: skip
+        results.write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """One finished run."""
+    return save(tmp_path / "quickstart", rows())
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    """Further runs: make("name", methods=…, seed=…, labels=…, without=…)."""
+
+    def build(name: str, *, seed: int = 0, without: tuple[str, ...] = (), **options: Any) -> Path:
+        return save(tmp_path / name, rows(seed=seed, **options), seed=seed, without=without)
+
+    return build

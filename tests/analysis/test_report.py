@@ -1,0 +1,195 @@
+"""The report as text: self-contained, honest about what it rests on, and safe against its data."""
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+import analysis
+from analysis import AnalysisError, figures, report
+
+HOSTILE = "<script>alert('x')</script><img src=https://example.org/x onerror=alert(1)>"
+
+
+class Page(HTMLParser):
+    """The elements of a page, its text, and the text of its scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.scripts, self.text, self._in = [], [], "", None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._in = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self._in = None
+
+    def handle_data(self, data):
+        if self._in == "script":
+            self.scripts[-1] += data
+        elif self._in != "style":
+            self.text += data
+
+    def having(self, **attributes):
+        return [e for e in self.elements if all(e[1].get(k) == v for k, v in attributes.items())]
+
+
+def page(folders, tmp_path):
+    path = report.write(folders, tmp_path / "out" / "report.html")
+    assert path == tmp_path / "out" / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def data(page, name):
+    (at,) = [
+        i for i, (_, a) in enumerate(e for e in page.elements if e[0] == "script") if a.get("id") == name
+    ]
+    return json.loads(page.scripts[at])
+
+
+def test_nothing_is_loaded_from_anywhere(run, tmp_path):
+    whole = page(run, tmp_path)
+    for tag, attributes in whole.elements:
+        for name in ("src", "href", "srcset", "poster", "action", "background"):
+            assert attributes.get(name, "data:,") == "data:,", (tag, attributes)
+    assert not [e for e in whole.elements if e[0] in ("iframe", "object", "embed", "base")]
+    policy = next(a["content"] for _, a in whole.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'") and "http" not in policy
+    assert sum("plotly.js v" in script for script in whole.scripts) == 1
+
+
+def test_our_own_text_has_no_address(run):
+    text = report.render(analysis.load(run))
+    ours = text.replace(report.get_plotlyjs(), "")
+    assert not re.search(r"https?:|url\(|@import", ours)
+    assert len(ours) < 100_000
+
+
+def test_headline_and_context(run, tmp_path):
+    text = page(run, tmp_path).text
+    assert "Federated distillation reaches 88% of centralised training, perplexity 48.0." in text
+    # 1.1 MB against 139.2 MB.
+    assert "It sends 1.10 MB in all, 127 times less than FedAvg." in text
+    assert (
+        "Its score is better than the best institution alone, the average institution alone, "
+        "training on the public proxy set only and FedAvg." in text
+    )
+
+
+def test_a_worse_result_is_said(make, monkeypatch, tmp_path):
+    tables = analysis.load(make("worse"))
+    ours = tables.summary["contender"] == "federated_distillation"
+    tables.summary.loc[ours, ["score", "ratio_to_centralized"]] = [85.0, 42 / 85]
+    text = report.render(tables)
+    assert "better than the average institution alone and training on the public proxy set only." in text
+    assert "worse than the best institution alone and FedAvg." in text
+
+
+def test_one_seed_is_called_one_seed(run, make, tmp_path):
+    assert "One run, one seed (0), 5 participants, 4 rounds. A single seed" in page(run, tmp_path).text
+    text = page([run, make("b", seed=3)], tmp_path).text
+    assert "2 runs, seeds 0, 3" in text and "perplexity 49.5 on average over 2 runs" in text
+    assert "no intervals" in text
+
+
+def test_table_rows_units_and_sort_keys(run, tmp_path):
+    whole = page(run, tmp_path)
+    order = re.findall(r"Federated distillation(?=the student)|FedAvg(?=averages)|Centralised(?=upper)|"
+                       r"Solo, (?:best|mean)(?=the best|mean)|Proxy only(?=the)", whole.text)  # fmt: skip
+    assert order == [
+        "Federated distillation",
+        "FedAvg",
+        "Centralised",
+        "Solo, best",
+        "Solo, mean",
+        "Proxy only",
+    ]
+    assert {"800 kB", "300 kB", "69.6 MB", "100 s", "88%", "48.0"} <= set(re.split(r"\s{2,}|\n", whole.text))
+    keys = [a["data-key"] for tag, a in whole.elements if tag == "td"]
+    assert keys[:5] == ["48.0", "0.875", "800000", "300000", "100.0"]
+    assert "perplexity ↓" in whole.text and "Lower is better." in whole.text
+
+
+def test_every_figure_is_there_with_title_caption_and_two_formats(run, tmp_path):
+    whole = page(run, tmp_path)
+    drawn = data(whole, "figures")
+    assert list(drawn) == list(figures.FIGURES)
+    for key, figure in drawn.items():
+        assert whole.having(id=key) and figure["data"]
+        # Title and template are the page's, so that they wrap and follow the theme.
+        assert not {"title", "template", "meta"} & set(figure["layout"])
+        for kind in ("png", "svg"):
+            assert whole.having(**{"data-figure": key, "data-save": kind})
+    assert "What does each institution gain from taking part?" in whole.text
+    assert set(data(whole, "templates")) == {"light", "dark"}
+    assert "Left out" not in whole.text
+
+
+def test_config_and_provenance_are_shown(run, tmp_path):
+    text = page(run, tmp_path).text
+    assert "rounds: 4" in text and "versions.torch" in text and "2.13.0" in text
+
+
+def test_what_is_missing_is_named_and_left_out(make, tmp_path):
+    folder = make(
+        "partial",
+        methods=("federated_distillation", "centralized"),
+        without=("partition", "manifest", "summary"),
+    )
+    whole = page(folder, tmp_path)
+    assert "Left out" in whole.text
+    for file in ("partition.parquet", "manifest.json", "summary.json"):
+        assert f"{file} is missing in partial" in whole.text
+    assert "Partition: no private examples were recorded" in whole.text
+    assert "Gain: no scores of institutions on their own (method solo)" in whole.text
+    assert set(data(whole, "figures")) == set(figures.FIGURES) - {"partition", "gain"}
+
+
+def test_a_run_without_a_single_score_still_opens(make, tmp_path):
+    from fedsim import results
+
+    folder = make("new", without=("summary", "participants", "messages", "partition"))
+    results.write_table(folder, "rounds", [])
+    whole = page(folder, tmp_path)
+    assert "No contender has a score yet." in whole.text
+    assert data(whole, "figures") == {}
+
+
+def test_runs_of_two_metrics_are_not_averaged(run, make, tmp_path):
+    tables = analysis.load([run, make("images")])
+    images = tables.summary["run"] == "images"
+    tables.summary.loc[images, ["metric", "higher_is_better"]] = ["accuracy", True]
+    text = report.render(tables)
+    assert "Runs with different metrics." in text and "48.0 perplexity" in text
+
+
+def test_a_foreign_folder_is_one_line(tmp_path):
+    with pytest.raises(AnalysisError, match="not the folder of a run"):
+        report.write(tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_hostile_names_stay_text(make, tmp_path):
+    folder = make("hostile", labels={"federated_distillation": HOSTILE, "fedavg": "</script><b>&amp;"})
+    (folder / "config.yaml").write_text(f"name: {HOSTILE}\n")
+    (folder / "manifest.json").write_text(json.dumps({HOSTILE: HOSTILE}))
+    calm_folder = make("calm")
+    (calm_folder / "manifest.json").write_text('{"a": 1}')
+    calm, whole = page(calm_folder, tmp_path), page(folder, tmp_path)
+    # Not one element more than with harmless names.
+    assert sorted(tag for tag, _ in calm.elements) == sorted(tag for tag, _ in whole.elements)
+    assert HOSTILE in whole.text
+    assert not [a for _, a in whole.elements if any(name.startswith("on") for name in a)]
+    # Plotly reads a small HTML of its own, so it must be given entities.
+    drawn = json.dumps(data(whole, "figures"), ensure_ascii=False)
+    assert "<script" not in drawn and "<img" not in drawn and html.escape(HOSTILE[:20], quote=False) in drawn
+
+
+def test_the_same_folder_gives_the_same_page(run):
+    assert report.render(analysis.load(run)) == report.render(analysis.load(run))

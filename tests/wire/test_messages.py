@@ -1,0 +1,459 @@
+"""Messages: exact round trips, real bytes, and a decoder that survives 10,000 hostile inputs."""
+
+import dataclasses
+import random
+import struct
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.errors import MessageError
+from fedsim.types import COORDINATOR, Knowledge, Parameters, Responses
+from fedsim.wire import Expectation, decode, encode, entropy, memory_limit
+from fedsim.wire.container import checksum, pack, unpack
+from fedsim.wire.entropy import encode_symbols
+from fedsim.wire.messages import CODECS
+from fedsim.wire.quantise import QUANTISERS
+
+
+def responses_of(
+    size: int,
+    positions: int,
+    classes: int,
+    levels: int,
+    *,
+    name: str = "sample",
+    losses: bool = True,
+    seed: int = 0,
+) -> Responses:
+    """What a model might send about `size` samples of a proxy set three times as large."""
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.full(classes, 0.3), size * positions).astype(np.float32) + np.float32(1e-9)
+    lengths, ids, counts = QUANTISERS[name](probs, levels, rng)
+    return Responses(
+        np.sort(rng.choice(3 * size, size, replace=False)),
+        positions,
+        classes,
+        levels,
+        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        ids,
+        counts,
+        rng.exponential(2, size).astype(np.float16).astype(np.float32) if losses else None,
+    )
+
+
+def expectation(knowledge: Knowledge, *, samples_known: bool = False, **changes: Any) -> Expectation:
+    if isinstance(knowledge, Parameters):
+        expect = Expectation("parameters", "up", 4, 2, size=len(knowledge.vector))
+    else:
+        expect = Expectation(
+            "responses", "up", 4, 2, knowledge.classes, knowledge.positions, knowledge.levels,
+            proxy_size=int(knowledge.samples.max(initial=0)) + 1,
+            samples=knowledge.samples if samples_known else None,
+        )  # fmt: skip
+    return dataclasses.replace(expect, **changes)
+
+
+def send(knowledge: Knowledge, *, samples_known: bool = False) -> bytes:
+    return encode(knowledge, direction="up", round=4, sender=2, samples_known=samples_known).data
+
+
+def assert_same(a: Knowledge, b: Knowledge) -> None:
+    assert type(a) is type(b)
+    for name, value in vars(a).items():
+        other = getattr(b, name)
+        if isinstance(value, np.ndarray):
+            assert value.dtype == other.dtype, name
+            assert np.array_equal(value, other), name
+        else:
+            assert value == other, name
+
+
+def reason(data: bytes, expect: Expectation, limit: int = 1 << 20) -> str:
+    with pytest.raises(MessageError) as caught:
+        decode(data, expect, limit)
+    return caught.value.reason
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(0, 12),
+    positions=st.integers(1, 5),
+    classes=st.integers(1, 40),
+    levels=st.sampled_from([1, 2, 7, 31, 255, 65_535]),
+    name=st.sampled_from(sorted(QUANTISERS)),
+    losses=st.booleans(),
+    samples_known=st.booleans(),
+    seed=st.integers(0, 1_000),
+)
+def test_responses_round_trip(
+    size: int,
+    positions: int,
+    classes: int,
+    levels: int,
+    name: str,
+    losses: bool,
+    samples_known: bool,
+    seed: int,
+) -> None:
+    sent = responses_of(size, positions, classes, levels, name=name, losses=losses, seed=seed)
+    message = encode(sent, direction="up", round=4, sender=2, samples_known=samples_known)
+    expect = expectation(sent, samples_known=samples_known)
+    assert_same(decode(message.data, expect, memory_limit(expect)), sent)
+    assert len(message.data) == 24 + sum(5 + len(s) for s in unpack(message.data, 1 << 30).sections.values())
+
+
+@given(st.lists(st.floats(-(2**18), 2**18, width=32), max_size=50), st.integers(0, 2**40))
+def test_parameters_round_trip(values: list[float], examples: int) -> None:
+    sent = Parameters(np.array(values, np.float32), examples)
+    expect = expectation(sent)
+    data = send(sent)
+    assert_same(decode(data, expect, memory_limit(expect)), sent)
+    assert len(data) == 4 * len(values) + 24 + 2 * 5 + 9
+
+
+def test_the_envelope_says_what_the_bytes_say() -> None:
+    message = encode(Parameters(np.ones(3, np.float32), 5), direction="down", round=9, sender=COORDINATOR)
+    container = unpack(message.data, 1 << 20)
+    assert (message.direction, message.round, message.sender, message.kind) == ("down", 9, -1, "parameters")
+    assert (container.direction, container.round, container.sender, container.kind) == (
+        "down",
+        9,
+        -1,
+        "parameters",
+    )
+
+
+def test_losses_are_rounded_to_half_precision() -> None:
+    losses = np.array([0.1, 3.3, 1e-3], np.float32)
+    sent = dataclasses.replace(responses_of(3, 1, 4, 7), losses=losses)
+    received = decode(send(sent), expectation(sent), 1 << 20)
+    assert isinstance(received, Responses)
+    assert received.losses is not None
+    np.testing.assert_allclose(received.losses, losses, rtol=2**-11)
+
+
+def test_samples_both_ends_know_cost_nothing() -> None:
+    sent = responses_of(200, 1, 10, 7)
+    short, long = send(sent, samples_known=True), send(sent)
+    assert "samples" not in unpack(short, 1 << 20).sections
+    assert len(long) - len(short) > 200 / 8
+    assert_same(decode(long, expectation(sent, samples_known=True), 1 << 20), sent)
+    assert reason(short, expectation(sent)) == "unexpected"
+    others = expectation(sent, samples=sent.samples + 1, proxy_size=1_000)
+    assert reason(long, others) == "unexpected"
+    assert reason(short, expectation(sent, samples=sent.samples[:-1])) == "unexpected"
+
+
+def test_one_bit_labels_stay_below_their_bound() -> None:
+    """CFD: b = 1 costs at most log2 K bits a row: 80,000 rows of 10 classes are 33.2 KB."""
+    ids = np.random.default_rng(0).integers(0, 10, 80_000).astype(np.int32)
+    labels = Responses(np.arange(80_000), 1, 10, 1, np.arange(80_001), ids, np.ones(80_000, np.int32))
+    least = 80_000 * np.log2(10) / 8
+    assert 0.999 * least < len(send(labels, samples_known=True)) < 1.005 * least + 150
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", "parameters"), ("direction", "down"), ("round", 5), ("sender", 3),
+        ("classes", 11), ("positions", 3), ("levels", 15), ("proxy_size", 10),
+    ],
+)  # fmt: skip
+def test_what_contradicts_the_expectation_is_unexpected(field: str, value: Any) -> None:
+    sent = responses_of(20, 2, 10, 7)
+    assert reason(send(sent), expectation(sent, **{field: value})) == "unexpected"
+
+
+def test_values_that_cannot_be() -> None:
+    bad = {
+        "non-finite": [np.nan, np.inf, -np.inf],
+        "unexpected": [2.0**18 + 1, -(2.0**19)],
+    }
+    for expected, values in bad.items():
+        for value in values:
+            sent = Parameters(np.array([0, value, 1], np.float32), 1)
+            assert reason(send(sent), expectation(sent)) == expected
+    sent = Parameters(np.ones(3, np.float32), 1)
+    assert reason(send(sent), expectation(sent, size=4)) == "unexpected"
+    for loss in (np.nan, np.inf, 1e6):
+        labels = dataclasses.replace(responses_of(2, 1, 4, 7), losses=np.array([loss, 1], np.float32))
+        assert reason(send(labels), expectation(labels)) == "non-finite"
+
+
+def resealed(sections: dict[str, bytes]) -> bytes:
+    return pack("responses", "up", 4, 2, sections)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"counts": [3, 0]}, "off-simplex"),  # 4 of 3 quanta, nothing left for the last class
+        ({"counts": [1, 0, 0]}, "oversized"),  # more counts than entries
+        ({"ids": [0, 0, 0, 5]}, "off-simplex"),  # class 6 of 4
+        ({"ids": [0, 0, 2**31 - 1, 2**31 - 1]}, "off-simplex"),  # wraps around int32
+        ({"ids": [0, 0, 1]}, "corrupted"),
+        ({"lengths": [1, 3]}, "off-simplex"),  # four entries in three quanta
+        ({"lengths": [1]}, "corrupted"),
+        ({"lengths": [0, 1]}, "oversized"),  # more ids than the lengths allow
+        ({"samples": [0, 9]}, "unexpected"),  # sample 10 of 3
+        ({"samples": [0, 2**31 - 1]}, "unexpected"),
+        ({"losses": [1]}, "corrupted"),
+        ({"vector": [1]}, "unexpected"),
+    ],
+)
+def test_a_hostile_sender_who_knows_the_format(changes: dict[str, list[int]], expected: str) -> None:
+    """Two rows over four classes with three quanta; one section is replaced, the checksum is right."""
+    streams = {"lengths": [1, 1], "ids": [0, 0, 1, 1], "counts": [0, 1], "samples": [0, 0]}
+    honest = {name: encode_symbols(np.array(values)) for name, values in streams.items()}
+    honest["meta"] = struct.pack("<IIII", 4, 3, 1, 2)
+    expect = Expectation("responses", "up", 4, 2, 4, 1, 3, proxy_size=3)
+    read = decode(resealed(honest), expect, 1 << 16)
+    assert isinstance(read, Responses)
+    assert (read.samples.tolist(), read.ids.tolist(), read.counts.tolist()) == (
+        [0, 1],
+        [0, 1, 1, 3],
+        [1, 2, 2, 1],
+    )
+    changed = {name: encode_symbols(np.array(values)) for name, values in changes.items()}
+    assert reason(resealed(honest | changed), expect) == expected
+
+
+@pytest.mark.parametrize("missing", ["meta", "lengths", "ids", "counts"])
+def test_every_section_is_needed(missing: str) -> None:
+    sent = responses_of(3, 1, 4, 7)
+    sections = {name: bytes(view) for name, view in unpack(send(sent), 1 << 20).sections.items()}
+    del sections[missing]
+    assert reason(resealed(sections), expectation(sent)) == "unexpected"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"levels": 8}, "sum to"),
+        ({"classes": 2}, "a class"),
+        ({"samples": np.array([4, 3, 9])}, "ascend"),
+        ({"samples": np.array([-1, 3, 9])}, "ascend"),
+        ({"positions": 2}, "offsets"),
+        ({"losses": np.zeros(2, np.float32)}, "losses"),
+    ],
+)
+def test_the_sender_is_told_what_is_wrong(change: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        send(dataclasses.replace(responses_of(3, 1, 6, 7), **change))
+
+
+# ---- memory
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+def peak_of(data: bytes, expect: Expectation, limit: int) -> tuple[Knowledge | MessageError, int]:
+    """What decoding gives, and the most bytes that were allocated for it at any time."""
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        result: Knowledge | MessageError = decode(data, expect, limit)
+    except MessageError as error:
+        result = error
+    return result, tracemalloc.get_traced_memory()[1] - before
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("limit", [1 << 16, 1 << 19, 1 << 22])
+@pytest.mark.parametrize("positions", [1, 8])
+@pytest.mark.parametrize("levels", [1, 2, 100])
+@pytest.mark.parametrize("classes", [100, 1 << 20])
+def test_decoding_stays_within_four_times_the_limit(
+    limit: int, positions: int, levels: int, classes: int
+) -> None:
+    """Valid messages with as many entries as the limit admits, in the costliest mixes of rows,
+    entries and alphabets: one entry per row, and ids so spread that every gap is its own symbol.
+    """
+    entries = limit // 16
+    width = min(levels, 50)
+    size = entries // width // positions
+    rng = np.random.default_rng(0)
+    ids = np.sort(rng.integers(0, classes - width, (size * positions, width)), axis=1) + np.arange(width)
+    counts = np.ones_like(ids)
+    counts[:, -1] = levels - width + 1
+    offsets = np.arange(size * positions + 1) * width
+    losses = rng.random(size).astype(np.float16).astype(np.float32)
+    samples = np.cumsum(rng.integers(1, 50, size))
+    sent = Responses(
+        samples, positions, classes, levels, offsets,
+        ids.ravel().astype(np.int32), counts.ravel().astype(np.int32), losses,
+    )  # fmt: skip
+    for known in (False, True):
+        result, peak = peak_of(send(sent, samples_known=known), expectation(sent, samples_known=known), limit)
+        assert not isinstance(result, MessageError), result
+        assert_same(result, sent)
+        assert peak <= 4 * limit
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("limit", [1 << 16, 1 << 20])
+def test_the_largest_table_stays_within_four_times_the_limit(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An honest sender never writes a table with as many symbols as the stream has; a hostile one may."""
+    monkeypatch.setattr(entropy, "_raw_size", lambda width, size: 1 << 30)
+    entries = limit // 16
+    ids = np.random.default_rng(0).permutation(entries).astype(np.int32)
+    ones, samples = np.ones(entries, np.int32), np.arange(entries)
+    sent = Responses(samples, 1, entries, 1, np.arange(entries + 1), ids, ones, ones.astype(np.float32))
+    data = send(sent)
+    assert unpack(data, 1 << 30).sections["ids"][0] == 1
+    monkeypatch.undo()
+    result, peak = peak_of(data, expectation(sent), limit)
+    assert not isinstance(result, MessageError), result
+    assert_same(result, sent)
+    assert peak <= 4 * limit
+
+
+@pytest.mark.usefixtures("traced")
+def test_parameters_stay_within_four_times_the_limit() -> None:
+    sent = Parameters(np.random.default_rng(0).normal(size=100_000).astype(np.float32), 1)
+    expect = expectation(sent)
+    result, peak = peak_of(send(sent), expect, memory_limit(expect))
+    assert isinstance(result, Parameters)
+    assert peak <= 4 * memory_limit(expect)
+
+
+@pytest.mark.usefixtures("traced")
+def test_bombs_are_refused_before_they_unfold() -> None:
+    """A few dozen bytes that declare a billion rows, entries or samples."""
+    limit, many = 1 << 16, 2**32 - 1
+    bomb = struct.pack("<BIIB", 0, many, 0, 0)  # a constant stream
+    huge = Expectation("responses", "up", 4, 2, 10, 1, 3, proxy_size=2**31)
+    wide = dataclasses.replace(huge, classes=many, levels=many)
+    for size, expect, replaced in (
+        (many, huge, {}),
+        (1, huge, {"lengths": bomb}),
+        (1, huge, {"samples": bomb}),
+        (1, huge, {"ids": bomb}),
+        (1, huge, {"counts": bomb}),
+        (1, wide, {"lengths": encode_symbols(np.array([2**31 - 1]))}),
+        (many, dataclasses.replace(huge, positions=0), {"samples": bomb}),
+    ):
+        sections = {
+            name: encode_symbols(np.zeros(1, int)) for name in ("samples", "lengths", "ids", "counts")
+        }
+        sections["meta"] = struct.pack("<IIII", expect.classes, expect.levels, expect.positions, size)
+        result, peak = peak_of(resealed(sections | replaced), expect, limit)
+        assert isinstance(result, MessageError)
+        assert result.reason == "oversized"
+        assert peak < limit
+
+
+# ---- fuzzing
+
+VICTIMS: list[tuple[bytes, Expectation]] = []
+for knowledge, known in (
+    (responses_of(40, 3, 30, 31), False),
+    (responses_of(300, 1, 10, 7, name="largest_remainder"), True),
+    (responses_of(60, 1, 10, 1, name="largest_remainder", losses=False), False),
+    (responses_of(20, 2, 900, 255, seed=1), False),
+    (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
+):
+    VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
+
+
+def mutate(message: bytearray, how: str, a: int, b: int, value: int) -> bytearray:
+    """One mutation; `a` and `b` choose places, `value` what is put there."""
+    if not message:
+        return message
+    a, b = a % len(message), b % len(message)
+    if how == "flip":
+        message[a] ^= 1 << value % 8
+    elif how == "byte":
+        message[a] = value % 256
+    elif how == "word":  # the extremes of a declared number
+        message[a : a + 4] = struct.pack("<I", (0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1)[value % 6])
+    elif how == "truncate":
+        del message[a:]
+    elif how == "extend":
+        message += bytes([value % 256]) * (1 + b % 64)
+    elif how == "splice":  # a piece of another message, which shifts what follows
+        other = VICTIMS[value % len(VICTIMS)][0]
+        message[a : a + b % 50] = other[b % len(other) :][: value % 60]
+    elif how == "delete":
+        del message[a : a + 1 + value % 8]
+    elif how == "section length":  # moves a border, or breaks the table
+        at = 25 + 5 * (a % 7)
+        if at + 4 <= len(message):
+            length = struct.unpack_from("<I", message, at)[0]
+            struct.pack_into("<I", message, at, (length + value % 17 - 8) % 2**32)
+    return message
+
+
+def seal(message: bytearray) -> bytes:
+    """Repair what the frame checks (magic, length, checksum), so that the codec has to read it."""
+    if len(message) >= 24:
+        message[:4] = b"FEDS"
+        struct.pack_into("<I", message, 16, len(message))
+        struct.pack_into("<I", message, 20, checksum(message))
+    return bytes(message)
+
+
+MUTATIONS = ("flip", "byte", "word", "truncate", "extend", "splice", "delete", "section length")
+
+
+@pytest.mark.usefixtures("traced")
+def test_ten_thousand_mutated_messages() -> None:
+    """Only a MessageError or valid knowledge comes out, in bounded memory. Three in four are
+    resealed: an attacker computes checksums too, and only then the deep decoder is reached.
+    Hypothesis draws one seed for each hundred: drawing every number itself takes minutes.
+    """
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=100, deadline=None, derandomize=True, database=None)
+    @given(st.integers(0, 2**63))
+    def hundred_attacks(seed: int) -> None:
+        draw = random.Random(seed)
+        for _ in range(100):
+            original, expect = draw.choice(VICTIMS)
+            message = bytearray(original)
+            for _ in range(draw.randint(1, 3)):
+                message = mutate(message, draw.choice(MUTATIONS), *(draw.getrandbits(16) for _ in range(3)))
+            data = seal(message) if draw.random() < 0.75 else bytes(message)
+            limit = max(1 << 16, memory_limit(expect))
+            result, peak = peak_of(data, expect, limit)
+            assert peak <= 4 * limit
+            if isinstance(result, MessageError):
+                seen[result.reason] += 1
+            else:
+                seen["valid"] += 1
+                assert_valid(result, expect)
+
+    hundred_attacks()
+    assert seen.total() >= 10_000
+    assert set(seen) == {*MessageError.REASONS, "valid"}, seen
+    assert all(number >= 20 for number in seen.values()), seen
+
+
+def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
+    """Encoding checks every invariant of responses again, so what was accepted can be sent on."""
+    encode(knowledge, direction="up", round=0, sender=0)
+    if isinstance(knowledge, Parameters):
+        assert np.isfinite(knowledge.vector).all()
+        assert len(knowledge.vector) == expect.size
+    else:
+        assert knowledge.losses is None or np.isfinite(knowledge.losses).all()
+        assert (knowledge.classes, knowledge.levels) == (expect.classes, expect.levels)
+        assert knowledge.samples.max(initial=0) < expect.proxy_size
+
+
+def test_every_kind_of_knowledge_has_a_victim() -> None:
+    assert {expect.kind for _, expect in VICTIMS} == set(CODECS)
