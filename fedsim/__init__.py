@@ -1,9 +1,10 @@
 """Federated distillation of foundation models, simulated at cluster scale on Ray.
 
-    import fedsim
+In three lines:
+
     config = fedsim.load("experiments/quickstart.yaml", rounds=2)
     result = fedsim.run(config)
-    result.summary          # a DataFrame: who reached what, at which bytes
+    result.summary  # a DataFrame: who reached what, at which bytes
 """
 
 from __future__ import annotations

@@ -45,8 +45,7 @@ class Checkpoints:
 
     def finished(self) -> int:
         """The last finished round; −1 where not even the start was recorded."""
-        rounds = [int(p.stem.removeprefix("round-")) for p in self.folder.glob("round-*.json")]
-        return max(rounds, default=-1)
+        return max(map(_round, self.folder.glob("round-*.json")), default=-1)
 
     def state(self, round: int) -> Path:
         """Folder of the states at the end of a round."""
@@ -66,14 +65,18 @@ class Checkpoints:
             shutil.rmtree(self.state(round), ignore_errors=True)
             partial.rename(self.state(round))
         write_json(self.folder / f"round-{round:04d}.json", asdict(records))
-        for old in self.folder.glob("round-????"):
+        for old in self.folder.glob("round-*[0-9]"):
             if old != self.state(round):
                 shutil.rmtree(old, ignore_errors=True)
 
     def records(self) -> list[Records]:
         """The rows of all finished rounds, in order."""
-        files = sorted(self.folder.glob("round-*.json"))
+        files = sorted(self.folder.glob("round-*.json"), key=_round)
         return [Records(**_with_nan(json.loads(file.read_text(encoding="utf-8")))) for file in files]
+
+
+def _round(file: Path) -> int:
+    return int(file.stem.removeprefix("round-"))
 
 
 def _with_nan(tables: dict[str, list[dict[str, object]]]) -> dict[str, list[dict[str, object]]]:

@@ -80,19 +80,21 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+    print(json.dumps(configs.json_schema(), indent=2))
     return 0
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
-    overrides = dict(configs.parse_override(text) for text in options.overrides)
-    folder = getattr(options, "resume", None)
+    folder, path, texts = getattr(options, "resume", None), options.config, options.overrides
+    if folder is not None and path is not None and "=" in path:
+        path, texts = None, [path, *texts]  # with --resume the config can be left out
+    overrides = dict(configs.parse_override(text) for text in texts)
     if folder is None:
-        if options.config is None:
+        if path is None:
             raise ConfigError("config", None, "a YAML file, e.g. experiments/quickstart.yaml")
-        return configs.load(options.config, **overrides)
-    if options.config is not None and "=" not in options.config:
-        return configs.load(options.config, **{**overrides, "output": folder})
+        return configs.load(path, **overrides)
+    if path is not None:
+        return configs.load(path, **{**overrides, "output": folder})
     saved = Path(folder) / "config.yaml"
     if not saved.exists():
         raise ConfigError("resume", folder, "the folder of an earlier run (it holds config.yaml)")

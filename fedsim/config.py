@@ -24,7 +24,7 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 class Settings(BaseModel):
     """Base of all parts: frozen, and an unknown field is an error rather than ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Split(Settings):
@@ -134,7 +134,7 @@ class Participants(Settings):
     """The institutions. Lists are dealt out in turn: with two models, 0, 2, 4 … get the first."""
 
     count: Annotated[int, Field(ge=1)] = 5
-    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("llama-tiny", "gpt2-tiny")
+    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("pythia-tiny", "llama-tiny")
     """Presets, folders with a `config.json`, or pretrained folders."""
     training: Training = Training()
     partition: Partition = Partition()
@@ -165,11 +165,17 @@ class Engine(Settings):
 class Student(Settings):
     """The model that is the product, and how the coordinator trains it."""
 
-    model: str = "llama-tiny"
+    model: str = "pythia-tiny"
     training: Training = Training()
     """One round of the student's training; `centralized` and `proxy_only` get the same budget."""
     engine: Engine = Engine()
     device: Device = Device()
+
+    @model_validator(mode="after")
+    def _equal_shares(self) -> Student:
+        if self.training.batch_size % self.engine.ranks:
+            raise ValueError("training.batch_size must be a multiple of engine.ranks: each takes its share")
+        return self
 
 
 class Pretraining(Settings):
@@ -309,8 +315,11 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(dotted, value, "a YAML value") from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The tree of a file, laid over the file that its `base:` names (relative to it)."""
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tree of a file, laid over the file that its `base:` names (relative to it).
+
+    above: the files that led here by their `base:`.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -323,12 +332,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError("config", str(path), "a mapping of fields")
     base = tree.pop("base", None)
-    return _merge(read_yaml(path.parent / base), tree) if base else tree
+    if base is None:
+        return tree
+    above = (*above, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
+        raise ConfigError("base", base, f"the path of another YAML file, seen from {path}")
+    return _merge(read_yaml(path.parent / base, above), tree)
 
 
 def to_yaml(config: RunConfig) -> str:
     """The resolved config, every default written out; `load` of it gives the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """What a config file may hold, for editors: the typed fields, `base`, and bare method names."""
+    schema = RunConfig.model_json_schema()
+    schema["properties"]["base"] = {"type": "string", "description": "YAML file that this one varies."}
+    methods = schema["properties"]["methods"]
+    methods["items"] = {"anyOf": [methods["items"], {"type": "string"}]}
+    return schema
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -343,17 +366,16 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, leaf = dotted.split(".")
     node: Any = tree
     for name in parents:
-        if isinstance(node, list):
-            node = node[_index(node, name, dotted)]
-            continue
-        child = node.get(name)
-        # Copied, because a base file's node may be shared.
-        node[name] = list(child) if isinstance(child, list) else dict(child or {})
-        node = node[name]
-    if isinstance(node, list):
-        node[_index(node, leaf, dotted)] = value
-    else:
-        node[leaf] = value
+        place: Any = _index(node, name, dotted) if isinstance(node, list) else name
+        child = node[place] if isinstance(node, list) else node.get(name)
+        if node is tree.get("methods") and isinstance(child, str):
+            child = {"name": child}
+        if child is not None and not isinstance(child, dict | list):
+            raise ConfigError(dotted, value, f"a field that exists: {name} is {child!r} and holds no fields")
+        # Copied, because the tree may be the caller's own.
+        node[place] = list(child) if isinstance(child, list) else dict(child or {})
+        node = node[place]
+    node[_index(node, leaf, dotted) if isinstance(node, list) else leaf] = value
 
 
 def _index(items: list[Any], name: str, dotted: str) -> int:
@@ -400,12 +422,16 @@ def _explain(
 ) -> ConfigError:
     """The first of pydantic's findings as field, value, what would be right."""
     first = error.errors()[0]
-    path = [str(p) for p in first["loc"]]
+    # Where a field has several types, pydantic adds the name of the one it tried last.
+    path = [str(p) for p in first["loc"] if not {"-", "["} & set(str(p))]
     field = ".".join([prefix, *path] if prefix else path) or "config"
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
+        if model is not RunConfig:  # a method's entry holds more than the method's own settings
+            known += [name for name in MethodConfig.model_fields if name not in known]
         return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
-    return ConfigError(field, first["input"], first["msg"].removeprefix("Value error, "))
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return ConfigError(field, first["input"], expected)
 
 
 def _fields_at(model: Any, path: list[str]) -> list[str]:

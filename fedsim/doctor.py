@@ -7,12 +7,12 @@ succeeds says little.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 
@@ -78,7 +78,7 @@ def _gpu() -> Finding:
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(os.getcwd()).free / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
     return Finding(free > 2, f"{free:.0f} GiB free here", "make room: checkpoints and Ray need about 2 GiB")
 
 

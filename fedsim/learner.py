@@ -40,7 +40,6 @@ class Learner:
         self.classes = classes
         self.flops = 0.0
         self._flops_per_example: float | None = None
-        self._size: int | None = None
 
     # Learning -------------------------------------------------------------------------------------
 
@@ -58,8 +57,7 @@ class Learner:
         for step in range(steps):
             terms: dict[str, Tensor] = {}
             for stream, of_stream in zip(streams, batches, strict=True):
-                mine = of_stream[step][self.engine.rank :: self.engine.world]
-                for name, term in self._terms(stream, mine, variation).items():
+                for name, term in self._terms(stream, of_stream[step], variation).items():
                     terms[name] = terms[name] + term if name in terms else term
             if anchors:
                 terms["proximal"] = phase.proximal * losses.proximal(self._trainable(), anchors)
@@ -74,11 +72,14 @@ class Learner:
         return Fit(means.pop("loss"), means, steps)
 
     def _terms(self, stream: Stream, batch: np.ndarray, variation: np.random.Generator) -> dict[str, Tensor]:
-        """The weighted terms of a stream's objective on one batch."""
+        """The weighted terms of a stream's objective on this rank's share of a batch."""
         want = stream.objective
         inputs = self.modality.inputs(stream.examples, batch, self.engine.device)
         if stream.augment:
+            # The whole batch, so that an example is varied alike on any number of ranks.
             inputs = self.modality.augment(inputs, variation)
+        share = slice(self.engine.rank, None, self.engine.world)
+        inputs, batch = {name: column[share] for name, column in inputs.items()}, batch[share]
         logits_RK = self._logits(inputs)
         terms: dict[str, Tensor] = {}
         if want.response and stream.teacher is not None:
@@ -147,18 +148,22 @@ class Learner:
         """(metric, mean loss in nats) on labelled examples."""
         total, correct, rows = 0.0, 0, 0
         for index, logits_RK in self._answers(examples, np.arange(len(examples))):
-            answers = self.modality.answers(examples, index, self.engine.device)
+            answers = self._known(examples, index)
             total += float(self._nll(examples, index, logits_RK).double().sum())
-            correct += int((logits_RK.argmax(-1) == answers).sum())
+            correct += int(torch.eq(logits_RK.argmax(-1), answers).sum())
             rows += len(logits_RK)
         return self.modality.score(total / rows, correct / rows), total / rows
 
     def _nll(self, examples: Examples, index: np.ndarray, logits_RK: Tensor) -> Tensor:
         """Task loss of every row, [R]."""
+        return F.cross_entropy(logits_RK, self._known(examples, index), reduction="none")
+
+    def _known(self, examples: Examples, index: np.ndarray) -> Tensor:
+        """The answers of labelled examples, [R]."""
         answers = self.modality.answers(examples, index, self.engine.device)
         if answers is None:
-            raise ValueError("only labelled examples have a task loss")
-        return F.cross_entropy(logits_RK, answers, reduction="none")
+            raise ValueError("only labelled examples can be scored")
+        return answers
 
     def _answers(self, examples: Examples, samples: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(indices, logits [R, K] fp32) chunk by chunk."""
@@ -175,9 +180,7 @@ class Learner:
     @property
     def size(self) -> int:
         """Number of parameters, P."""
-        if self._size is None:
-            self._size = sum(w.numel() for w in self.engine.weights().values())
-        return self._size
+        return self.engine.size
 
     def weights(self) -> State:
         """The full weights by parameter name, on the CPU."""

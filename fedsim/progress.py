@@ -119,44 +119,42 @@ def megabytes(size: float) -> str:
 
 def table(summary: list[Row]) -> str:
     """The closing table of a run as text: who reached what, at which bytes."""
-    from rich.console import Console
-    from rich.table import Table
-
     metric = summary[0]["metric"]
-    arrow = "higher is better" if summary[0]["higher_is_better"] else "lower is better"
-    drawn = Table(box=None, pad_edge=False)
-    for column in (
-        "contender",
-        f"{metric} ({arrow})",
-        "of centralised",
-        "sent up",
-        "sent down",
-        "virtual time",
-    ):
-        drawn.add_column(column, justify="left" if column == "contender" else "right")
+    arrow = "↑" if summary[0]["higher_is_better"] else "↓"
+    head = ["contender", f"{metric} {arrow}", "of central", "sent up", "sent down", "virtual time", ""]
+    lines = [head]
     for row in summary:
         part = row["ratio_to_centralized"]
-        drawn.add_row(
-            NAMES.get(row["contender"], row["contender"]),
-            f"{row['score']:.3f}" if row["higher_is_better"] else f"{row['score']:.2f}",
-            "" if part is None else f"{100 * part:.1f} %",
-            megabytes(row["bytes_up"]) if row["bytes_up"] else "–",
-            megabytes(row["bytes_down"]) if row["bytes_down"] else "–",
-            f"{row['virtual_s']:.1f} s",
+        lines.append(
+            [
+                row["contender"],
+                f"{row['score']:.3f}" if row["higher_is_better"] else f"{row['score']:.2f}",
+                "" if part is None else f"{100 * part:.1f} %",
+                megabytes(row["bytes_up"]) if row["bytes_up"] else "–",
+                megabytes(row["bytes_down"]) if row["bytes_down"] else "–",
+                f"{row['virtual_s']:.1f} s",
+                ABOUT.get(row["contender"], ""),
+            ]
         )
-    console = Console(width=110, highlight=False)
-    with console.capture() as capture:
-        console.print(drawn)
-    return capture.get()
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if k in (0, len(head) - 1) else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
-NAMES = {
-    "federated_distillation": "federated_distillation (the student)",
-    "centralized": "centralized (upper bound)",
-    "proxy_only": "proxy_only (student without knowledge)",
-    "solo_best": "solo_best (best single institution)",
-    "solo_mean": "solo_mean (mean single institution)",
+ABOUT = {
+    "federated_distillation": "the student",
+    "centralized": "upper bound: all data in one place",
+    "proxy_only": "control: the student without knowledge",
+    "solo_best": "best single institution",
+    "solo_mean": "mean single institution",
+    "fedavg": "averages the student's weights",
 }
+"""A few words beside the contenders that every run has."""
 
 
 def _score(row: Row) -> str:

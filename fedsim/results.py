@@ -145,21 +145,21 @@ def summarise(rounds: list[Row], participants: list[Row]) -> list[Row]:
     rows: list[Row] = []
     for method in dict.fromkeys(row["method"] for row in rounds):
         mine = [row for row in rounds if row["method"] == method]
-        scored = [row for row in mine if _number(row["score"])]
-        if not scored:
-            continue
-        last = max(scored, key=lambda row: row["round"])
         total = {c: sum(row[c] for row in mine) for c in ("bytes_up", "bytes_down", "virtual_s", "wall_s")}
-        facts = {"metric": last["metric"], "higher_is_better": last["higher_is_better"]}
-        if last["algorithm"] != "solo":
-            rows.append({"contender": method, **facts, "score": last["score"], **total})
+        facts = {c: mine[0][c] for c in ("metric", "higher_is_better")}
+        if mine[0]["algorithm"] != "solo":
+            scored = [row for row in mine if _number(row["score"])]
+            if scored:
+                last = max(scored, key=lambda row: row["round"])
+                rows.append({"contender": method, **facts, "score": last["score"], **total})
             continue
-        alone = [
-            p["score"]
-            for p in participants
-            if p["method"] == method and p["round"] == last["round"] and _number(p["score"])
-        ]
-        best = max(alone) if last["higher_is_better"] else min(alone)
+        # From the institutions themselves: one that diverged leaves the round's mean without a number.
+        institutions = [p for p in participants if p["method"] == method and _number(p["score"])]
+        if not institutions:
+            continue
+        end = max(p["round"] for p in institutions)
+        alone = [p["score"] for p in institutions if p["round"] == end]
+        best = max(alone) if facts["higher_is_better"] else min(alone)
         for name, score in (("best", best), ("mean", sum(alone) / len(alone))):
             rows.append({"contender": f"{method}_{name}", **facts, "score": score, **total})
     bound = _centralized(rounds, rows)
@@ -181,7 +181,7 @@ def _centralized(rounds: list[Row], summary: list[Row]) -> float | None:
 
 
 def _number(value: Any) -> bool:
-    return value is not None and not math.isnan(value)
+    return value is not None and math.isfinite(value)
 
 
 def _finite(value: Any) -> Any:
@@ -198,6 +198,6 @@ def _replace(path: Path, write: Any) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -10,7 +10,9 @@ side by side in lanes; each has its own state, so the order changes nothing.
 from __future__ import annotations
 
 import itertools
+import json
 import queue
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from fedsim import config as configs
 from fedsim import results
 from fedsim.checkpoints import Checkpoints, Lock
 from fedsim.config import RunConfig
-from fedsim.data import federation
+from fedsim.data import SOURCES, federation
 from fedsim.errors import ConfigError
 from fedsim.executor import Executor, InProcess
 from fedsim.manifest import manifest, model_card
@@ -87,6 +89,8 @@ def check(config: RunConfig) -> federation.Plan:
 
     Raises ConfigError."""
     people = config.participants
+    if config.data.source not in SOURCES:
+        raise ConfigError("data.source", config.data.source, "one of " + ", ".join(sorted(SOURCES)))
     modality = {"stdlib": "text", "digits": "image"}.get(config.data.source, config.data.modality or "")
     if modality not in ("text", "image"):
         raise ConfigError(
@@ -122,7 +126,7 @@ def run(
     lock = Lock(folder)
     runner = executor or _executor(config)
     try:
-        return _Run(config, folder, runner, progress).go(plan)
+        return Result(folder) if _finished(folder) else _Run(config, folder, runner, progress).go(plan)
     finally:
         progress.close()
         runner.stop()
@@ -198,8 +202,9 @@ class _Run:
         method = self.world.method(name)
         checkpoints = Checkpoints(self.folder, name)
         finished = checkpoints.finished()
-        exported = name == self._product() and not (self.folder / "student").exists()
-        if finished >= self.config.rounds and not exported:
+        student = self.folder / "student"
+        exports = name == self._product() and not student.exists()
+        if finished >= self.config.rounds and not exports:
             return
         if method.trains_student:
             state = checkpoints.state(finished) if finished > 0 else None
@@ -215,10 +220,13 @@ class _Run:
             checkpoints.commit(round, records)
             self._write_tables()
             self.progress.round(records.rounds[0], self.config.rounds)
-        if name == self._product():
+        if exports:
             rows = self._summary()
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
-            self.executor.export(lane, self.folder / "student", card, self.data.tokenizer_json)
+            partial = self.folder / "student.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            self.executor.export(lane, partial, card, self.data.tokenizer_json)
+            partial.rename(student)  # half a student would be taken for a whole one
         self.executor.forget(name)
 
     def _product(self) -> str | None:
@@ -326,6 +334,14 @@ def _open_folder(config: RunConfig, resume: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     results.write_text(saved, configs.to_yaml(config))
     return folder
+
+
+def _finished(folder: Path) -> bool:
+    """Whether nothing is left to do in a run's folder; the report is the last that is written."""
+    facts = folder / "manifest.json"
+    if not facts.exists() or not (folder / "report.html").exists():
+        return False
+    return bool(json.loads(facts.read_text(encoding="utf-8"))["status"] == "finished")
 
 
 def _free(folder: Path) -> Path:

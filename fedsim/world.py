@@ -10,9 +10,12 @@ import numpy as np
 from fedsim.config import MethodConfig, RunConfig, Training
 from fedsim.types import METRICS, Interface, Metric
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported only in processes that compute
+    from torch import nn
+
     from fedsim.learner import Learner
     from fedsim.methods.base import Method
+    from fedsim.student.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,12 @@ class World:
             learner.load_parameters(start)
         return learner
 
-    def _model(self, name: str):  # type: ignore[no-untyped-def]  # torch only where it is needed
+    def _model(self, name: str) -> nn.Module:
         from fedsim.models.factory import build
 
         return build(name, self.interface, self.seed)
 
-    def _learner(self, engine):  # type: ignore[no-untyped-def]
+    def _learner(self, engine: Engine) -> Learner:
         from fedsim.learner import Learner
         from fedsim.modalities import modality
 

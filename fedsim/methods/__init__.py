@@ -4,11 +4,10 @@ One file each. A new method is a subclass of `base.Method` in a file of its own 
 No method imports torch, ray or deepspeed: it says what is done, the learner does it.
 """
 
-from fedsim.methods.federated_distillation import FederatedDistillation
-
 from fedsim.methods.base import Method
 from fedsim.methods.centralized import Centralized
 from fedsim.methods.fedavg import FedAvg
+from fedsim.methods.federated_distillation import FederatedDistillation
 from fedsim.methods.fedprox import FedProx
 from fedsim.methods.proxy_only import ProxyOnly
 from fedsim.methods.solo import Solo

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from fedsim.config import MethodConfig, RunConfig, Settings
+from fedsim import config as configs
+from fedsim.config import MethodConfig, RunConfig
 from fedsim.training import Fit, Phase, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation
@@ -68,9 +69,8 @@ class Pool(Protocol):
 class Method(ABC):
     """One algorithm. Class variables say what it needs; instances hold settings only."""
 
-    class Settings(Settings):
-        """Fields of the method's entry in the config; none by default."""
-
+    Settings: ClassVar[type[configs.Settings]] = configs.Settings
+    """What the method's entry in the config may hold beside its name; nothing by default."""
     uses_participants: ClassVar[bool] = True
     """Whether participants work at all (not for `centralized`, `proxy_only`)."""
     trains_student: ClassVar[bool] = True
@@ -83,7 +83,7 @@ class Method(ABC):
     samples_known: ClassVar[bool] = False
     """Whether both ends know which proxy samples a message is about, so that it needn't say."""
 
-    def __init__(self, settings: Settings, world: World, contender: str) -> None:
+    def __init__(self, settings: configs.Settings, world: World, contender: str) -> None:
         self.settings = settings
         self.world = world
         self.contender = contender
@@ -91,6 +91,7 @@ class Method(ABC):
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
         """Raise ConfigError (its field begins with `where`) if the run is not one for this method."""
+        return
 
     def key(self, round: int, who: int, purpose: str) -> tuple[int | str, ...]:
         """What a random draw is for. Contenders share the purpose, so that they see the same

@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import Field
 
 from fedsim.aggregation.exact import CountSum, Pooled
-from fedsim.config import Settings as Base
+from fedsim.config import Settings
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.seeding import generator
 from fedsim.training import Fit, Objective, Stream
@@ -56,41 +56,46 @@ class ResponsePool:
         self.sum.add(knowledge, weights)
 
 
+class DistillationSettings(Settings):
+    proxy_per_round: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the proxy set that is asked about in a round, drawn anew from the seed."""
+    levels: Annotated[int, Field(ge=1, le=65535)] = 255
+    """Quanta a probability row is divided into: 255 for a few classes, 15–63 for vocabularies."""
+    quantiser: Literal["largest_remainder", "sample", "systematic"] = "largest_remainder"
+    """`largest_remainder` is closest; `systematic` and `sample` are unbiased, for vocabularies."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """T, of teacher and student; the loss is multiplied by T²."""
+    response: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the KL term in the student's loss."""
+    task: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of cross-entropy on the proxy set, where it is labelled (text: the next token)."""
+    sharpen: Annotated[float, Field(gt=0)] = 1.0
+    """β of Enhanced ERA: 1 leaves the pooled probabilities as they are, 2 sharpens."""
+    confidence: Annotated[float, Field(ge=0)] = 0.0
+    """How much a lower loss on a sample raises a participant's weight there; 0 is uniform."""
+    remember: bool = True
+    """Whether the student goes on learning from earlier answers to samples not asked again."""
+    digest: Annotated[float, Field(ge=0)] = 0.5
+    """λ, weight of what participants learn from the proxy set beside their shard; 0 is one-way."""
+    digest_batch: Annotated[int, Field(ge=1)] = 8
+    """Proxy samples in each of a participant's steps."""
+
+
 class FederatedDistillation(Method):
     samples_known: ClassVar[bool] = True
-
-    class Settings(Base):
-        proxy_per_round: Annotated[float, Field(gt=0, le=1)] = 1.0
-        """Part of the proxy set that is asked about in a round, drawn anew from the seed."""
-        levels: Annotated[int, Field(ge=1, le=65535)] = 255
-        """Quanta a probability row is divided into: 255 for a few classes, 15–63 for vocabularies."""
-        quantiser: Literal["largest_remainder", "sample", "systematic"] = "largest_remainder"
-        """`largest_remainder` is closest; `systematic` and `sample` are unbiased, for vocabularies."""
-        temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-        """T, of teacher and student; the loss is multiplied by T²."""
-        response: Annotated[float, Field(ge=0)] = 1.0
-        """Weight of the KL term in the student's loss."""
-        task: Annotated[float, Field(ge=0)] = 0.3
-        """Weight of cross-entropy on the proxy set, where it is labelled (text: the next token)."""
-        sharpen: Annotated[float, Field(gt=0)] = 1.0
-        """β of Enhanced ERA: 1 leaves the pooled probabilities as they are, 2 sharpens."""
-        confidence: Annotated[float, Field(ge=0)] = 0.0
-        """How much a lower loss on a sample raises a participant's weight there; 0 is uniform."""
-        digest: Annotated[float, Field(ge=0)] = 0.5
-        """λ, weight of what participants learn from the proxy set beside their shard; 0 is one-way."""
-        digest_batch: Annotated[int, Field(ge=1)] = 8
-        """Proxy samples in each of a participant's steps."""
-
-    settings: Settings
+    Settings: ClassVar[type[Settings]] = DistillationSettings
+    settings: DistillationSettings
 
     def samples(self, round: int) -> np.ndarray:
-        """The proxy samples of a round, ascending; both ends draw them from the seed."""
+        """The proxy samples of a round, ascending; both ends know them from the seed.
+
+        Slices of one shuffle, round and round: no sample is asked twice before all were asked once.
+        """
         size = self.world.proxy_size
         number = max(1, round_half_up(self.settings.proxy_per_round * size))
-        if number == size:
-            return np.arange(size)
-        rng = generator(self.world.seed, round, "proxy samples")
-        return np.sort(rng.choice(size, number, replace=False))
+        shuffled = generator(self.world.seed, "proxy samples").permutation(size)
+        first = (round - 1) * number
+        return np.sort(shuffled[np.arange(first, first + number) % size])
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         if round == 1 or not self.settings.digest:
@@ -112,9 +117,7 @@ class FederatedDistillation(Method):
                 )
             )
         elif self.settings.digest and self.world.proxy_labelled:
-            streams.append(
-                Stream(site.public.proxy, self.settings.digest_batch, weight=self.settings.digest)
-            )
+            streams.append(Stream(site.public.proxy, self.settings.digest_batch, weight=self.settings.digest))
         fit = site.learner.fit(self.phase(round, site.participant, "local", *streams))
         return self._express(site, round, site.participant), fit
 
@@ -143,6 +146,8 @@ class FederatedDistillation(Method):
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         assert isinstance(pool, ResponsePool)
         pooled = sharpen(pool.sum.result(), self.settings.sharpen)
+        if self.settings.remember:
+            pooled = recall(desk.memory, pooled)
         stream = Stream(
             examples=desk.public.proxy.take(pooled.samples),
             batch_size=self.world.config.student.training.batch_size,
@@ -183,6 +188,43 @@ def sharpen(pooled: Pooled, beta: float) -> Pooled:
     lengths = np.diff(pooled.offsets)
     totals = np.add.reduceat(powered, pooled.offsets[:-1])
     return replace(pooled, probs=(powered / np.repeat(totals, lengths)).astype(np.float32))
+
+
+def recall(memory: dict[str, np.ndarray], fresh: Pooled) -> Pooled:
+    """Fresh rows, and those of earlier rounds for samples that are not among them; kept in `memory`."""
+    if memory:
+        old = Pooled(
+            memory["samples"],
+            fresh.positions,
+            fresh.classes,
+            memory["offsets"],
+            memory["ids"],
+            memory["probs"],
+        )
+        fresh = union(fresh, old)
+    memory.update(samples=fresh.samples, offsets=fresh.offsets, ids=fresh.ids, probs=fresh.probs)
+    return fresh
+
+
+def union(first: Pooled, second: Pooled) -> Pooled:
+    """The rows of both, samples ascending; where both have a sample, the first's rows."""
+    samples = np.concatenate([first.samples, second.samples])
+    _, chosen = np.unique(samples, return_index=True)  # the first of equals
+    p = first.positions
+    rows = (chosen[:, None] * p + np.arange(p)).ravel()
+    lengths = np.concatenate([np.diff(first.offsets), np.diff(second.offsets)])
+    starts = np.concatenate([first.offsets[:-1], second.offsets[:-1] + first.offsets[-1]])
+    taken = lengths[rows]
+    offsets = np.concatenate([[0], np.cumsum(taken)])
+    entries = np.repeat(starts[rows] - offsets[:-1], taken) + np.arange(offsets[-1])
+    return Pooled(
+        samples[chosen],
+        p,
+        first.classes,
+        offsets,
+        np.concatenate([first.ids, second.ids])[entries],
+        np.concatenate([first.probs, second.probs])[entries],
+    )
 
 
 def round_half_up(value: float) -> int:

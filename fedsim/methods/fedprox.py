@@ -9,7 +9,7 @@ Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith; MLSys 2020; arXiv 1812.06127.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -17,12 +17,14 @@ from fedsim.config import Settings
 from fedsim.methods.fedavg import FedAvg
 
 
-class FedProx(FedAvg):
-    class Settings(Settings):
-        mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-        """μ; the paper tries 0.001, 0.01, 0.1 and 1."""
+class FedProxSettings(Settings):
+    mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    """μ; the paper tries 0.001, 0.01, 0.1 and 1."""
 
-    settings: FedProx.Settings
+
+class FedProx(FedAvg):
+    Settings: ClassVar[type[Settings]] = FedProxSettings
+    settings: FedProxSettings
 
     @property
     def proximal(self) -> float:  # type: ignore[override]

@@ -25,25 +25,43 @@ class Preset:
     shape: dict[str, Any]
 
 
+# The usual initialisation (0.02) is meant for widths in the thousands: models this small barely move
+# in their first hundred steps. Measured on the quickstart's proxy set, perplexity after 300 steps:
+# llama 70 at 0.02, 46 at 0.08; gpt2 111 at 0.02, 49 at 0.06; pythia 39 at 0.03, 37 at 0.05.
+
+
 def _llama(width: int, layers: int, heads: int) -> Preset:
-    return Preset(
-        "llama",
-        "text",
-        {
-            "hidden_size": width,
-            "intermediate_size": width * 8 // 3 // 8 * 8,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "tie_word_embeddings": True,
-        },
-    )
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": width * 5 // 2,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.08,
+    }
+    return Preset("llama", "text", shape)
+
+
+def _pythia(width: int, layers: int, heads: int) -> Preset:
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "tie_word_embeddings": True,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.05,
+    }
+    return Preset("gpt_neox", "text", shape)
 
 
 def _gpt2(width: int, layers: int, heads: int) -> Preset:
     # Dropout off: at these sizes the data runs out before the capacity does.
     off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return Preset("gpt2", "text", {"n_embd": width, "n_layer": layers, "n_head": heads, **off})
+    shape = {"n_embd": width, "n_layer": layers, "n_head": heads, "initializer_range": 0.06}
+    return Preset("gpt2", "text", {**shape, **off})
 
 
 def _vit(width: int, layers: int, heads: int, patch: int) -> Preset:
@@ -55,18 +73,15 @@ def _vit(width: int, layers: int, heads: int, patch: int) -> Preset:
         "patch_size": patch,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        # Five times the usual: with 0.02, models this small barely move in their first hundred steps.
         "initializer_range": 0.08,
     }
     return Preset("vit", "image", shape)
 
 
 PRESETS: dict[str, Preset] = {
-    "llama-micro": _llama(96, 2, 3),
-    "llama-tiny": _llama(128, 3, 4),
-    "llama-small": _llama(160, 3, 5),
-    "gpt2-micro": _gpt2(96, 2, 3),
-    "gpt2-tiny": _gpt2(128, 3, 4),
+    "pythia-tiny": _pythia(128, 2, 4),
+    "llama-tiny": _llama(128, 2, 4),
+    "gpt2-tiny": _gpt2(112, 3, 4),
     "vit-micro": _vit(48, 2, 4, 4),
     "vit-tiny": _vit(64, 3, 4, 4),
     "vit-wide": _vit(96, 2, 4, 4),

@@ -128,4 +128,8 @@ def _environment() -> dict[str, str]:
 
 def probe() -> None:
     """Run one task, to see that workers start; raises what Ray raises."""
-    ray.get(ray.remote(num_cpus=0)(os.getpid).remote(), timeout=60)
+
+    def task() -> int:  # Ray takes no built-in function
+        return os.getpid()
+
+    ray.get(ray.remote(num_cpus=0)(task).remote(), timeout=60)

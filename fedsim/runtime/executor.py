@@ -42,7 +42,9 @@ class OnRay:
     def start(self, config: RunConfig) -> None:
         runtime = config.runtime
         lanes = self.lanes(config)
-        self._coordinators = [self._actor(CoordinatorActor, runtime.coordinator, config) for _ in range(lanes)]
+        self._coordinators = [
+            self._actor(CoordinatorActor, runtime.coordinator, config) for _ in range(lanes)
+        ]
         self._hosts = [self._actor(HostActor, runtime.participant, config) for _ in range(self._number)]
         peers = config.student.engine.ranks - 1
         self._peers = [

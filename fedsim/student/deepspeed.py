@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from fedsim.config import Engine as EngineConfig
 from fedsim.config import Training
 from fedsim.errors import RunError
-from fedsim.student.engine import State, adamw, copy_weights, load_state, save_state
+from fedsim.student.engine import BETAS, State, adamw, copy_weights, decayed, load_state, save_state
 
 _TAG = "student"
+_LARGEST_BUCKET = 500_000_000
+"""Gradients that are reduced together, as DeepSpeed has it."""
 
 
 def join(rank: int, world: int, address: str, port: int, timeout_s: float = 120.0) -> None:
@@ -59,6 +61,8 @@ def leave() -> None:
 
     # torch's own destroy_process_group would leave deepspeed's half in place.
     deepspeed.comm.destroy_process_group()
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)  # others would take this process for part of a distributed job
 
 
 class DeepSpeedEngine:
@@ -72,10 +76,20 @@ class DeepSpeedEngine:
         self.device = device
         # Stage 0 in fp32 keeps plain parameters and a plain optimiser, so their state is ours to write.
         self._plain = config.zero_stage == 0 and config.precision == "fp32" and config.optimizer == "torch"
-        optimizer = adamw(model, training) if config.optimizer == "torch" else None
+        model = model.to(device)
+        self.size = sum(p.numel() for p in model.parameters())
+        own = config.optimizer == "torch"
         wrapped, self._optimizer, _, _ = deepspeed.initialize(
-            model=model.to(device), optimizer=optimizer, config=_settings(training, config)
+            model=model,
+            optimizer=adamw(model, training) if own else None,
+            model_parameters=None if own else decayed(model, training),
+            config=_settings(training, config, self.size),
         )
+        if own and config.zero_stage == 0 and config.precision != "fp32":
+            # There it makes the moments by a step on zero gradients, which decays the weights and
+            # counts as the first step of the bias correction.
+            self._optimizer.optimizer.state.clear()
+            self._optimizer.refresh_fp32_params()
         self._engine: Any = wrapped
         self.model = wrapped.module
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -127,9 +141,16 @@ class DeepSpeedEngine:
         self._engine.destroy()
 
 
-def _settings(training: Training, config: EngineConfig) -> dict[str, Any]:
+def _settings(training: Training, config: EngineConfig, size: int) -> dict[str, Any]:
+    """DeepSpeed's own config. size: parameters of the model."""
     world = int(os.environ["WORLD_SIZE"])
-    zero: dict[str, Any] = {"stage": config.zero_stage}
+    # Left to itself it allocates 2 GB of buckets in every step, however small the model.
+    bucket = min(-(-size // 1024) * 1024, _LARGEST_BUCKET)  # it wants an even number
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
     if config.offload == "cpu":
         zero["offload_optimizer"] = {"device": "cpu"}
     settings: dict[str, Any] = {
@@ -145,7 +166,7 @@ def _settings(training: Training, config: EngineConfig) -> dict[str, Any]:
             "type": "AdamW",
             "params": {
                 "lr": training.learning_rate,
-                "betas": [0.9, 0.95],
+                "betas": list(BETAS),
                 "weight_decay": training.weight_decay,
             },
         }

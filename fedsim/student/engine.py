@@ -25,6 +25,8 @@ class Engine(Protocol):
     rank: int
     world: int
     device: torch.device
+    size: int
+    """Number of parameters. Kept, because sharded ones can't be counted by one rank alone."""
 
     def forward(self, **inputs: Tensor) -> Any:
         """The model's outputs, through whatever wraps it."""
@@ -48,16 +50,23 @@ class Engine(Protocol):
         """Release what the engine holds."""
 
 
-def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only: biases and norms are not pulled to zero."""
+BETAS = (0.9, 0.95)
+
+
+def decayed(model: nn.Module, training: Training) -> list[dict[str, Any]]:
+    """Parameter groups with decay on matrices only: biases and norms are not pulled to zero."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": training.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    betas = (0.9, 0.95)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate, betas=betas)
+    return [g for g in groups if g["params"]]
+
+
+def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
+    """torch's own AdamW."""
+    return torch.optim.AdamW(decayed(model, training), lr=training.learning_rate, betas=BETAS)
 
 
 class TorchEngine:
@@ -68,6 +77,7 @@ class TorchEngine:
     def __init__(self, model: nn.Module, training: Training, device: torch.device) -> None:
         self.model = model.to(device)
         self.device = device
+        self.size = sum(p.numel() for p in model.parameters())
         self._training = training
         self._clip = training.gradient_clip
         self.reset()

@@ -1,0 +1,106 @@
+"""What a run finds again after it died: finished rounds, and nothing half done."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedsim.checkpoints import Checkpoints, Lock
+from fedsim.errors import ConfigError
+from fedsim.round import Records
+
+
+def records(round: int, score: float = 0.5) -> Records:
+    row = {"method": "m", "round": round, "score": score}
+    return Records([row], [{**row, "participant": 0}], [])
+
+
+def write(checkpoints: Checkpoints, round: int, text: str = "state") -> Path:
+    folder = checkpoints.partial(round)
+    (folder / "state").write_text(text)
+    return folder
+
+
+def test_a_round_is_there_once_it_is_committed(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "m")
+    assert (checkpoints.finished(), checkpoints.records()) == (-1, [])
+    checkpoints.commit(0, records(0))  # the start has rows and no state
+    assert checkpoints.finished() == 0
+    for round in (1, 2):
+        write(checkpoints, round, f"after {round}")
+        assert checkpoints.finished() == round - 1
+        checkpoints.commit(round, records(round))
+    assert (checkpoints.state(2) / "state").read_text() == "after 2"
+    assert not checkpoints.state(1).exists()  # one state is kept …
+    again = Checkpoints(tmp_path, "m")
+    assert again.finished() == 2
+    assert again.records() == [records(0), records(1), records(2)]  # … and all rows
+
+
+def test_what_an_attempt_left_half_done_is_removed(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "m")
+    write(checkpoints, 1, "first attempt")
+    again = Checkpoints(tmp_path, "m")
+    assert again.finished() == -1
+    assert list(again.partial(1).iterdir()) == []
+
+
+def test_a_death_between_the_rename_and_the_rows_costs_the_round_only(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "m")
+    write(checkpoints, 1, "one")
+    checkpoints.commit(1, records(1))
+    write(checkpoints, 2, "two").rename(checkpoints.state(2))
+    again = Checkpoints(tmp_path, "m")
+    assert again.finished() == 1
+    assert (again.state(1) / "state").read_text() == "one"
+    write(again, 2, "two, again")
+    again.commit(2, records(2))
+    assert (again.state(2) / "state").read_text() == "two, again"
+
+
+def test_rows_keep_what_is_not_a_number(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "m")
+    checkpoints.commit(1, records(1, float("nan")))
+    checkpoints.commit(2, records(2, float("inf")))
+    scores = [record.rounds[0]["score"] for record in checkpoints.records()]
+    assert all(math.isnan(score) for score in scores)  # JSON knows neither: both were no score
+    assert checkpoints.records()[0].participants[0]["round"] == 1
+
+
+def test_contenders_do_not_meet(tmp_path: Path):
+    one, other = Checkpoints(tmp_path, "one"), Checkpoints(tmp_path, "other")
+    one.commit(3, records(3))
+    assert (one.finished(), other.finished()) == (3, -1)
+
+
+def test_rounds_beyond_four_digits_are_found(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "m")
+    for round in (9_999, 10_000, 10_001):
+        write(checkpoints, round)
+        checkpoints.commit(round, records(round))
+    assert checkpoints.finished() == 10_001
+    assert [r.rounds[0]["round"] for r in checkpoints.records()] == [9_999, 10_000, 10_001]
+    assert sorted(p.name for p in checkpoints.folder.iterdir() if p.is_dir()) == ["round-10001"]
+
+
+def test_two_runs_can_not_share_a_folder(tmp_path: Path):
+    lock = Lock(tmp_path)
+    with pytest.raises(ConfigError, match="no other run"):
+        Lock(tmp_path)
+    lock.release()
+    Lock(tmp_path).release()
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path):
+    code = f"""
+import os, signal
+from pathlib import Path
+from fedsim.checkpoints import Lock
+lock = Lock(Path({str(tmp_path)!r}))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    Lock(tmp_path).release()

@@ -1,0 +1,86 @@
+"""Losses against torch's own distributions, and the properties that the papers claim for them."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
+
+from fedsim.losses import proximal, response_kl, temper
+
+R, K = 16, 7
+
+
+def rows(seed: int, scale: float = 1.0) -> Tensor:
+    """Logits [R, K], centred: each row's mean is 0."""
+    logits = scale * torch.randn(R, K, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def gradient(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Of the loss with respect to each row's logits; the mean over rows is undone."""
+    logits = logits.clone().requires_grad_()
+    response_kl(logits, teacher, temperature).backward()
+    return R * logits.grad
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 10.0])
+def test_response_kl_is_the_divergence_of_the_tempered_distributions(temperature: float):
+    z, v = rows(0), rows(1)
+    expected = kl_divergence(Categorical(logits=v / temperature), Categorical(logits=z / temperature))
+    value = response_kl(z, v.softmax(-1), temperature)
+    assert value.item() == pytest.approx(temperature**2 * expected.mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_response_kl_is_zero_at_equality_only(temperature: float):
+    z = rows(0)
+    assert response_kl(z, z.softmax(-1), temperature).item() == pytest.approx(0, abs=1e-14)
+    assert response_kl(z, rows(1).softmax(-1), temperature).item() > 0.1
+    # Logits are only defined up to a constant per row.
+    assert response_kl(z + 5, z.softmax(-1), temperature).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_t_squared_keeps_the_gradient_at_one_size():
+    z, v = rows(0), rows(1)
+    norms = {t: gradient(z, v.softmax(-1), t).norm().item() for t in (2.0, 4.0, 8.0, 100.0)}
+    assert max(norms.values()) < 1.3 * min(norms.values())
+    # Without the factor it would fall by 2,500 between the first and the last.
+    assert norms[2.0] / 2.0**2 > 1_500 * norms[100.0] / 100.0**2
+
+
+def test_at_a_high_temperature_logits_are_matched():
+    # Hinton et al. 2015, equation 4: the gradient tends to (z − v)/K for centred logits.
+    z, v = rows(0), rows(1)
+    errors = [(gradient(z, v.softmax(-1), t) - (z - v) / K).abs().max().item() for t in (10.0, 100.0, 1e3)]
+    assert errors[2] < 2e-3 * (z - v).abs().max().item() / K
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]  # first order in 1/T
+
+
+def test_a_sparse_teacher_has_no_infinite_loss():
+    # Quantised rows are mostly zeros, where 0 · log 0 is 0.
+    teacher = torch.tensor([[0.75, 0.25, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    logits = torch.zeros(2, 3, dtype=torch.float64)
+    log3 = torch.log(torch.tensor(3.0, dtype=torch.float64))
+    entropy = -(0.75 * torch.log(torch.tensor(0.75)) + 0.25 * torch.log(torch.tensor(0.25)))
+    assert response_kl(logits, teacher).item() == pytest.approx((2 * log3 - entropy).item() / 2, rel=1e-6)
+    assert torch.equal(temper(teacher, 4.0) == 0, teacher == 0)
+
+
+def test_temper_is_the_softmax_of_divided_logits():
+    v = rows(1)
+    p = v.softmax(-1)
+    assert temper(p, 1.0) is p
+    for temperature in (0.5, 2.0, 7.0):
+        torch.testing.assert_close(temper(p, temperature), (v / temperature).softmax(-1))
+
+
+def test_proximal_is_half_the_squared_distance():
+    w = [torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True), torch.tensor([5.0], requires_grad=True)]
+    anchors = [torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([7.0])]
+    value = proximal(w, anchors)
+    assert value.item() == 0.5 * (1 + 9 + 4)
+    value.backward()
+    assert torch.equal(w[0].grad, torch.tensor([[1.0, 0.0], [0.0, 3.0]]))  # w − w_t
+    assert torch.equal(w[1].grad, torch.tensor([-2.0]))
+    with pytest.raises(ValueError, match="zip"):
+        proximal(w, anchors[:1])
