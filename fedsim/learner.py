@@ -193,14 +193,14 @@ class Learner:
 
     def load_parameters(self, vector: np.ndarray) -> None:
         """Set the weights from a vector [P]; the optimiser's moments stay."""
+        if len(vector) != self.size:
+            raise ValueError(f"the model has {self.size} parameters, the vector {len(vector)}")
         weights: dict[str, Tensor] = {}
         start = 0
         for name, like in self.engine.weights().items():
             part = np.asarray(vector[start : start + like.numel()], np.float32)
             weights[name] = torch.from_numpy(part.copy()).view(like.shape)
             start += like.numel()
-        if start != len(vector):
-            raise ValueError(f"the model has {start} parameters, the vector {len(vector)}")
         self.engine.load_weights(weights)
 
     def save(self, folder: Path) -> None:

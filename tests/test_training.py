@@ -1,5 +1,6 @@
 """What training is made of (batches, learning rates), and a learner that trains, answers and is scored."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_how_a_run_is_cut_into_rounds_does_not_show_in_the_rate():
     assert rates(4) == pytest.approx(rates(1, steps=100))
     run = rates(4)
     assert run.index(max(run)) == 10  # up for ten steps, then down
-    assert all(a > b for a, b in zip(run[10:], run[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(run[10:]))
 
 
 # Learning -----------------------------------------------------------------------------------------

@@ -184,9 +184,11 @@ def sharpen(pooled: Pooled, beta: float) -> Pooled:
     """Enhanced ERA, p^β ÷ Σ p^β row by row; β = 1 is the identity."""
     if beta == 1.0:
         return pooled
-    powered = pooled.probs.astype(np.float64) ** beta
-    lengths = np.diff(pooled.offsets)
-    totals = np.add.reduceat(powered, pooled.offsets[:-1])
+    starts, lengths = pooled.offsets[:-1], np.diff(pooled.offsets)
+    # By the largest of the row, so that not all of it underflows when β is large.
+    largest = np.repeat(np.maximum.reduceat(pooled.probs, starts), lengths)
+    powered = (pooled.probs.astype(np.float64) / largest) ** beta
+    totals = np.add.reduceat(powered, starts)
     return replace(pooled, probs=(powered / np.repeat(totals, lengths)).astype(np.float32))
 
 

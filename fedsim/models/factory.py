@@ -25,8 +25,8 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     auto = AutoModelForCausalLM if interface.modality == "text" else AutoModelForImageClassification
-    torch.manual_seed(torch_seed(seed, "weights", name))
     if name in PRESETS:
+        torch.manual_seed(torch_seed(seed, "weights", name))
         preset = PRESETS[name]
         fields = {**_fitting(preset.model_type, interface), **preset.shape}
         return _ready(auto.from_config(AutoConfig.for_model(preset.model_type, **fields)))
@@ -35,6 +35,8 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
         raise ConfigError("model", name, "a preset or a path to a config.json or its folder")
     if _has_weights(path.parent) and path.name == "config.json":
         return _ready(_pretrained(auto, path.parent, interface))
+    # By its content: where a file lies must not decide the weights.
+    torch.manual_seed(torch_seed(seed, "weights", path.read_text(encoding="utf-8")))
     config = AutoConfig.from_pretrained(str(path))
     for field, value in _fitting(config.model_type, interface).items():
         setattr(config, field, value)

@@ -133,8 +133,9 @@ class DeepSpeedEngine:
             self._optimizer.state.clear()
             load_state(folder, self.model, self._optimizer)
             return
-        # A missing checkpoint is no exception there, but (None, None).
-        if self._engine.load_checkpoint(str(folder), tag=_TAG)[0] is None:
+        # A missing checkpoint is a bare assertion there, or (None, None).
+        there = (folder / _TAG).is_dir()
+        if not there or self._engine.load_checkpoint(str(folder), tag=_TAG)[0] is None:
             raise RunError(f"{folder} holds no checkpoint of the student")
 
     def close(self) -> None:

@@ -1,0 +1,209 @@
+"""What every registered method promises: two rounds of a tiny run on images and on text."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsim import config as configs
+from fedsim import results, simulation
+from fedsim.checkpoints import Checkpoints
+from fedsim.config import RunConfig, Settings
+from fedsim.executor import InProcess
+from fedsim.methods import METHODS
+from fedsim.methods.base import Method
+from fedsim.results import Row
+from fedsim.round import Records
+
+ROUNDS, PEOPLE = 2, 3
+MODEL = {
+    "text": {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    },
+    "image": {
+        "model_type": "vit",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 4,
+    },
+}
+MODALITIES = list(MODEL)
+BOTH = pytest.mark.parametrize("modality", MODALITIES)
+EVERY = pytest.mark.parametrize("name", METHODS)
+
+
+def tiny(folder: Path, modality: str, name: str) -> RunConfig:
+    """Everybody has one small architecture and the proxy set its answers, so that any method can run."""
+    folder.mkdir(exist_ok=True)
+    model = folder / "config.json"
+    model.write_text(json.dumps(MODEL[modality]))
+    data: dict[str, Any] = {"source": "digits", "max_examples": 120, "proxy_labelled": True}
+    if modality == "text":
+        # Files named by their domain; enough different documents that nobody's text is too short.
+        for domain in range(3):
+            lines = (
+                f"document {n} of domain {domain}: {n * n} {n % 7} {domain * n}.\n\n" for n in range(900)
+            )
+            (folder / f"domain{domain}.txt").write_text("".join(lines))
+        data = {"source": "files", "path": str(folder / "*.txt"), "modality": "text", "window": 16}
+        data["vocabulary"] = 300
+    training = {"steps": 2, "batch_size": 4}
+    return configs.load(
+        {
+            "name": "contract",
+            "rounds": ROUNDS,
+            "output": str(folder / "run"),
+            "data": data,
+            "participants": {
+                "count": PEOPLE,
+                "models": [str(model)],
+                "training": training,
+                "partition": {"alpha": 5.0, "minimum": 5},
+            },
+            "student": {"model": str(model), "training": training},
+            "methods": [{"name": name, "specialists": "student"}],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """`ran(modality, name)` → the folder of that run, made once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def run(modality: str, name: str) -> Path:
+        if (modality, name) not in made:
+            config = tiny(tmp_path_factory.mktemp(f"{modality}-{name}"), modality, name)
+            made[modality, name] = simulation.run(config, executor=InProcess()).folder
+        return made[modality, name]
+
+    return run
+
+
+def records(folder: Path, name: str) -> dict[int, Records]:
+    return {r.rounds[0]["round"]: r for r in Checkpoints(folder, name).records()}
+
+
+def sent(rows: list[Row], direction: str) -> int:
+    return sum(row["bytes"] for row in rows if row["direction"] == direction)
+
+
+@BOTH
+@EVERY
+def test_rows_have_exactly_the_documented_columns(ran, modality: str, name: str):
+    found = records(ran(modality, name), name)
+    method = METHODS[name]
+    assert list(found) == ([0, 1, 2] if method.trains_student else [1, 2])
+    for round, record in found.items():
+        for table in ("rounds", "participants", "messages"):
+            rows = getattr(record, table)
+            assert all(row.keys() == results.TABLES[table].keys() for row in rows), table
+            assert all((row["method"], row["round"]) == (name, round) for row in rows)
+        asked = PEOPLE if method.uses_participants and round else 0
+        assert [row["participant"] for row in record.participants] == list(range(asked))
+        assert len(record.rounds) == 1
+        assert record.rounds[0]["planned"] == asked
+
+
+@BOTH
+@EVERY
+def test_bytes_are_those_of_the_messages(ran, modality: str, name: str):
+    total = 0
+    for record in records(ran(modality, name), name).values():
+        (row,) = record.rounds
+        for direction in ("up", "down"):
+            column = f"bytes_{direction}"
+            assert row[column] == sent(record.messages, direction)
+            assert row[column] == sum(p[column] for p in record.participants)
+        for person in record.participants:
+            mine = [m for m in record.messages if m["participant"] == person["participant"]]
+            assert person["bytes_up"] == sent(mine, "up")
+            assert person["bytes_down"] == sent(mine, "down")
+            assert len({m["direction"] for m in mine}) == len(mine)  # at most one each way
+        assert all(m["bytes"] > 0 and m["kind"] for m in record.messages)
+        total += row["bytes_up"] + row["bytes_down"]
+    talks = METHODS[name].uses_participants and METHODS[name].trains_student
+    assert (total > 0) == talks
+
+
+@BOTH
+@EVERY
+def test_everything_is_delivered_and_counted(ran, modality: str, name: str):
+    found = records(ran(modality, name), name)
+    for round in range(1, ROUNDS + 1):
+        (row,) = found[round].rounds
+        talks = METHODS[name].uses_participants and METHODS[name].trains_student
+        assert row["delivered"] == (PEOPLE if talks else 0)
+        assert {p["status"] for p in found[round].participants} <= {"ok"}
+        assert {m["status"] for m in found[round].messages} <= {"delivered"}
+        flops = row["flops_participants"] + row["flops_coordinator"]
+        assert flops > 0
+        assert row["flops_participants"] == sum(p["flops"] for p in found[round].participants)
+        assert row["virtual_s"] >= max(
+            (p["down_s"] + p["compute_s"] + p["up_s"] for p in found[round].participants), default=0.0
+        )
+        assert row["virtual_s"] > 0
+
+
+@BOTH
+@EVERY
+def test_the_last_round_has_a_score(ran, modality: str, name: str):
+    folder = ran(modality, name)
+    (row,) = records(folder, name)[ROUNDS].rounds
+    assert math.isfinite(row["score"])
+    assert row["score"] > 1 if modality == "text" else 0 <= row["score"] <= 1
+    assert row["metric"] == {"text": "perplexity", "image": "accuracy"}[modality]
+    summary = json.loads((folder / "summary.json").read_text())
+    expected = [name] if METHODS[name].trains_student else [f"{name}_best", f"{name}_mean"]
+    assert [line["contender"] for line in summary] == expected
+    assert summary[-1]["score"] == pytest.approx(row["score"])
+    assert (folder / "student").exists() == METHODS[name].trains_student
+
+
+@BOTH
+@EVERY
+def test_a_round_changes_the_models(ran, modality: str, name: str):
+    # Nothing else would notice a method that trains nobody.
+    found = records(ran(modality, name), name)
+    if METHODS[name].trains_student:
+        losses = [found[round].rounds[0]["loss"] for round in (0, 1, 2)]
+    else:
+        losses = [p["loss"] for p in found[2].participants]
+    assert all(map(math.isfinite, losses))
+    assert len(set(losses)) == 3
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_run(ran, name: str, tmp_path: Path):
+    first = records(ran("image", name), name)
+    config = tiny(tmp_path, "image", name).model_copy(update={"output": str(tmp_path / "again")})
+    again = records(simulation.run(config, executor=InProcess()).folder, name)
+    measured = {"wall_s", "peak_memory_mib", "model"}  # the model's path is another folder's
+
+    def decided(found: dict[int, Records]) -> str:
+        rows = [
+            row for r in found.values() for table in (r.rounds, r.participants, r.messages) for row in table
+        ]
+        return repr([{k: v for k, v in row.items() if k not in measured} for row in rows])
+
+    assert decided(first) == decided(again)
+
+
+@EVERY
+def test_a_method_says_what_it_is_and_takes_no_unknown_setting(name: str):
+    method = METHODS[name]
+    assert issubclass(method, Method)
+    assert len(__import__(method.__module__, fromlist=["x"]).__doc__.splitlines()) >= 2
+    assert issubclass(method.Settings, Settings)
+    assert method.Settings() is not None  # every setting has a default
+    with pytest.raises(ValueError, match="no_such_setting"):
+        method.Settings(no_such_setting=1)

@@ -1,0 +1,314 @@
+"""Whole runs of tiny configs, each in a process of its own as a user starts it.
+
+A command gets a private TMPDIR and a session of its own, so that everything it starts can be found
+again: after each one, no process of its session and none of its Ray folders may be left. Runs that
+several tests compare with are made once.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+DIGITS = """
+name: tiny-digits
+rounds: 3
+data: {source: digits, max_examples: 400, split: {test: 0.2, validation: 0.1, proxy: 0.2}}
+participants:
+  count: 5
+  models: [vit-micro, vit-tiny]
+  partition: {alpha: 1.0}
+  training: {steps: 3, batch_size: 8}
+student:
+  model: vit-tiny
+  training: {steps: 4, batch_size: 8}
+runtime: {executor: in_process}
+methods:
+  - {name: federated_distillation, digest_batch: 4}
+  - {name: fedavg, specialists: student}
+  - solo
+  - centralized
+"""
+DISTIL = """
+base: digits.yaml
+name: tiny-distil
+methods: [{name: federated_distillation, digest_batch: 4}]
+"""
+TEXT = """
+name: tiny-text
+rounds: 2
+data:
+  source: stdlib
+  max_examples: 300
+  vocabulary: 300
+  window: 16
+  split: {test: 0.05, validation: 0.05, proxy: 0.1}
+participants:
+  count: 3
+  models: [llama-tiny, pythia-tiny]
+  partition: {alpha: 1.0}
+  training: {steps: 2, batch_size: 8}
+student:
+  model: llama-tiny
+  training: {steps: 3, batch_size: 8}
+pretraining: {steps: 2}
+runtime: {executor: in_process}
+methods:
+  - name: federated_distillation
+    levels: 15
+    quantiser: systematic
+    confidence: 4
+    proxy_per_round: 0.2
+    digest_batch: 4
+  - proxy_only
+  - solo
+"""
+
+# Of the rounds table, what the seed decides; the rest is measured time and memory.
+DECIDED = [
+    "method", "algorithm", "seed", "round", "metric", "higher_is_better", "score", "loss", "learn_loss",
+    "bytes_up", "bytes_down", "virtual_s", "flops_participants", "flops_coordinator", "planned", "delivered",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Command:
+    """A command at work, with everything that it starts.
+
+    temp: its TMPDIR, empty but for what it makes.   process: its own process.
+    """
+
+    def __init__(self, arguments: list[str], temp: Path) -> None:
+        self.temp = temp
+        # A cluster or a token of the user's must not be joined, nor a terminal's size matter.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "COLUMNS"}
+        environment = {**inherited, "TMPDIR": str(temp), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        with self._log("out").open("w") as out, self._log("err").open("w") as err:
+            self.process = subprocess.Popen(
+                arguments, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def text(self, stream: str) -> str:
+        """What it has written to `out` or `err` so far."""
+        return self._log(stream).read_text(encoding="utf-8", errors="replace")
+
+    def wait_for(self, path: Path, seconds: float = 200) -> None:
+        """Until a file appears that the command writes."""
+        until = time.monotonic() + seconds
+        while not path.exists():
+            assert self.process.poll() is None, f"it ended before {path.name} was there: {self.text('err')}"
+            assert time.monotonic() < until, f"no {path.name} after {seconds} s: {self.text('err')}"
+            time.sleep(0.05)
+
+    def end(self, seconds: float = 280) -> Done:
+        """Wait until it has ended; nothing that it started may be left."""
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise
+        left = self.left(patience=10)
+        folders = self.folders()
+        self.kill_all()
+        assert not left, f"still running: {left}"
+        assert not folders, f"left behind: {folders}"
+        return Done(status, self.text("out"), self.text("err"))
+
+    def left(self, patience: float = 0) -> dict[int, str]:
+        """Processes of its session that are still there after `patience` seconds: pid → command line."""
+        until = time.monotonic() + patience
+        while True:
+            found = self._session()
+            if not found or time.monotonic() > until:
+                return found
+            time.sleep(0.1)
+
+    def folders(self) -> list[str]:
+        """Folders of private Ray instances in its TMPDIR."""
+        return sorted(path.name for path in self.temp.glob("fedsim-*"))
+
+    def kill_all(self) -> None:
+        """End what is left of its own session, process by process."""
+        for pid in self._session():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait(10)
+
+    def _session(self) -> dict[int, str]:
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                # After the name in brackets: state, parent, group, session.
+                state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            except OSError:
+                continue  # it has just ended
+            if state != "Z" and (int(session) == self.process.pid or str(self.temp) in line):
+                found[int(entry.name)] = line[:200]
+        return found
+
+    def _log(self, stream: str) -> Path:
+        return self.temp / f"{stream}.txt"
+
+
+class Fedsim:
+    """The command line, as a user has it."""
+
+    def __init__(self) -> None:
+        self._commands: list[Command] = []
+
+    def start(self, *arguments: object, program: tuple[str, ...] = ()) -> Command:
+        """Start `python -m fedsim ARGUMENTS` (or another program) and return at once."""
+        # Short, because the path of a Unix socket may have 107 characters and Ray puts some here.
+        temp = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))
+        program = program or (sys.executable, "-m", "fedsim")
+        command = Command([*program, *map(str, arguments)], temp)
+        self._commands.append(command)
+        return command
+
+    def __call__(self, *arguments: object, status: int = 0, program: tuple[str, ...] = ()) -> Done:
+        """Run a command to its end and check its exit status."""
+        done = self.start(*arguments, program=program).end()
+        assert done.status == status, done.err
+        return done
+
+    def clean(self) -> None:
+        for command in self._commands:
+            command.kill_all()
+            shutil.rmtree(command.temp, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def fedsim_command() -> Iterator[Fedsim]:
+    """Starts commands: `fedsim_command("run", path, "output=…")`."""
+    commands = Fedsim()
+    yield commands
+    commands.clean()
+
+
+@pytest.fixture(scope="session")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The config files: `digits` (all kinds of methods), `distil` (one of them), `text`."""
+    folder = tmp_path_factory.mktemp("configs")
+    files = {}
+    for name, content in (("digits", DIGITS), ("distil", DISTIL), ("text", TEXT)):
+        files[name] = folder / f"{name}.yaml"
+        files[name].write_text(content)
+        assert yaml.safe_load(content)
+    return files
+
+
+@pytest.fixture(scope="session")
+def digits_run(fedsim_command: Fedsim, configs: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed digits run, in one process: what every other digits run must equal."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    fedsim_command("run", configs["digits"], f"output={folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_run(fedsim_command: Fedsim, configs: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed text run, on Ray with two contenders side by side."""
+    folder = tmp_path_factory.mktemp("runs") / "text"
+    fedsim_command(
+        "run", configs["text"], f"output={folder}", "runtime.executor=ray", "runtime.parallel_methods=2"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def assert_same_results() -> Callable[..., None]:
+    """`assert_same_results(folder, reference)`: everything the seed decides, bit for bit.
+
+    methods: contenders to compare; all of the reference if absent.
+    """
+
+    def check(folder: Path, reference: Path, methods: tuple[str, ...] = ()) -> None:
+        for name, columns in (
+            ("rounds", DECIDED),
+            ("participants", ["method", "round", "participant", "status", "score", "bytes_up", "bytes_down"]),
+            ("messages", None),
+        ):
+            mine, other = (pd.read_parquet(run / f"{name}.parquet") for run in (folder, reference))
+            if methods:
+                other = other[other.method.isin(methods)].reset_index(drop=True)
+            assert len(mine) == len(other) > 0, name
+            for column in columns or other.columns:
+                one, two = mine[column].to_numpy(), other[column].to_numpy()
+                if one.dtype == np.float64:  # as bits: NaN equals NaN, and 0.1 + 0.2 is not 0.3
+                    one, two = one.view(np.int64), two.view(np.int64)
+                different = np.flatnonzero(one != two)
+                assert not len(different), (
+                    f"{name}.{column}: {mine.iloc[different[:3]].to_dict('records')} "
+                    f"against {other.iloc[different[:3]].to_dict('records')}"
+                )
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def score_of_student() -> Callable[[Path], tuple[float, float]]:
+    """(metric, mean loss) of a run's exported student, found with transformers alone: the config's
+    test set, the tokens or pixels as the data package makes them, `AutoModel….from_pretrained`."""
+
+    def score(folder: Path) -> tuple[float, float]:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoModelForImageClassification
+
+        from fedsim.config import load
+        from fedsim.data import federation
+
+        test = federation.build(federation.plan(load(folder / "config.yaml"))).public.test
+        text = "input_ids" in test.arrays
+        auto = AutoModelForCausalLM if text else AutoModelForImageClassification
+        model = auto.from_pretrained(folder / "student").eval()
+        with torch.no_grad():
+            if text:
+                tokens = torch.from_numpy(test.arrays["input_ids"].astype(np.int64))
+                logits, answers = model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+            else:
+                pixels = torch.from_numpy(test.arrays["pixel_values"]).float() / 127.5 - 1.0
+                logits, answers = model(pixels).logits, torch.from_numpy(test.arrays["labels"])
+            loss = torch.nn.functional.cross_entropy(logits.double(), answers).item()
+            right = (logits.argmax(-1) == answers).double().mean().item()
+        return (float(np.exp(loss)) if text else right), loss
+
+    return score
+
+
+@pytest.fixture
+def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For runs inside this process: what they set in torch is put back."""
+    import torch
+
+    for name in ("DS_ACCELERATOR", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        monkeypatch.delenv(name)
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(strict)

@@ -1,0 +1,147 @@
+"""A run goes on where it stopped, however it stopped, and ends as if nothing had happened."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+import fedsim
+from fedsim import simulation
+from fedsim.executor import InProcess
+
+RAY = ("runtime.executor=ray", "runtime.participants_per_actor=3")
+ONE_PROCESS = "runtime.executor=in_process"
+# Two helpers of Ray notice at once that their raylet is gone, but want to tell the control store, which
+# is gone too, and try for a minute before they end.
+LINGERING = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+def test_after_kill_9_of_the_driver(fedsim_command, configs, digits_run, assert_same_results, tmp_path):
+    folder = tmp_path / "run"
+    command = fedsim_command.start("run", configs["digits"], f"output={folder}", *RAY, "runtime.parallel_methods=2")
+    command.wait_for(folder / "checkpoints" / "federated_distillation" / "round-0001.json")
+    command.process.kill()
+    assert command.process.wait(10) == -signal.SIGKILL
+
+    until, left = time.monotonic() + 20, command.left()
+    while any(line not in LINGERING for line in left.values()) and time.monotonic() < until:
+        time.sleep(0.1)
+        left = command.left()
+    assert set(left.values()) <= set(LINGERING), left
+    command.kill_all()
+
+    # The folder says what is there and what is not; half of a round is not in its tables.
+    assert not (folder / "report.html").exists()
+    done = fedsim_command("run", "--resume", folder)
+    assert "federated_distillation" in done.out and "student" in done.out
+    assert "federated_distillation round 1/3" not in done.err, "it began from the start"
+    assert_same_results(folder, digits_run)
+
+
+@pytest.mark.slow
+def test_after_kill_9_everything_ends_by_itself(fedsim_command, configs, tmp_path):
+    folder = tmp_path / "run"
+    command = fedsim_command.start("run", configs["distil"], f"output={folder}", *RAY)
+    command.wait_for(folder / "checkpoints" / "federated_distillation" / "round-0001.json")
+    command.process.kill()
+    assert not command.left(patience=120)
+
+
+def test_ctrl_c_says_one_line_and_leaves_nothing(
+    fedsim_command, configs, digits_run, assert_same_results, tmp_path
+):
+    folder = tmp_path / "run"
+    command = fedsim_command.start("run", configs["digits"], f"output={folder}", *RAY)
+    command.wait_for(folder / "checkpoints" / "fedavg" / "round-0001.json")
+    os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    done = command.end()
+    assert done.status == 130
+    said = [line for line in done.err.splitlines() if not line.startswith("[")]  # without the progress
+    assert len(said) == 1 and "interrupted" in said[0] and "--resume" in said[0], done.err
+    fedsim_command("run", "--resume", folder, ONE_PROCESS)
+    assert_same_results(folder, digits_run)
+
+
+def test_ctrl_c_while_actors_start(fedsim_command, configs, tmp_path):
+    command = fedsim_command.start("run", configs["distil"], f"output={tmp_path / 'run'}", *RAY)
+    while "starting actors" not in command.text("err"):
+        assert command.process.poll() is None, command.text("err")
+        time.sleep(0.05)
+    os.killpg(command.process.pid, signal.SIGINT)
+    done = command.end()
+    assert done.status == 130
+    assert "Traceback" not in done.err, done.err
+
+
+class Dies(InProcess):
+    """The process ends in round 2: the coordinator has saved, the round is not committed."""
+
+    def close(self, lane, round, target):
+        closing = super().close(lane, round, target)
+        if round == 2:
+            raise OSError("power cut")
+        return closing
+
+
+@pytest.mark.parametrize("stage", ["partial", "renamed", "stale report"])
+def test_between_the_states_and_their_commit(
+    stage, configs, digits_run, assert_same_results, clean_process, tmp_path
+):
+    folder = tmp_path / "run"
+    config = fedsim.load(configs["distil"], output=str(folder))
+    with pytest.raises(OSError, match="power cut"):
+        simulation.run(config, executor=Dies())
+    rounds = folder / "checkpoints" / "federated_distillation"
+    assert (rounds / "round-0002.partial" / "coordinator").is_dir()
+    assert (rounds / "round-0001.json").exists() and not (rounds / "round-0002.json").exists()
+    if stage == "renamed":  # it died a moment later
+        (rounds / "round-0002.partial").rename(rounds / "round-0002")
+    if stage == "stale report":  # a report of an unfinished run must not pass for its end
+        fedsim_report = pytest.importorskip("analysis.report")
+        fedsim_report.write([folder], folder / "report.html")
+    fedsim.run(config, resume=True)
+    assert_same_results(folder, digits_run, methods=("federated_distillation",))
+    assert not list(rounds.glob("*.partial"))
+
+
+def test_half_an_export_is_not_taken_for_a_student(configs, score_of_student, clean_process, tmp_path):
+    class DiesInExport(InProcess):
+        def export(self, lane, folder, card, tokenizer):
+            folder.mkdir()
+            (folder / "config.json").write_text("{}")
+            raise OSError("disk full")
+
+    config = fedsim.load(configs["distil"], output=str(tmp_path / "run"))
+    with pytest.raises(OSError, match="disk full"):
+        simulation.run(config, executor=DiesInExport())
+    result = fedsim.run(config, resume=True)
+    score, _ = score_of_student(result.folder)
+    assert score == pytest.approx(result.rounds.score.iloc[-1])
+
+
+def test_a_finished_run_is_only_shown(fedsim_command, digits_run, tmp_path):
+    folder = shutil.copytree(digits_run, tmp_path / "run")
+
+    def contents():
+        return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.is_file()}
+
+    before = contents()
+    done = fedsim_command("run", "--resume", folder)
+    assert "centralized" in done.out and str(folder / "report.html") in done.out
+    assert done.err == "", "nothing was started"
+    after = contents()
+    lock = folder / ".lock"
+    assert {p: s for p, s in after.items() if p != lock} == {p: s for p, s in before.items() if p != lock}
+
+
+def test_two_runs_in_one_process_one_after_the_other(
+    configs, digits_run, assert_same_results, clean_process, tmp_path
+):
+    """The in-process executor joins and leaves DeepSpeed's group each time, and leaves no trace."""
+    before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
+    for name in ("one", "two"):
+        fedsim.run(fedsim.load(configs["distil"], output=str(tmp_path / name)))
+        assert_same_results(tmp_path / name, digits_run, methods=("federated_distillation",))
+    assert {name: os.environ.get(name) for name in before} == before

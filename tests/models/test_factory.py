@@ -1,0 +1,181 @@
+"""Models: presets, a config.json, pretrained folders; and the way out and back in again."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedsim.config import Training
+from fedsim.data import tokenizers
+from fedsim.errors import ConfigError
+from fedsim.learner import Learner
+from fedsim.modalities import modality
+from fedsim.models import presets
+from fedsim.models.export import export
+from fedsim.models.factory import build, size
+from fedsim.models.flops import forward_flops
+from fedsim.models.presets import PRESETS
+from fedsim.student.engine import TorchEngine
+from fedsim.types import Examples, Interface
+
+TEXT = Interface("text", 300, 16)
+IMAGE = Interface("image", 3, 0, (1, 8, 8), ("cat", "dog", "eel"))
+INTERFACES = {"text": TEXT, "image": IMAGE}
+ANY = {"text": "llama-tiny", "image": "vit-micro"}
+
+
+def inputs(interface: Interface, n: int = 2) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    if interface.modality == "text":
+        return {"input_ids": torch.randint(interface.classes, (n, interface.window), generator=draw)}
+    return {"pixel_values": torch.randn(n, *interface.image_shape, generator=draw)}
+
+
+def logits(model: torch.nn.Module, interface: Interface) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**inputs(interface)).logits
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_answers_for_the_datas_classes(name: str):
+    interface = INTERFACES[PRESETS[name].modality]
+    model = build(name, interface, seed=0)
+    said = logits(model, interface)
+    shape = (2, 16, 300) if interface.modality == "text" else (2, 3)
+    assert said.shape == shape
+    assert said.dtype == torch.float32
+    # A fresh model knows nothing: it is about as surprised as a uniform guess.
+    guess = torch.nn.functional.cross_entropy(said.flatten(0, -2), torch.zeros(said[..., 0].numel()).long())
+    assert abs(guess.item() - math.log(interface.classes)) < 1.0
+    assert size(model) < 1_000_000  # what the quickstart trains on two cores
+    assert forward_flops(model, inputs(interface)) > 2 * size(model) / 10
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_seed_and_the_name_decide_the_weights(name: str):
+    interface = INTERFACES[PRESETS[name].modality]
+    first = build(name, interface, seed=1)
+    torch.manual_seed(99)
+    assert same(first, build(name, interface, seed=1))
+    assert not same(first, build(name, interface, seed=2))
+
+
+def test_a_window_longer_than_usual_is_read():
+    long = Interface("text", 300, 200)
+    for name in (n for n, p in PRESETS.items() if p.modality == "text"):
+        assert logits(build(name, long, 0), long).shape == (2, 200, 300)
+
+
+def test_a_config_json_is_built_for_the_data(tmp_path: Path):
+    shape = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50_257}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    for path in (tmp_path, tmp_path / "config.json"):
+        model = build(str(path), TEXT, seed=0)
+        assert logits(model, TEXT).shape == (2, 16, 300)
+        assert model.config.n_embd == 16
+        presets.check(str(path), "text", "student.model")
+    renamed = tmp_path / "small.json"
+    renamed.write_text(json.dumps(shape))
+    # What it says decides the weights, not where it lies: a run can be repeated in another folder.
+    assert same(build(str(renamed), TEXT, seed=0), model)
+    renamed.write_text(json.dumps({**shape, "summary_type": "mean"}))
+    assert not same(build(str(renamed), TEXT, seed=0), model)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_exported_comes_back_with_the_same_weights(name: str, tmp_path: Path):
+    interface = INTERFACES[PRESETS[name].modality]
+    tokenizer = tokenizers.train(["a few words, and a few more words"], 300) if name == "llama-tiny" else None
+    learner = learner_of(name, interface)
+    export(learner, interface, tmp_path / "student", "# A card\n", tokenizer)
+    back = build(str(tmp_path / "student"), interface, seed=5)  # the seed must not matter
+    assert same(back, learner.engine.model)
+    assert torch.equal(logits(back, interface), logits(learner.engine.model, interface))
+    assert (tmp_path / "student/README.md").read_text() == "# A card\n"
+    assert not list((tmp_path / "student").glob("*.bin"))  # no pickle
+
+
+def learner_of(name: str, interface: Interface) -> Learner:
+    engine = TorchEngine(build(name, interface, seed=3), Training(), torch.device("cpu"))
+    return Learner(engine, modality(interface.modality), interface.classes)
+
+
+def test_transformers_reads_the_student_with_its_tokenizer(tmp_path: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text = "def f(x):\n    return x + 1  # ünïcode"
+    trained = tokenizers.train([text], 300)
+    learner = learner_of("pythia-tiny", TEXT)
+    export(learner, TEXT, tmp_path, "", trained)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(model, TEXT), logits(learner.engine.model, TEXT))
+    reader = AutoTokenizer.from_pretrained(tmp_path)
+    ids = reader(text)["input_ids"]
+    assert ids == tokenizers.encode(trained, [text])[0][:-1].tolist()
+    assert reader.decode(ids) == text
+    assert reader.eos_token_id == 0
+    tokenizers.load(str(tmp_path))  # usable as data.tokenizer of the next run
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transformers_reads_the_student_with_its_image_processor(channels: int, tmp_path: Path):
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    interface = replace(IMAGE, image_shape=(channels, 8, 8))
+    learner = learner_of("vit-micro", interface)
+    export(learner, interface, tmp_path, "", None)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert model.config.id2label == {0: "cat", 1: "dog", 2: "eel"}
+    assert torch.equal(logits(model, interface), logits(learner.engine.model, interface))
+    pixels = np.random.default_rng(0).integers(256, size=(1, channels, 8, 8)).astype(np.uint8)
+    picture = Image.fromarray(pixels[0, 0] if channels == 1 else pixels[0].transpose(1, 2, 0))
+    ready = AutoImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt")["pixel_values"]
+    examples = Examples({"pixel_values": pixels}, np.zeros(1, np.int64), np.zeros(1, np.uint64))
+    trained_on = modality("image").inputs(examples, np.arange(1), torch.device("cpu"))["pixel_values"]
+    torch.testing.assert_close(ready, trained_on, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("modality", "other", "said"),
+    [
+        ("text", Interface("text", 301, 16), "301 vocabulary .*tokenizer.*has 300"),
+        ("image", Interface("image", 4, 0, (1, 8, 8)), "4 labels; it has 3"),
+    ],
+)
+def test_a_pretrained_model_of_other_classes_is_refused(
+    modality: str, other: Interface, said: str, tmp_path: Path
+):
+    export(learner_of(ANY[modality], INTERFACES[modality]), INTERFACES[modality], tmp_path, "", None)
+    with pytest.raises(ConfigError, match=said):
+        build(str(tmp_path), other, seed=0)
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path):
+    for name in ("llama-tny", str(tmp_path), str(tmp_path / "gone.json")):
+        with pytest.raises(ConfigError, match="a preset"):
+            build(name, TEXT, seed=0)
+        with pytest.raises(ConfigError, match=r"student\.model.*llama-tiny"):
+            presets.check(name, "text", "student.model")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="can be read"):
+        presets.check(str(tmp_path), "text", "student.model")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="model_type"):
+        presets.check(str(tmp_path), "text", "student.model")
+    with pytest.raises(ConfigError, match="reads image"):
+        presets.check("llama-tiny", "image", "student.model")
+
+
+def test_images_must_be_square():
+    with pytest.raises(ConfigError, match=r"data\.image_size.*square"):
+        build("vit-micro", Interface("image", 3, 0, (1, 8, 12)), seed=0)
