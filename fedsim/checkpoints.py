@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -62,12 +63,20 @@ class Checkpoints:
         """Make a round final. The rows' file comes last: it is what says that the round exists."""
         partial = self.folder / f"round-{round:04d}.partial"
         if partial.exists():
+            self._carry(self.state(round - 1), partial)
             shutil.rmtree(self.state(round), ignore_errors=True)
             partial.rename(self.state(round))
         write_json(self.folder / f"round-{round:04d}.json", asdict(records))
         for old in self.folder.glob("round-*[0-9]"):
             if old != self.state(round):
                 shutil.rmtree(old, ignore_errors=True)
+
+    @staticmethod
+    def _carry(previous: Path, partial: Path) -> None:
+        """Keep the specialists of those who did not work in this round; links, so nothing is copied."""
+        for state in previous.glob("participant-*"):
+            if not (partial / state.name).exists():
+                shutil.copytree(state, partial / state.name, copy_function=os.link)
 
     def records(self) -> list[Records]:
         """The rows of all finished rounds, in order."""

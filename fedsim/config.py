@@ -140,6 +140,14 @@ class Participants(Settings):
     partition: Partition = Partition()
     links: Annotated[tuple[Link, ...], Field(min_length=1)] = (Link(),)
     devices: Annotated[tuple[Device, ...], Field(min_length=1)] = (Device(),)
+    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the participants that is asked in a round, drawn anew each time."""
+    dropout: Fraction = 0.0
+    """Chance that one that is asked fails before it begins."""
+    message_loss: Fraction = 0.0
+    """Chance that a message to the coordinator is sent and never arrives."""
+    deadline_s: Positive | None = None
+    """Virtual seconds after which the coordinator goes on without those who have not delivered."""
 
 
 class Engine(Settings):

@@ -82,9 +82,16 @@ class Coordinator:
             samples_known=self._method.samples_known,
         )
 
-    def receive(self, round: int, participants: Sequence[int], messages: Sequence[Any]) -> None:
-        """Decode, check and pool messages; `messages` are bytes-like, None where nothing was sent."""
+    def receive(
+        self, round: int, participants: Sequence[int], messages: Sequence[Any], missed: frozenset[int]
+    ) -> None:
+        """Decode, check and pool messages; `messages` are bytes-like, None where nothing was sent.
+
+        missed: those whose message never arrives, or too late; they are not looked at.
+        """
         for participant, data in zip(participants, messages, strict=True):
+            if participant in missed:
+                continue
             expected = self._method.expect("up", round, participant, self._desk.learner.size)
             if data is None or expected is None or self._pool is None:
                 continue
@@ -96,18 +103,19 @@ class Coordinator:
             except MessageError as error:
                 self._statuses.setdefault(participant, f"rejected:{error.reason}")
 
-    def close(self, round: int, target: Path | None) -> Closing:
+    def close(self, round: int, target: Path | None, silent: bool = False) -> Closing:
         """The student learns from the pool, is scored and saved below `target`.
 
-        Raises RunError where participants were asked and nobody delivered.
+        silent: nobody could deliver, by configuration; the student stays as it is.
+        Raises RunError where nobody delivered for any other reason.
         """
-        if self._pool is not None and "ok" not in self._statuses.values():
+        if not silent and self._pool is not None and "ok" not in self._statuses.values():
             reasons = sorted(set(self._statuses.values())) or ["no message arrived"]
             raise RunError(
                 f"{self._contender}, round {round}: no participant delivered ({', '.join(reasons)}); "
                 "the run can be resumed from the round before"
             )
-        fit = self._method.coordinator_step(self._desk, round, self._pool)
+        fit = None if silent else self._method.coordinator_step(self._desk, round, self._pool)
         flops = self._desk.learner.flops - self._flops
         score = loss = float("nan")
         config = self.world.config

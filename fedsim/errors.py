@@ -40,6 +40,10 @@ class RunError(FedsimError):
     """The run can't go on; the folder is left so that `--resume` continues it (exit status 1)."""
 
 
+class CoordinatorLostError(RunError):
+    """A coordinator's process died; another can take its place and begin at the last round."""
+
+
 def _short(value: object, limit: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

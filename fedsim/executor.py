@@ -15,7 +15,7 @@ import numpy as np
 
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, RunError
 from fedsim.types import Closing, Examples, Report, concatenate
 from fedsim.world import World
 
@@ -70,11 +70,14 @@ class Executor(Protocol):
     ) -> Iterator[Batch]:
         """See Host.step; batches come as hosts finish, in any order."""
 
-    def receive(self, lane: int, round: int, batch: Batch) -> None:
+    def receive(self, lane: int, round: int, batch: Batch, missed: frozenset[int]) -> None:
         """See Coordinator.receive."""
 
-    def close(self, lane: int, round: int, target: Path) -> Closing:
+    def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
         """See Coordinator.close."""
+
+    def revive(self, lane: int) -> None:
+        """Replace a coordinator that was lost; `begin` follows."""
 
     def forget(self, contender: str) -> None:
         """A contender has finished: hosts let go of its specialists."""
@@ -143,12 +146,15 @@ class InProcess:
         host = self._host.step(contender, round, participants, opening.payload, previous, target)
         yield Batch(*host)
 
-    def receive(self, lane: int, round: int, batch: Batch) -> None:
+    def receive(self, lane: int, round: int, batch: Batch, missed: frozenset[int]) -> None:
         who = [report.participant for report in batch.reports]
-        self._coordinator.receive(round, who, batch.messages)
+        self._coordinator.receive(round, who, batch.messages, missed)
 
-    def close(self, lane: int, round: int, target: Path) -> Closing:
-        return self._coordinator.close(round, target)
+    def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
+        return self._coordinator.close(round, target, silent)
+
+    def revive(self, lane: int) -> None:
+        raise RunError("the coordinator of this process can't be replaced")
 
     def forget(self, contender: str) -> None:
         self._host.forget(contender)

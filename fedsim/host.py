@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from fedsim import events
 from fedsim.methods.base import Method, Site
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Public, Report, Shard
@@ -148,19 +149,21 @@ class Host:
         return self._methods[contender]
 
     def _site(self, method: Method, participant: int, round: int, previous: Path | None) -> Site:
-        """The participant as it was at the end of the round before."""
-        resident = self._residents.get((method.contender, participant))
+        """The participant as it was at the end of the last round it worked in."""
+        resident = self._residents.pop((method.contender, participant), None)
         model = self.world.model_of(method.contender, participant)
-        start = self.starts.get(model)
-        if resident is not None and method.keeps_specialists and resident.round == round - 1:
+        begun = events.last_active(self.world.config, round, participant) if method.keeps_specialists else 0
+        if resident is not None and begun and resident.round == begun:
             return resident.site
         if resident is not None:
             resident.site.learner.release()
-        learner = self.world.specialist(model, start, self.world.config.participants.training)
+        learner = self.world.specialist(
+            model, self.starts.get(model), self.world.config.participants.training
+        )
         site = Site(participant, self.shards[participant], self.public, learner)
-        if method.keeps_specialists and round > 1:
+        if begun:
             if previous is None:
-                raise RuntimeError(f"participant {participant} has no state of round {round - 1}")
+                raise RuntimeError(f"participant {participant} has no state of round {begun}")
             _load(site, previous / f"participant-{participant:05d}")
         return site
 

@@ -38,12 +38,13 @@ def transfer_s(link: Link, size: int | None, direction: str) -> float:
 
 
 class Clock:
-    """Virtual time of a run. Rounds are synchronous: the slowest participant sets the pace."""
+    """Virtual time of a run. Rounds are synchronous: the slowest, or a deadline, sets the pace."""
 
     def __init__(self, config: RunConfig) -> None:
         self._links = config.participants.links
         self._devices = config.participants.devices
         self._coordinator = config.student.device
+        self._deadline = config.participants.deadline_s
 
     def timing(self, report: Report, received: int | None) -> Timing:
         """One participant's round: download, compute, upload."""
@@ -55,7 +56,17 @@ class Clock:
             up_s=transfer_s(link, report.sent, "up"),
         )
 
-    def round_s(self, timings: Iterable[Timing], coordinator_flops: float) -> float:
-        """The whole round: the slowest participant, then the coordinator."""
+    def late(self, timing: Timing) -> bool:
+        """Whether a participant needs more than the deadline."""
+        return self._deadline is not None and timing.total_s > self._deadline
+
+    def round_s(self, timings: Iterable[Timing], coordinator_flops: float, missing: bool = False) -> float:
+        """The whole round: the slowest participant or the deadline, then the coordinator.
+
+        missing: whether somebody who was asked never delivers, so that the coordinator waits for the
+        deadline where there is one.
+        """
         slowest = max((t.total_s for t in timings), default=0.0)
+        if self._deadline is not None and (missing or slowest > self._deadline):
+            slowest = self._deadline
         return slowest + coordinator_flops / self._coordinator.flops_per_s

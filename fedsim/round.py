@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsim import events
 from fedsim.executor import Executor, Opening
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
@@ -35,47 +36,61 @@ class Place:
 def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Records:
     """Run round `round` (1-based) of a contender."""
     method, began = place.method, time.perf_counter()
+    config = method.world.config
 
-    # 1. Plan: who takes part.
-    asked = list(range(method.world.config.participants.count)) if method.uses_participants else []
+    # 1. Plan: who takes part, and who will fail to.
+    asked = events.asked(config, round) if method.uses_participants else []
+    active = [k for k in asked if not events.dropped(config, round, k)]
+    fates = {k: "dropped" for k in asked if k not in active}
 
     # 2. Broadcast: one message, which goes down every link.
     opening = executor.open(place.lane, round) if method.trains_student else Opening()
 
     # 3. – 5. Specialise, express, encode and send: at the hosts, each at its own pace.
     reports: dict[int, Report] = {}
-    if asked:
-        for batch in executor.step(method.contender, round, asked, opening, place.previous, place.target):
-            reports.update({report.participant: report for report in batch.reports})
+    timings: dict[int, Timing] = {}
+    if active:
+        steps = executor.step(method.contender, round, active, opening, place.previous, place.target)
+        for batch in steps:
+            for report in batch.reports:
+                who = report.participant
+                reports[who], timings[who] = report, clock.timing(report, opening.size)
+                if report.sent is not None and events.lost(config, round, who):
+                    fates[who] = "lost"
+                elif report.sent is not None and clock.late(timings[who]):
+                    fates[who] = "late"
             # 6. Decode, validate, pool: as messages arrive.
             if method.trains_student:
-                executor.receive(place.lane, round, batch)
+                executor.receive(place.lane, round, batch, frozenset(fates))
 
-    # 7. – 8. Learn, evaluate, save.
-    closing = executor.close(place.lane, round, place.target) if method.trains_student else Closing()
-
-    ordered = [reports[k] for k in sorted(reports)]
-    timings = {r.participant: clock.timing(r, opening.size) for r in ordered}
-    return _records(method, round, opening, ordered, closing, timings, clock, time.perf_counter() - began)
+    # 7. – 8. Learn, evaluate, save. If nobody could deliver by configuration, the student waits.
+    silent = bool(asked) and len(fates) == len(asked)
+    closing = executor.close(place.lane, round, place.target, silent) if method.trains_student else Closing()
+    fates.update(closing.statuses)
+    return _records(method, round, opening, asked, reports, fates, closing, timings, clock, began)
 
 
 def _records(
     method: Method,
     round: int,
     opening: Opening,
-    reports: list[Report],
+    asked: list[int],
+    reports: dict[int, Report],
+    fates: dict[int, str],
     closing: Closing,
     timings: dict[int, Timing],
     clock: Clock,
-    wall_s: float,
+    began: float,
 ) -> Records:
     common = {"method": method.contender, "seed": method.world.seed, "round": round}
     participants: list[Row] = []
     messages: list[Row] = []
     metric = method.world.metric
-    for report in reports:
-        who, timing = report.participant, timings[report.participant]
-        status = closing.statuses.get(who, "ok")
+    for who in asked:
+        status = fates.get(who, "ok")
+        report = reports.get(who) or _absent(method, who)
+        timing = timings.get(who) or Timing(0.0, 0.0, 0.0)
+        received = opening.size if who in reports else None
         participants.append(
             {
                 **common,
@@ -87,7 +102,7 @@ def _records(
                 "score": report.score,
                 "loss": report.loss,
                 "bytes_up": report.sent or 0,
-                "bytes_down": opening.size or 0,
+                "bytes_down": received or 0,
                 "down_s": timing.down_s,
                 "compute_s": timing.compute_s,
                 "up_s": timing.up_s,
@@ -95,7 +110,7 @@ def _records(
                 "wall_s": report.wall_s,
             }
         )
-        sides = (("down", opening.size, opening.kind), ("up", report.sent, report.kind))
+        sides = (("down", received, opening.kind), ("up", report.sent, report.kind))
         for direction, size, kind in sides:
             if size is not None:
                 messages.append(
@@ -108,23 +123,41 @@ def _records(
                         "status": "delivered" if direction == "down" or status == "ok" else status,
                     }
                 )
-    alone = [report.score for report in reports]
+    alone = [reports[k].score for k in sorted(reports)]  # a mean must not depend on who came first
+    missing = any(fate in ("dropped", "lost", "late") for fate in fates.values())
     summary = {
         **common,
         "algorithm": method.world.contender(method.contender).name,
         "metric": metric.name,
         "higher_is_better": metric.higher_is_better,
-        "score": closing.score if method.trains_student else sum(alone) / len(alone),
+        "score": closing.score if method.trains_student else _mean(alone),
         "loss": closing.loss,
         "learn_loss": closing.learn_loss,
         "bytes_up": sum(row["bytes_up"] for row in participants),
         "bytes_down": sum(row["bytes_down"] for row in participants),
-        "virtual_s": clock.round_s(timings.values(), closing.flops),
-        "wall_s": wall_s,
-        "flops_participants": sum(report.flops for report in reports),
+        "virtual_s": clock.round_s(timings.values(), closing.flops, missing),
+        "wall_s": time.perf_counter() - began,
+        "flops_participants": sum(reports[k].flops for k in sorted(reports)),
         "flops_coordinator": closing.flops,
-        "planned": len(reports),
+        "planned": len(asked),
         "delivered": list(closing.statuses.values()).count("ok"),
         "peak_memory_mib": closing.peak_memory_mib,
     }
     return Records([summary], participants, messages)
+
+
+def _absent(method: Method, participant: int) -> Report:
+    """The report of one that dropped out: it did nothing."""
+    world = method.world
+    return Report(
+        participant=participant,
+        model=world.model_of(method.contender, participant),
+        examples=world.sizes[participant],
+        flops=0.0,
+        wall_s=0.0,
+        sent=None,
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -25,10 +25,11 @@ from fedsim import results
 from fedsim.checkpoints import Checkpoints, Lock
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, CoordinatorLostError, RunError
 from fedsim.executor import Executor, InProcess
 from fedsim.manifest import manifest, model_card
 from fedsim.methods import METHODS
+from fedsim.methods.base import Method
 from fedsim.models import presets
 from fedsim.network import Clock
 from fedsim.progress import Progress, Quiet
@@ -39,6 +40,10 @@ from fedsim.world import World
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+ATTEMPTS = 3
+"""How often a round is begun with another coordinator before the run gives up."""
 
 
 class Result:
@@ -214,9 +219,7 @@ class _Run:
         for round in range(max(0, finished) + 1, self.config.rounds + 1):
             if stop.is_set():
                 return
-            previous = checkpoints.state(round - 1) if round > 1 else None
-            place = Place(method, lane, previous, checkpoints.partial(round))
-            records = run_round(self.executor, place, round, self.clock)
+            records = self._round(method, lane, round, checkpoints)
             checkpoints.commit(round, records)
             self._write_tables()
             self.progress.round(records.rounds[0], self.config.rounds)
@@ -228,6 +231,20 @@ class _Run:
             self.executor.export(lane, partial, card, self.data.tokenizer_json)
             partial.rename(student)  # half a student would be taken for a whole one
         self.executor.forget(name)
+
+    def _round(self, method: Method, lane: int, round: int, checkpoints: Checkpoints) -> Records:
+        """One round; begun again with a new coordinator if its process is lost."""
+        previous = checkpoints.state(round - 1) if round > 1 else None
+        for attempt in range(ATTEMPTS):
+            place = Place(method, lane, previous, checkpoints.partial(round))
+            try:
+                if attempt:
+                    self.executor.revive(lane)
+                    self.executor.begin(lane, method.contender, round - 1, previous)
+                return run_round(self.executor, place, round, self.clock)
+            except CoordinatorLostError as error:
+                lost = error
+        raise RunError(f"{method.contender}, round {round}: {ATTEMPTS} coordinators died in it ({lost})")
 
     def _product(self) -> str | None:
         """Whose student is exported: the first contender that distils or averages one, else the

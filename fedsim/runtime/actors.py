@@ -33,6 +33,9 @@ class HostActor:
 
         self._host = Host(world, public, {shard.participant: shard for shard in shards})
 
+    def alive(self) -> None:
+        """Answers if the process does."""
+
     def pretrain(self, model: str) -> np.ndarray:
         return self._host.pretrain(model)
 
@@ -101,11 +104,17 @@ class CoordinatorActor:
             return None, None
         return (len(message.data), message.kind), _array(message.data)
 
-    def receive(self, round: int, participants: Sequence[int], messages: list[np.ndarray | None]) -> None:
-        self._coordinator.receive(round, participants, [_bytes(message) for message in messages])
+    def receive(
+        self,
+        round: int,
+        participants: Sequence[int],
+        messages: list[np.ndarray | None],
+        missed: frozenset[int],
+    ) -> None:
+        self._coordinator.receive(round, participants, [_bytes(message) for message in messages], missed)
 
-    def close(self, round: int, target: Path) -> Closing:
-        return self._coordinator.close(round, target)
+    def close(self, round: int, target: Path, silent: bool) -> Closing:
+        return self._coordinator.close(round, target, silent)
 
     def export(self, folder: Path, card: str, tokenizer: str | None) -> None:
         self._coordinator.export(folder, card, tokenizer)

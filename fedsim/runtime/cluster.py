@@ -54,6 +54,7 @@ def connect(config: RunConfig) -> Cluster:
             address="local",
             include_dashboard=False,
             num_cpus=max(2, os.cpu_count() or 2),
+            _node_ip_address="127.0.0.1",
             _temp_dir=str(folder / "ray"),
             logging_level="ERROR",
             log_to_driver=False,

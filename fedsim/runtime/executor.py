@@ -6,7 +6,9 @@ host to coordinator by reference. The driver passes references on and reads the 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,24 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from fedsim.config import Demand, RunConfig
 from fedsim.data.federation import Federation
-from fedsim.errors import FedsimError, RunError
+from fedsim.errors import CoordinatorLostError, FedsimError, RunError
 from fedsim.executor import Batch, Opening
 from fedsim.runtime.actors import CoordinatorActor, HostActor
 from fedsim.runtime.cluster import Cluster, connect, hosts
 from fedsim.runtime.ranks import RankActor
 from fedsim.types import Closing
 from fedsim.world import World
+
+ATTEMPTS = 3
+"""How often a host's step is begun again in a new process before the run gives up."""
+
+
+@dataclass
+class _Lane:
+    """A coordinator (rank 0) and the other ranks of its student."""
+
+    coordinator: Any
+    peers: list[Any]
 
 
 class OnRay:
@@ -31,6 +44,9 @@ class OnRay:
         self._cluster: Cluster | None = None
         self._actors: list[Any] = []
         self._received: dict[int, list[Any]] = {}
+        self._models: list[str] = []
+        self._starts: list[Any] = []
+        self._guard = threading.Lock()
 
     def lanes(self, config: RunConfig) -> int:
         return min(config.runtime.parallel_methods, len(config.methods))
@@ -40,61 +56,75 @@ class OnRay:
         self._number = hosts(config, self._cluster)
 
     def start(self, config: RunConfig) -> None:
-        runtime = config.runtime
-        lanes = self.lanes(config)
-        self._coordinators = [
-            self._actor(CoordinatorActor, runtime.coordinator, config) for _ in range(lanes)
-        ]
-        self._hosts = [self._actor(HostActor, runtime.participant, config) for _ in range(self._number)]
-        peers = config.student.engine.ranks - 1
-        self._peers = [
-            [self._actor(RankActor, runtime.coordinator, config) for _ in range(peers)] for _ in range(lanes)
-        ]
+        self._config = config
+        self._lanes = [self._new_lane() for _ in range(self.lanes(config))]
+        self._hosts = [self._new_host() for _ in range(self._number)]
         # A participant stays with its host, so that its specialist stays in memory.
         self._home = {k: k % self._number for k in range(config.participants.count)}
 
-    def _join(self) -> list[Any]:
-        """Let the ranks of every lane meet at an address of their rank 0."""
-        joining = []
-        for coordinator, peers in zip(self._coordinators, self._peers, strict=True):
-            address, port = _get(coordinator.address.remote())
-            everyone = len(peers) + 1
-            joining.append(coordinator.join.remote(everyone, address, port))
-            joining += [p.join.remote(rank, everyone, address, port) for rank, p in enumerate(peers, 1)]
-        return joining
-
     def prepare(self, world: World, federation: Federation) -> None:
-        public = ray.put(federation.public)
-        self._shards = [ray.put(shard) for shard in federation.shards]
         self._world = world
-        ready = []
-        for number, host in enumerate(self._hosts):
-            mine = [self._shards[k] for k, home in self._home.items() if home == number]
-            ready.append(host.prepare.remote(world, public, *mine))
-        models: list[str] = []
-        starts: list[Any] = []
+        self._public = ray.put(federation.public)
+        self._shards = [ray.put(shard) for shard in federation.shards]
+        ready = [ref for number in range(self._number) for ref in self._equip_host(number)]
         if world.config.pretraining.steps:
-            models = list(world.architectures())
-            starts = [
-                self._hosts[n % len(self._hosts)].pretrain.remote(model) for n, model in enumerate(models)
+            self._models = list(world.architectures())
+            # Owned by the driver and kept in its store, so that they outlive the hosts.
+            trained = [
+                self._hosts[n % self._number].pretrain.remote(model) for n, model in enumerate(self._models)
             ]
-        ready += [host.set_starts.remote(models, *starts) for host in self._hosts]
-        joining = self._join()
-        for coordinator, peers in zip(self._coordinators, self._peers, strict=True):
-            ready.append(coordinator.prepare.remote(world, public, models, peers, *starts))
-        _get([*joining, *ready])
+            self._starts = [ray.put(vector) for vector in _get(trained)]
+        ready += [host.set_starts.remote(self._models, *self._starts) for host in self._hosts]
+        _get([*ready, *(ref for lane in self._lanes for ref in self._equip_lane(lane))])
+
+    def _new_host(self) -> Any:
+        return self._actor(HostActor, self._config.runtime.participant)
+
+    def _equip_host(self, number: int) -> list[Any]:
+        """Hand a host its data; the public start follows where there is one already."""
+        host = self._hosts[number]
+        mine = [self._shards[k] for k, home in self._home.items() if home == number]
+        ready = [host.prepare.remote(self._world, self._public, *mine)]
+        if self._starts:
+            ready.append(host.set_starts.remote(self._models, *self._starts))
+        return ready
+
+    def _new_lane(self) -> _Lane:
+        demand, ranks = self._config.runtime.coordinator, self._config.student.engine.ranks
+        coordinator = self._actor(CoordinatorActor, demand)
+        return _Lane(coordinator, [self._actor(RankActor, demand) for _ in range(ranks - 1)])
+
+    def _equip_lane(self, lane: _Lane) -> list[Any]:
+        """Let the ranks of a lane meet at an address of rank 0, and hand it its data."""
+        address, port = _get(lane.coordinator.address.remote())
+        ranks = len(lane.peers) + 1
+        ready = [lane.coordinator.join.remote(ranks, address, port)]
+        ready += [peer.join.remote(rank, ranks, address, port) for rank, peer in enumerate(lane.peers, 1)]
+        ready.append(
+            lane.coordinator.prepare.remote(
+                self._world, self._public, self._models, lane.peers, *self._starts
+            )
+        )
+        return ready
+
+    def revive(self, lane: int) -> None:
+        old = self._lanes[lane]
+        for actor in (old.coordinator, *old.peers):
+            self._kill(actor)
+        self._lanes[lane] = self._new_lane()
+        _get(self._equip_lane(self._lanes[lane]))
 
     def begin(self, lane: int, contender: str, finished: int, checkpoint: Path | None) -> Closing:
         private = self._shards if self._world.method(contender).gathers_private_data else []
-        closing: Closing = _get(
-            self._coordinators[lane].begin.remote(contender, finished, checkpoint, *private)
+        closing: Closing = _coordinator(
+            self._lanes[lane].coordinator.begin.remote(contender, finished, checkpoint, *private)
         )
         return closing
 
     def open(self, lane: int, round: int) -> Opening:
         self._received[lane] = []
-        about, payload = self._coordinators[lane].open.options(num_returns=2).remote(round)
-        size_kind = _get(about)
+        about, payload = self._lanes[lane].coordinator.open.options(num_returns=2).remote(round)
+        size_kind = _coordinator(about)
         return Opening(payload, *size_kind) if size_kind else Opening()
 
     def step(
@@ -106,57 +136,108 @@ class OnRay:
         previous: Path | None,
         target: Path,
     ) -> Iterator[Batch]:
-        pending: dict[Any, Any] = {}
-        for number, host in enumerate(self._hosts):
+        def send(number: int) -> None:
             mine = [k for k in participants if self._home[k] == number]
             if mine:
-                reports, messages = host.step.options(num_returns=2).remote(
-                    contender, round, mine, opening.payload, previous, target
-                )
-                pending[reports] = messages
+                call = self._hosts[number].step.options(num_returns=2)
+                reports, messages = call.remote(contender, round, mine, opening.payload, previous, target)
+                pending[reports] = (number, messages)
+
+        pending: dict[Any, tuple[int, Any]] = {}
+        deaths = 0
+        for number in range(self._number):
+            send(number)
         while pending:
             (done, *_), _ = ray.wait(list(pending), num_returns=1)
-            messages = pending.pop(done)
-            yield Batch(_get(done), messages)
+            number, messages = pending.pop(done)
+            try:
+                reports = ray.get(done)
+            except RayActorError as error:
+                # Its participants take up their checkpoints in a new process and do the step again.
+                deaths += 1
+                if deaths > ATTEMPTS * self._number:
+                    raise RunError(
+                        f"{contender}, round {round}: participants keep dying ({_line(error)})"
+                    ) from error
+                self._replace_host(number)
+                send(number)
+                continue
+            except RayTaskError as error:
+                raise _own(error) from None
+            yield Batch(reports, messages)
 
-    def receive(self, lane: int, round: int, batch: Batch) -> None:
+    def _replace_host(self, number: int) -> None:
+        with self._guard:  # two lanes may find the same host dead
+            try:
+                ray.get(self._hosts[number].alive.remote())
+                return
+            except RayActorError:
+                self._kill(self._hosts[number])
+            self._hosts[number] = self._new_host()
+            self._equip_host(number)
+
+    def receive(self, lane: int, round: int, batch: Batch, missed: frozenset[int]) -> None:
         who = [report.participant for report in batch.reports]
         # Not waited for here: the coordinator decodes while other hosts still work.
-        self._received[lane].append(self._coordinators[lane].receive.remote(round, who, batch.messages))
+        ref = self._lanes[lane].coordinator.receive.remote(round, who, batch.messages, missed)
+        self._received[lane].append(ref)
 
-    def close(self, lane: int, round: int, target: Path) -> Closing:
-        _get(self._received[lane])
-        closing: Closing = _get(self._coordinators[lane].close.remote(round, target))
+    def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
+        _coordinator(self._received[lane])
+        closing: Closing = _coordinator(self._lanes[lane].coordinator.close.remote(round, target, silent))
         return closing
 
     def forget(self, contender: str) -> None:
-        _get([host.forget.remote(contender) for host in self._hosts])
+        for host in self._hosts:
+            host.forget.remote(contender)
 
     def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
-        _get(self._coordinators[lane].export.remote(folder, card, tokenizer))
+        _coordinator(self._lanes[lane].coordinator.export.remote(folder, card, tokenizer))
 
     def stop(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+        for actor in list(self._actors):
+            self._kill(actor)
         if self._cluster is not None:
             self._cluster.close()
             self._cluster = None
 
-    def _actor(self, kind: type, demand: Demand, config: RunConfig) -> Any:
+    def _actor(self, kind: type, demand: Demand) -> Any:
         remote = ray.remote(num_cpus=demand.cpus, num_gpus=demand.gpus)(kind)
-        actor = remote.remote(config.runtime.threads, demand.gpus > 0)
+        actor = remote.remote(self._config.runtime.threads, demand.gpus > 0)
         self._actors.append(actor)
         return actor
 
+    def _kill(self, actor: Any) -> None:
+        ray.kill(actor)
+        self._actors.remove(actor)
+
 
 def _get(refs: Any) -> Any:
-    """ray.get, with our own errors as they were raised, and Ray's as one line."""
+    """ray.get, with our own errors as they were raised, and a dead actor as one line."""
     try:
         return ray.get(refs)
     except RayTaskError as error:
-        if isinstance(error.cause, FedsimError):
-            raise error.cause from None
-        raise
+        raise _own(error) from None
     except RayActorError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"an actor died: {reason}; the run can be resumed") from error
+        raise RunError(f"an actor died: {_line(error)}; the run can be resumed") from error
+
+
+def _coordinator(refs: Any) -> Any:
+    """`_get` for calls of a coordinator, whose death can be mended."""
+    try:
+        return ray.get(refs)
+    except RayTaskError as error:
+        if isinstance(error.cause, RayActorError):  # one of its ranks
+            raise CoordinatorLostError(_line(error.cause)) from None
+        raise _own(error) from None
+    except RayActorError as error:
+        raise CoordinatorLostError(_line(error)) from None
+
+
+def _own(error: RayTaskError) -> Exception:
+    """The error as our code raised it, without Ray's wrapping, where it is one for users."""
+    return error.cause if isinstance(error.cause, FedsimError) else error
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
