@@ -79,6 +79,11 @@ class DataConfig(Settings):
     proxy_labelled: bool = False
     """Images: whether the proxy set keeps its labels. Text always carries its own next tokens."""
 
+    @property
+    def is_text(self) -> bool:
+        """Whether examples are text, as far as the config tells."""
+        return self.source == "stdlib" or (self.source != "digits" and self.modality == "text")
+
 
 class Partition(Settings):
     """How the private examples are spread over participants."""
@@ -264,8 +269,6 @@ class RunConfig(Settings):
     rounds: Annotated[int, Field(ge=1)] = 4
     output: str | None = None
     """Folder of the results; `runs/<name>` if absent."""
-    plugins: tuple[str, ...] = ()
-    """Python files with your own methods, partitioners or datasets; see the README."""
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)] = (
         MethodConfig(name="federated_distillation"),
     )

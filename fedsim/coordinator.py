@@ -83,7 +83,11 @@ class Coordinator:
         )
 
     def receive(
-        self, round: int, participants: Sequence[int], messages: Sequence[Any], missed: frozenset[int]
+        self,
+        round: int,
+        participants: Sequence[int],
+        messages: Sequence[Any],
+        missed: frozenset[int] = frozenset(),
     ) -> None:
         """Decode, check and pool messages; `messages` are bytes-like, None where nothing was sent.
 

@@ -44,6 +44,10 @@ class CoordinatorLostError(RunError):
     """A coordinator's process died; another can take its place and begin at the last round."""
 
 
+class DivergedError(RunError):
+    """Training has left the finite numbers."""
+
+
 def _short(value: object, limit: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

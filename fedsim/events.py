@@ -11,6 +11,9 @@ import numpy as np
 from fedsim.config import RunConfig
 from fedsim.seeding import generator
 
+FATES = ("dropped", "lost", "late")
+"""What may become of a participant by configuration. All else that goes wrong is an error."""
+
 
 def asked(config: RunConfig, round: int) -> list[int]:
     """The participants of a round, ascending: `participation` of them, at least one."""

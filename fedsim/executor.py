@@ -89,6 +89,13 @@ class Executor(Protocol):
         """End everything that was started."""
 
 
+def check_precision(config: RunConfig, gpus: float) -> None:
+    """fp16 needs a GPU: raise ConfigError where the coordinator has none."""
+    precision = config.student.engine.precision
+    if precision == "fp16" and not gpus:
+        raise ConfigError("student.engine.precision", precision, "fp32 or bf16 on a CPU")
+
+
 class InProcess:
     """Everything in this process, in a fixed order."""
 
@@ -102,6 +109,7 @@ class InProcess:
         ranks = config.student.engine.ranks
         if ranks > 1:
             raise ConfigError("student.engine.ranks", ranks, "1 with runtime.executor: in_process")
+        check_precision(config, gpus=0)
 
     def start(self, config: RunConfig) -> None:
         from fedsim.process import set_up

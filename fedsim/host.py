@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from fedsim import events
+from fedsim.errors import DivergedError
 from fedsim.methods.base import Method, Site
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Public, Report, Shard
@@ -88,9 +89,12 @@ class Host:
             site = self._site(method, participant, round, previous)
             received = self._decode(method, site, round, broadcast)
             report, message = self._one(method, site, round, received)
-            if target is not None and method.keeps_specialists:
-                _save(site, target / f"participant-{participant:05d}")
-            self._residents[contender, participant] = _Resident(site, round)
+            if report.failed:
+                site.learner.release()  # its weights are worth nothing: it goes on from its last good state
+            else:
+                if target is not None and method.keeps_specialists:
+                    _save(site, target / f"participant-{participant:05d}")
+                self._residents[contender, participant] = _Resident(site, round)
             reports.append(report)
             messages.append(message)
         return reports, messages
@@ -104,7 +108,12 @@ class Host:
         self, method: Method, site: Site, round: int, received: Knowledge | None
     ) -> tuple[Report, bytes | None]:
         began, flops = time.perf_counter(), site.learner.flops
-        knowledge, fit = method.participant_step(site, round, received)
+        model = self.world.model_of(method.contender, site.participant)
+        failed, knowledge, fit = "", None, None
+        try:
+            knowledge, fit = method.participant_step(site, round, received)
+        except DivergedError:
+            failed = "diverged"
         message = None
         if knowledge is not None:
             message = encode(
@@ -116,11 +125,12 @@ class Host:
             )
         flops = site.learner.flops - flops
         score = float("nan")
-        if self._scored(method, round):
+        if self._scored(method, round) and not failed:
             score, _ = site.learner.evaluate(self.public.test)
         report = Report(
             participant=site.participant,
-            model=self.world.model_of(method.contender, site.participant),
+            model=model,
+            failed=failed,
             examples=len(site.shard.train),
             flops=flops,
             wall_s=time.perf_counter() - began,
@@ -161,9 +171,7 @@ class Host:
             model, self.starts.get(model), self.world.config.participants.training
         )
         site = Site(participant, self.shards[participant], self.public, learner)
-        if begun:
-            if previous is None:
-                raise RuntimeError(f"participant {participant} has no state of round {begun}")
+        if begun and previous is not None:
             _load(site, previous / f"participant-{participant:05d}")
         return site
 
@@ -175,6 +183,9 @@ def _save(site: Site, folder: Path) -> None:
 
 
 def _load(site: Site, folder: Path) -> None:
+    """Its last good state; where it never finished a round well, there is none and it starts anew."""
+    if not folder.exists():
+        return
     site.learner.load(folder)
     if (folder / MEMORY).exists():
         site.memory = load_file(str(folder / MEMORY))

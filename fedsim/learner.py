@@ -8,6 +8,7 @@ Legend: R rows, K classes, n examples, p rows per example.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from fedsim import losses
 from fedsim.aggregation.exact import Pooled
+from fedsim.errors import DivergedError
 from fedsim.modalities.base import Inputs, Modality, chunks
 from fedsim.models.flops import TRAINING_FACTOR, forward_flops
 from fedsim.seeding import generator, torch_seed
@@ -44,7 +46,10 @@ class Learner:
     # Learning -------------------------------------------------------------------------------------
 
     def fit(self, phase: Phase) -> Fit:
-        """Run one phase; on several ranks each takes its share of every batch."""
+        """Run one phase; on several ranks each takes its share of every batch.
+
+        Raises DivergedError where the loss left the finite numbers.
+        """
         streams, steps = [s for s in phase.streams if len(s.examples)], phase.training.steps
         if not streams or not steps:
             return Fit(float("nan"), {}, 0)
@@ -69,6 +74,8 @@ class Learner:
         for stream, of_stream in zip(streams, batches, strict=True):
             self._count(stream.examples, sum(map(len, of_stream)) * TRAINING_FACTOR)
         means = {name: total / steps for name, total in sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise DivergedError(f"the training loss is {means['loss']}; a smaller learning rate may help")
         return Fit(means.pop("loss"), means, steps)
 
     def _terms(self, stream: Stream, batch: np.ndarray, variation: np.random.Generator) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ PARTICIPANTS: Columns = {
     "participant": (_INT, "0, 1, 2, …"),
     "model": (_TEXT, "architecture of its specialist (preset or path)"),
     "examples": (_INT, "private training examples"),
-    "status": (_TEXT, "`ok`, `dropped`, or what became of its message: `rejected:<reason>`, `lost`, `late`"),
+    "status": (_TEXT, "`ok`; `dropped`, `diverged`; or its message is `lost`, `late`, `rejected:<reason>`"),
     "metric": (_TEXT, "as in the rounds table"),
     "score": (_FLOAT, "its specialist on the global test set; NaN if not evaluated in this round"),
     "loss": (_FLOAT, "mean training loss on its own shard in this round, nats"),

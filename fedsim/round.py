@@ -55,7 +55,9 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Rec
             for report in batch.reports:
                 who = report.participant
                 reports[who], timings[who] = report, clock.timing(report, opening.size)
-                if report.sent is not None and events.lost(config, round, who):
+                if report.failed:
+                    fates[who] = report.failed
+                elif report.sent is not None and events.lost(config, round, who):
                     fates[who] = "lost"
                 elif report.sent is not None and clock.late(timings[who]):
                     fates[who] = "late"
@@ -64,7 +66,7 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Rec
                 executor.receive(place.lane, round, batch, frozenset(fates))
 
     # 7. – 8. Learn, evaluate, save. If nobody could deliver by configuration, the student waits.
-    silent = bool(asked) and len(fates) == len(asked)
+    silent = bool(asked) and all(fates.get(who) in events.FATES for who in asked)
     closing = executor.close(place.lane, round, place.target, silent) if method.trains_student else Closing()
     fates.update(closing.statuses)
     return _records(method, round, opening, asked, reports, fates, closing, timings, clock, began)
@@ -123,8 +125,10 @@ def _records(
                         "status": "delivered" if direction == "down" or status == "ok" else status,
                     }
                 )
-    alone = [reports[k].score for k in sorted(reports)]  # a mean must not depend on who came first
-    missing = any(fate in ("dropped", "lost", "late") for fate in fates.values())
+    alone = [
+        reports[k].score for k in sorted(reports) if not reports[k].failed
+    ]  # a mean must not depend on who came first
+    missing = any(fate in events.FATES for fate in fates.values())
     summary = {
         **common,
         "algorithm": method.world.contender(method.contender).name,

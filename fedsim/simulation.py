@@ -132,6 +132,10 @@ def run(
     runner = executor or _executor(config)
     try:
         return Result(folder) if _finished(folder) else _Run(config, folder, runner, progress).go(plan)
+    except ConfigError:
+        if not resume:
+            shutil.rmtree(folder)  # it was empty or not there: the mended config can have it again
+        raise
     finally:
         progress.close()
         runner.stop()

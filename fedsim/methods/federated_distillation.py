@@ -25,7 +25,8 @@ import numpy as np
 from pydantic import Field
 
 from fedsim.aggregation.exact import CountSum, Pooled
-from fedsim.config import Settings
+from fedsim.config import MethodConfig, RunConfig, Settings
+from fedsim.errors import ConfigError
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.seeding import generator
 from fedsim.training import Fit, Objective, Stream
@@ -58,7 +59,7 @@ class ResponsePool:
 
 class DistillationSettings(Settings):
     proxy_per_round: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Part of the proxy set that is asked about in a round, drawn anew from the seed."""
+    """Part of the proxy set that is asked about in a round: slices of one shuffle, round and round."""
     levels: Annotated[int, Field(ge=1, le=65535)] = 255
     """Quanta a probability row is divided into: 255 for a few classes, 15–63 for vocabularies."""
     quantiser: Literal["largest_remainder", "sample", "systematic"] = "largest_remainder"
@@ -85,6 +86,14 @@ class FederatedDistillation(Method):
     samples_known: ClassVar[bool] = True
     Settings: ClassVar[type[Settings]] = DistillationSettings
     settings: DistillationSettings
+
+    @classmethod
+    def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
+        """The student must have something to learn from."""
+        settings = DistillationSettings.model_validate(entry.options)
+        labelled = config.data.proxy_labelled or config.data.is_text
+        if not settings.response and not (settings.task and labelled):
+            raise ConfigError(f"{where}.response", settings.response, "above 0: nothing else is learnt from")
 
     def samples(self, round: int) -> np.ndarray:
         """The proxy samples of a round, ascending; both ends know them from the seed.

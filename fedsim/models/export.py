@@ -17,9 +17,11 @@ def export(learner: Learner, interface: Interface, folder: Path, card: str, toke
     folder.mkdir(parents=True, exist_ok=True)
     weights = learner.weights()
     model = learner.engine.model
-    tied = {n: w for n, w in model.state_dict().items() if n not in weights}
-    # save_pretrained empties the mapping it is given.
-    model.save_pretrained(str(folder), state_dict={**tied, **weights})  # type: ignore[operator]
+    # Tied parameters are one object under several names; ZeRO 3 leaves nothing in their tensors here.
+    whole = {id(p): weights[n] for n, p in model.named_parameters()}
+    state = {n: whole[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
+    buffers = {n: b for n, b in model.state_dict().items() if n not in state}
+    model.save_pretrained(str(folder), state_dict={**buffers, **state})  # type: ignore[operator]
     if tokenizer is not None:
         _save_tokenizer(tokenizer, interface, folder)
     if interface.image_shape is not None:

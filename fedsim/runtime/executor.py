@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from fedsim.config import Demand, RunConfig
 from fedsim.data.federation import Federation
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
-from fedsim.executor import Batch, Opening
+from fedsim.executor import Batch, Opening, check_precision
 from fedsim.runtime.actors import CoordinatorActor, HostActor
 from fedsim.runtime.cluster import Cluster, connect, hosts
 from fedsim.runtime.ranks import RankActor
@@ -54,6 +54,7 @@ class OnRay:
     def connect(self, config: RunConfig) -> None:
         self._cluster = connect(config)
         self._number = hosts(config, self._cluster)
+        check_precision(config, config.runtime.coordinator.gpus)
 
     def start(self, config: RunConfig) -> None:
         self._config = config

@@ -12,7 +12,9 @@ def test_twice_in_a_row(fedsim_command, configs, digits_run, assert_same_results
 
 
 @pytest.mark.parametrize(
-    ("actors", "per_actor", "lanes"), [(1, 5, 1), (2, 3, 2), (5, 1, 2)], ids=["1 actor", "2 actors", "5 actors"]
+    ("actors", "per_actor", "lanes"),
+    [(1, 5, 1), (2, 3, 2), (5, 1, 2)],
+    ids=["1 actor", "2 actors", "5 actors"],
 )
 def test_on_ray_as_in_one_process(
     actors, per_actor, lanes, fedsim_command, configs, digits_run, assert_same_results, tmp_path

@@ -42,7 +42,9 @@ class Tampering(InProcess):
 
     def knowledge(self, data: bytes, who: int) -> Responses | Parameters:
         """What is in an honest message."""
-        return decode(data, self.method.expect("up", self.round, who, self._coordinator._desk.learner.size), 1 << 26)
+        return decode(
+            data, self.method.expect("up", self.round, who, self._coordinator._desk.learner.size), 1 << 26
+        )
 
 
 def truncated(run: Tampering, data: bytes, who: int) -> bytes:

@@ -1,0 +1,18 @@
+"""What a cluster can't give is said before an actor starts."""
+
+import pytest
+import torch
+
+
+def test_a_gpu_that_is_not_there(fedsim_command, configs, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = fedsim_command(
+        "run", configs["distil"], f"output={tmp_path / 'run'}", "runtime.executor=ray",
+        "runtime.participant.gpus=0.5", status=2,
+    )  # fmt: skip
+    said = [line for line in done.err.splitlines() if not line.startswith("[")]  # without the progress
+    assert said == [
+        "fedsim: runtime.participant.gpus: 0.5 is not valid; expected at most 0: the cluster has no GPU"
+    ]
+    assert "starting actors" not in done.err
