@@ -5,6 +5,7 @@ again: after each one, no process of its session and none of its Ray folders may
 several tests compare with are made once.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -150,10 +151,8 @@ class Command:
     def kill_all(self) -> None:
         """End what is left of its own session, process by process."""
         for pid in self._session():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.wait(10)
 
     def _session(self) -> dict[int, str]:
@@ -223,11 +222,17 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def digits_run(fedsim_command: Fedsim, configs: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The undisturbed digits run, in one process: what every other digits run must equal."""
+def digits_command(
+    fedsim_command: Fedsim, configs: dict, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Done]:
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    fedsim_command("run", configs["digits"], f"output={folder}")
-    return folder
+    return folder, fedsim_command("run", configs["digits"], f"output={folder}")
+
+
+@pytest.fixture(scope="session")
+def digits_run(digits_command: tuple[Path, Done]) -> Path:
+    """The undisturbed digits run, in one process: what every other digits run must equal."""
+    return digits_command[0]
 
 
 @pytest.fixture(scope="session")

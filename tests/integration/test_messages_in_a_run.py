@@ -42,9 +42,8 @@ class Tampering(InProcess):
 
     def knowledge(self, data: bytes, who: int) -> Responses | Parameters:
         """What is in an honest message."""
-        return decode(
-            data, self.method.expect("up", self.round, who, self._coordinator._desk.learner.size), 1 << 26
-        )
+        size = self._coordinator._desk.learner.size
+        return decode(data, self.method.expect("up", self.round, who, size), 1 << 26)
 
 
 def truncated(run: Tampering, data: bytes, who: int) -> bytes:
@@ -80,9 +79,8 @@ def off_simplex(run: Tampering, data: bytes, who: int) -> bytes:
 
 def of_another(run: Tampering, data: bytes, who: int) -> bytes:
     """Somebody else's message, sent again under one's own name."""
-    return encode(
-        run.knowledge(data, who), direction="up", round=run.round, sender=0, samples_known=True
-    ).data  # fmt: skip
+    known = run.knowledge(data, who)
+    return encode(known, direction="up", round=run.round, sender=0, samples_known=True).data
 
 
 CASES = [

@@ -60,10 +60,10 @@ def test_text_too_and_side_by_side_and_resumed(
 
 def test_in_one_process_there_is_one_rank(configs, tmp_path):
     config = fedsim.load(configs["distil"], output=str(tmp_path / "run"), **{"student.engine.ranks": 2})
-    with pytest.raises(ConfigError, match="student.engine.ranks: 2 is not valid; expected 1"):
+    with pytest.raises(ConfigError, match=r"student\.engine\.ranks: 2 is not valid; expected 1"):
         fedsim.run(config)
 
 
 def test_ranks_share_batches_evenly(configs):
-    with pytest.raises(ConfigError, match="multiple of engine.ranks"):
+    with pytest.raises(ConfigError, match=r"multiple of engine\.ranks"):
         fedsim.load(configs["distil"], **{"student.engine.ranks": 3})
