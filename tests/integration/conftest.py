@@ -239,9 +239,8 @@ def digits_run(digits_command: tuple[Path, Done]) -> Path:
 def text_run(fedsim_command: Fedsim, configs: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The undisturbed text run, on Ray with two contenders side by side."""
     folder = tmp_path_factory.mktemp("runs") / "text"
-    fedsim_command(
-        "run", configs["text"], f"output={folder}", "runtime.executor=ray", "runtime.parallel_methods=2"
-    )
+    on_ray = ("runtime.executor=ray", "runtime.participants_per_actor=3", "runtime.parallel_methods=2")
+    fedsim_command("run", configs["text"], f"output={folder}", *on_ray)
     return folder
 
 

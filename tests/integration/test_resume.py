@@ -20,9 +20,7 @@ LINGERING = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 def test_after_kill_9_of_the_driver(fedsim_command, configs, digits_run, assert_same_results, tmp_path):
     folder = tmp_path / "run"
-    command = fedsim_command.start(
-        "run", configs["digits"], f"output={folder}", *RAY, "runtime.parallel_methods=2"
-    )
+    command = fedsim_command.start("run", configs["digits"], f"output={folder}", *RAY)
     command.wait_for(folder / "checkpoints" / "federated_distillation" / "round-0001.json")
     command.process.kill()
     assert command.process.wait(10) == -signal.SIGKILL
