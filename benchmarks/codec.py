@@ -53,7 +53,7 @@ def _entropy(responses: Responses) -> float:
     """Empirical entropy of the three streams of a message, in bytes: the limit of a static coder."""
     lengths = np.diff(responses.offsets)
     starts = responses.offsets[:-1]
-    gaps = np.diff(responses.ids, prepend=0)
+    gaps = np.diff(responses.ids, prepend=0) - 1  # as they are sent: ids ascend
     gaps[starts] = responses.ids[starts]
     last = np.zeros(len(gaps), bool)
     last[responses.offsets[1:] - 1] = True
