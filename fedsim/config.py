@@ -44,13 +44,18 @@ class Split(Settings):
         return self
 
 
+MODALITIES = {"stdlib": "text", "digits": "image", "synthetic": "image"}
+"""What the sources read that always read the same."""
+
+
 class DataConfig(Settings):
     """Where examples come from and how they become tensors."""
 
     source: str = "stdlib"
     """`stdlib` (source text of Python's standard library), `digits` (scikit-learn's handwritten
-    digits), `files` (text, JSONL, CSV, Parquet, an image folder or a saved `datasets` folder at
-    `path`), `hub` (a Hugging Face dataset called `path`; needs a network), or one of a plugin."""
+    digits), `synthetic` (images made from the seed, as many as wanted), `files` (text, JSONL, CSV,
+    Parquet, an image folder or a saved `datasets` folder at `path`), `hub` (a Hugging Face dataset
+    called `path`; needs a network), or one of a plugin."""
     path: str | None = None
     """File, folder, glob, or hub name; relative paths start at the working directory."""
     subset: str | None = None
@@ -58,7 +63,7 @@ class DataConfig(Settings):
     hub_split: str = "train"
     """Which split of a saved or hub dataset to read."""
     modality: Literal["text", "image"] | None = None
-    """Told by the source for `stdlib` and `digits`; needed for `files` and `hub`."""
+    """Told by the source for `stdlib`, `digits` and `synthetic`; needed for `files` and `hub`."""
     text_column: str = "text"
     image_column: str = "image"
     label_column: str | None = None
@@ -80,9 +85,9 @@ class DataConfig(Settings):
     """Images: whether the proxy set keeps its labels. Text always carries its own next tokens."""
 
     @property
-    def is_text(self) -> bool:
-        """Whether examples are text, as far as the config tells."""
-        return self.source == "stdlib" or (self.source != "digits" and self.modality == "text")
+    def reads(self) -> str | None:
+        """`text` or `image`, as far as the config tells."""
+        return MODALITIES.get(self.source, self.modality)
 
 
 class Partition(Settings):
@@ -99,20 +104,24 @@ class Partition(Settings):
 
 
 class Training(Settings):
-    """One optimiser phase: AdamW with linear warm-up, then cosine decay or constant."""
+    """One optimiser phase: linear warm-up, then cosine decay or constant."""
 
     steps: Annotated[int, Field(ge=0)] = 50
     """Optimiser steps per round."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Examples per step (text: windows), over all ranks together."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`sgd` is without momentum, as FedAvg's paper has it."""
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Annotated[int, Field(ge=0)] = 10
     """Steps of linear warm-up, once per run."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Over all rounds of the run; `cosine` ends at a tenth of the learning rate."""
-    gradient_clip: Positive = 1.0
-    """Largest global gradient norm."""
+    augment: bool = True
+    """Images: whether supervised training varies them a little at random."""
+    gradient_clip: Positive | None = 1.0
+    """Largest global gradient norm; null does not clip."""
 
 
 class Device(Settings):
@@ -234,6 +243,9 @@ class Runtime(Settings):
     coordinator: Demand = Demand(cpus=0.5)
     parallel_methods: Annotated[int, Field(ge=1)] = 1
     """Contenders that run side by side, each with a coordinator of its own."""
+    resident_mib: Positive | None = None
+    """Memory in which an actor keeps its participants' specialists from round to round, in MiB; the
+    others wait on disk. Absent: the actor's part of half of its machine's memory."""
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads per actor. Part of the arithmetic: results are bit-identical at equal threads."""
     message_limit_mib: Positive = 64.0

@@ -6,6 +6,11 @@ import os
 import warnings
 
 
+def memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def set_up(threads: int, gpu: bool = True) -> None:
     """Fix the number of threads and ask torch for its deterministic kernels.
 

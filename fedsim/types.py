@@ -147,8 +147,8 @@ class Report:
     flops: counted floating-point operations of the step.   wall_s: measured seconds.
     sent: bytes of its message; None where it sends none.   kind: the knowledge inside.
     loss: mean training loss on its own shard, nats.   score: its specialist on the global test
-        set; both NaN where there is none.   failed: what went wrong at the participant, e.g.
-        `diverged`; it sends nothing then.
+        set; both NaN where there is none.   fate: what became of it: nothing special (empty),
+        `diverged` (it sends nothing), `lost` or `late` (what it sent is never used).
     """
 
     participant: int
@@ -158,7 +158,7 @@ class Report:
     wall_s: float
     sent: int | None
     kind: str = ""
-    failed: str = ""
+    fate: str = ""
     loss: float = float("nan")
     score: float = float("nan")
 

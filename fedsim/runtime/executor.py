@@ -7,7 +7,7 @@ host to coordinator by reference. The driver passes references on and reads the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from fedsim.config import Demand, RunConfig
 from fedsim.data.federation import Federation
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
-from fedsim.executor import Batch, Opening, check_precision
+from fedsim.executor import Batch, Opening, Task, check_precision
 from fedsim.runtime.actors import CoordinatorActor, HostActor
 from fedsim.runtime.cluster import Cluster, connect, hosts
 from fedsim.runtime.ranks import RankActor
@@ -66,7 +66,11 @@ class OnRay:
     def prepare(self, world: World, federation: Federation) -> None:
         self._world = world
         self._public = ray.put(federation.public)
-        self._shards = [ray.put(shard) for shard in federation.shards]
+        # One object for each host rather than for each participant: a thousand cost a second.
+        self._shards = [
+            ray.put([federation.shards[k] for k, home in self._home.items() if home == number])
+            for number in range(self._number)
+        ]
         ready = [ref for number in range(self._number) for ref in self._equip_host(number)]
         if world.config.pretraining.steps:
             self._models = list(world.architectures())
@@ -84,8 +88,7 @@ class OnRay:
     def _equip_host(self, number: int) -> list[Any]:
         """Hand a host its data; the public start follows where there is one already."""
         host = self._hosts[number]
-        mine = [self._shards[k] for k, home in self._home.items() if home == number]
-        ready = [host.prepare.remote(self._world, self._public, *mine)]
+        ready = [host.prepare.remote(self._world, self._public, self._shards[number], self._number)]
         if self._starts:
             ready.append(host.set_starts.remote(self._models, *self._starts))
         return ready
@@ -124,25 +127,27 @@ class OnRay:
 
     def open(self, lane: int, round: int) -> Opening:
         self._received[lane] = []
-        about, payload = self._lanes[lane].coordinator.open.options(num_returns=2).remote(round)
-        size_kind = _coordinator(about)
-        return Opening(payload, *size_kind) if size_kind else Opening()
+        call = self._lanes[lane].coordinator.open.options(num_returns=3)
+        about, payload, terms = call.remote(round)
+        size, kind = _coordinator(about)
+        return Opening(payload, terms, size, kind)
 
-    def step(
-        self,
-        contender: str,
-        round: int,
-        participants: Sequence[int],
-        opening: Opening,
-        previous: Path | None,
-        target: Path,
-    ) -> Iterator[Batch]:
+    def step(self, task: Task) -> Iterator[Batch]:
+        opening = task.opening
+
         def send(number: int) -> None:
-            mine = [k for k in participants if self._home[k] == number]
+            mine = [k for k in task.participants if self._home[k] == number]
             if mine:
-                call = self._hosts[number].step.options(num_returns=2)
-                reports, messages = call.remote(contender, round, mine, opening.payload, previous, target)
-                pending[reports] = (number, messages)
+                # What several participants send is pooled where they are.
+                terms = opening.terms if len(mine) > 1 else None
+                reports, delivery = (
+                    self._hosts[number]
+                    .step.options(num_returns=2)
+                    .remote(
+                        task.contender, task.round, mine, opening.payload, task.previous, task.target, terms
+                    )
+                )
+                pending[reports] = (number, delivery)
 
         pending: dict[Any, tuple[int, Any]] = {}
         deaths = 0
@@ -150,7 +155,7 @@ class OnRay:
             send(number)
         while pending:
             (done, *_), _ = ray.wait(list(pending), num_returns=1)
-            number, messages = pending.pop(done)
+            number, delivery = pending.pop(done)
             try:
                 reports = ray.get(done)
             except RayActorError as error:
@@ -158,14 +163,14 @@ class OnRay:
                 deaths += 1
                 if deaths > ATTEMPTS * self._number:
                     raise RunError(
-                        f"{contender}, round {round}: participants keep dying ({_line(error)})"
+                        f"{task.contender}, round {task.round}: participants keep dying ({_line(error)})"
                     ) from error
                 self._replace_host(number)
                 send(number)
                 continue
             except RayTaskError as error:
                 raise _own(error) from None
-            yield Batch(reports, messages)
+            yield Batch(reports, delivery)
 
     def _replace_host(self, number: int) -> None:
         with self._guard:  # two lanes may find the same host dead
@@ -177,10 +182,10 @@ class OnRay:
             self._hosts[number] = self._new_host()
             self._equip_host(number)
 
-    def receive(self, lane: int, round: int, batch: Batch, missed: frozenset[int]) -> None:
+    def receive(self, lane: int, batch: Batch) -> None:
         who = [report.participant for report in batch.reports]
         # Not waited for here: the coordinator decodes while other hosts still work.
-        ref = self._lanes[lane].coordinator.receive.remote(round, who, batch.messages, missed)
+        ref = self._lanes[lane].coordinator.receive.remote(who, batch.delivery)
         self._received[lane].append(ref)
 
     def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:

@@ -29,7 +29,7 @@ import numpy as np
 
 from fedsim.errors import MessageError
 from fedsim.types import Knowledge, Message, Parameters, Responses
-from fedsim.wire.container import pack, unpack
+from fedsim.wire.container import Buffer, pack, unpack
 from fedsim.wire.entropy import decode_symbols, encode_symbols
 
 MAX_PARAMETER = 2.0**18
@@ -79,7 +79,7 @@ def encode(
     return Message(pack(kind, direction, round, sender, sections), direction, round, sender, kind)
 
 
-def decode(data: bytes, expect: Expectation, limit: int) -> Knowledge:
+def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
     """The knowledge in `data`, which may come from anyone; `limit` in bytes bounds what it costs.
 
     A message longer than `limit`, or one that declares more than `limit` / 16 entries, is refused
@@ -111,7 +111,7 @@ def memory_limit(expect: Expectation) -> int:
 # ---- responses
 
 
-def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, bytes]:
+def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, Buffer]:
     _check(responses)
     offsets, ids, counts = responses.offsets, responses.ids.astype(np.int64), responses.counts
     starts = offsets[:-1]
@@ -120,7 +120,7 @@ def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, by
     inner = np.ones(len(counts), bool)
     inner[offsets[1:] - 1] = False
     meta = (responses.classes, responses.levels, responses.positions, len(responses.samples))
-    sections = {
+    sections: dict[str, Buffer] = {
         "meta": _RESPONSES_META.pack(*meta),
         "lengths": encode_symbols(np.diff(offsets) - 1),
         "ids": encode_symbols(gaps),
@@ -253,9 +253,9 @@ def _stream(section: memoryview, size: int) -> np.ndarray:
 # ---- parameters
 
 
-def _encode_parameters(parameters: Parameters, samples_known: bool) -> dict[str, bytes]:
+def _encode_parameters(parameters: Parameters, samples_known: bool) -> dict[str, Buffer]:
     meta = _PARAMETERS_META.pack(parameters.examples, _FLOAT32)
-    return {"meta": meta, "vector": parameters.vector.astype("<f4", copy=False).tobytes()}
+    return {"meta": meta, "vector": np.ascontiguousarray(parameters.vector, "<f4").view(np.uint8).data}
 
 
 def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Parameters:
@@ -292,7 +292,7 @@ def _unpack(layout: struct.Struct, section: memoryview) -> tuple[Any, ...]:
     return layout.unpack(section)
 
 
-Encoder = Callable[[Any, bool], dict[str, bytes]]
+Encoder = Callable[[Any, bool], dict[str, Buffer]]
 Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
