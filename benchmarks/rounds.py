@@ -13,14 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import fedsim
-from fedsim import simulation
 from benchmarks import bare
+from fedsim import simulation
 from fedsim.config import RunConfig
 from fedsim.progress import Quiet
 from fedsim.results import Row
 
 PER_PARTICIPANT = 20
-SGD = {"optimizer": "sgd", "learning_rate": 0.05, "schedule": "constant", "warmup": 0, "gradient_clip": None}
+SGD = {
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "warmup": 0,
+    "gradient_clip": None,
+}
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,7 @@ def config(work: Workload, output: str) -> RunConfig:
 
 def main(*names: str) -> None:
     """Print a row per workload."""
-    print(
-        f"\n{'a round of FedAvg':<22}{'fedsim':>9}{'limit':>8}{'bare 2':>9}{'bare 1':>9}{'ratio':>8}   (s; ratio to bare 2)"
-    )
+    print(f"\n{'a round of FedAvg, s':<22}{'fedsim':>9}{'limit':>8}{'bare ×2':>9}{'bare ×1':>9}{'ratio':>8}")
     for name, work in WORKLOADS.items():
         if names and not any(part in name for part in names):
             continue

@@ -54,11 +54,12 @@ class Learner:
         if not streams or not steps:
             return Fit(float("nan"), {}, 0)
         key = _seeded(phase.key)
-        torch.manual_seed(torch_seed(*key, "dropout"))
+        _seed_torch(torch_seed(*key, "dropout"))
         batches = [s.batches(steps, generator(*key, k)) for k, s in enumerate(streams)]
         variation = generator(*key, "augmentation") if any(s.augment for s in streams) else None
         anchors = [p.detach().clone() for p in self._trainable()] if phase.proximal else []
-        self.engine.model.train()
+        if not self.engine.model.training:  # walking over the modules costs as much as a small step
+            self.engine.model.train()
         sums: dict[str, float] = defaultdict(float)
         for step in range(steps):
             terms: dict[str, Tensor] = {}
@@ -250,6 +251,13 @@ class Specialist(Learner):
         """As new: these weights, and an optimiser that has not stepped yet."""
         self.engine.load_vector(vector)
         self.engine.reset()
+
+
+def _seed_torch(seed: int) -> None:
+    """As torch.manual_seed, which where CUDA is not in use spends 0.3 ms on noting down its caller."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
 
 
 def _seeded(key: tuple[int | str, ...]) -> tuple[int, ...]:

@@ -116,11 +116,14 @@ class Responses:
 class Parameters:
     """A model's trainable parameters, flattened in state-dict order.
 
-    vector: [P] float32.   examples: n_k, how many private examples they were trained on.
+    vector: [P] float32; a view of the message where it came in one, so never written to.
+    examples: n_k, how many private examples they were trained on.
+    largest: the largest magnitude in `vector`, where somebody looked.
     """
 
     vector: np.ndarray
     examples: int
+    largest: float | None = None
 
 
 Knowledge = Responses | Parameters

@@ -18,7 +18,7 @@ FRACTION_BITS = 44
 """The resolution of a FixedPointSum is 2^−44 (6e-14), which leaves sums below 2^19 in an int64."""
 
 _INT64_MAX = 2**63 - 1
-_CHUNK = 1 << 15  # elements converted at a time: 256 KiB, which stays in the cache
+_CHUNK = 1 << 13  # elements converted at a time: 64 KiB, which stays in the cache
 
 # Adding this to |x| < 2^51 rounds x to an integer, half to even, and leaves that integer in the low bits
 # of the sum: the bits of the float, taken as an integer, are _ROUNDER_BITS + x.
@@ -42,9 +42,10 @@ class FixedPointSum:
         self._weight = Fraction(0)  # a float is a fraction with a power of two below: exact as well
         self._bound = 0
 
-    def add(self, vector: np.ndarray, weight: float = 1) -> None:
+    def add(self, vector: np.ndarray, weight: float = 1, largest: float | None = None) -> None:
         """Add weight × vector ([size] float32 or float64).
 
+        largest: the largest magnitude in it; absent: it is looked for.
         Raises ValueError, and adds nothing, if the shape differs, a number isn't finite, the
         weight is negative, or the sum could leave the range.
         """
@@ -53,7 +54,8 @@ class FixedPointSum:
         if not (np.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight {weight} must be finite and not negative")
         scale = float(weight) * 2.0**FRACTION_BITS
-        largest = max(float(vector.max()), -float(vector.min())) if len(vector) else 0.0
+        if largest is None:
+            largest = max(float(vector.max()), -float(vector.min())) if len(vector) else 0.0
         if not np.isfinite(largest * scale):
             raise ValueError(f"the vector's largest number is {largest}, its weight {weight}")
         bound = self._bound + int(largest * scale) + 1

@@ -39,7 +39,7 @@ class ParameterMean:
             raise MessageError(
                 "unexpected", f"{knowledge.examples} examples, registered {self._sizes[participant]}"
             )
-        self.sum.add(knowledge.vector, knowledge.examples / self._all)
+        self.sum.add(knowledge.vector, knowledge.examples / self._all, knowledge.largest)
 
     def merge(self, other: ParameterMean) -> None:
         self.sum.merge(other.sum)

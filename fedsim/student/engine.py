@@ -148,13 +148,16 @@ def unflatten(vector: np.ndarray, parameters: Sequence[Tensor]) -> None:
     size = sum(p.numel() for p in parameters)
     if len(vector) != size:
         raise ValueError(f"the model has {size} parameters, the vector {len(vector)}")
-    whole = torch.from_numpy(np.require(vector, np.float32, "W"))  # torch warns of read-only memory
     start = 0
-    with torch.no_grad():
-        for parameter in parameters:
-            end = start + parameter.numel()
-            parameter.copy_(whole[start:end].view(parameter.shape))
-            start = end
+    for parameter in parameters:
+        end = start + parameter.numel()
+        part = vector[start:end].reshape(parameter.shape)
+        if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
+            np.copyto(parameter.detach().numpy(), part)  # the vector may be read-only, which torch dislikes
+        else:
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(part.astype(np.float32)))
+        start = end
 
 
 def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,8 @@ The "minus one"s make ascending ids and positive counts the only thing a message
 
 Sections of a parameters message:
 
-    meta      number of examples (u64), number format (u8, 0 = float32)
+    meta      number of examples (u64), number format (u8, 0 = float32), five bytes of padding, so that
+              the numbers begin at a multiple of 16 and need not be copied to be worked with
     vector    the P numbers, little-endian
 """
 
@@ -38,7 +39,7 @@ BYTES_PER_ENTRY = 16
 """One byte of `limit` in this many per row entry: what decoding an entry takes is at most four times that."""
 
 _RESPONSES_META = struct.Struct("<IIII")
-_PARAMETERS_META = struct.Struct("<QB")
+_PARAMETERS_META = struct.Struct("<QB5x")
 _FLOAT32 = 0
 
 
@@ -263,14 +264,13 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     examples, number_format = _unpack(_PARAMETERS_META, sections["meta"])
     _expected("number format", number_format, _FLOAT32)
     _expected("bytes of parameters", len(sections["vector"]), 4 * expect.size)
-    vector = np.frombuffer(sections["vector"], "<f4").astype(np.float32)
-    if expect.size:
-        lowest, highest = float(vector.min()), float(vector.max())  # NaN wins both, without an array
-        if not np.isfinite([lowest, highest]).all():
-            raise MessageError("non-finite", "parameters")
-        if max(-lowest, highest) > MAX_PARAMETER:
-            raise MessageError("unexpected", f"a parameter of {max(-lowest, highest):g}")
-    return Parameters(vector, examples)
+    vector = np.frombuffer(sections["vector"], "<f4").astype(np.float32, copy=False)
+    largest = max(-float(vector.min()), float(vector.max())) if expect.size else 0.0  # NaN wins
+    if not np.isfinite(largest):
+        raise MessageError("non-finite", "parameters")
+    if largest > MAX_PARAMETER:
+        raise MessageError("unexpected", f"a parameter of {largest:g}")
+    return Parameters(vector, examples, largest)
 
 
 # ---- shared
