@@ -1,7 +1,7 @@
 """What a round of FedAvg costs, against the same work as a bare PyTorch loop on one and two processes.
 
 Whole runs, as a user starts them: actors, coded messages, checks, checkpoints and tables included. A
-round's time is from one finished round to the next. Named on the command line: workloads.
+round's time is from one finished round to the next.
 """
 
 from __future__ import annotations
@@ -126,9 +126,3 @@ def main(*names: str) -> None:
             f"{name:<22}{ours:>9.4f}{limit:>8}{plain[2]:>9.4f}{plain[1]:>9.4f}{ours / plain[2]:>8.2f}",
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(*sys.argv[1:])
