@@ -82,21 +82,21 @@ class Room:
         """As if nothing ran there."""
         return replace(self, nodes=tuple(replace(node, free=node.total) for node in self.nodes))
 
-    def __str__(self) -> str:
-        kinds = Counter(_described(node) for node in self.nodes)
-        listed = [f"{number} × ({kind})" for kind, number in kinds.items()]
-        if len(listed) > 4:
-            listed[4:] = [f"{sum(list(kinds.values())[4:])} other nodes"]
+    def describe(self, memory: bool = False) -> str:
+        """What there is, for people; nodes that are alike are counted."""
+        kinds = list(Counter(_described(node, memory) for node in self.nodes).items())
+        listed = [f"{number} × ({kind})" for kind, number in kinds[:4]]
+        if len(kinds) > 4:
+            listed.append(f"{sum(number for _, number in kinds[4:])} other nodes")
         return f"{self.name} has {' + '.join(listed) or 'no node'}"
 
 
-def _described(node: Node) -> str:
+def _described(node: Node, memory: bool) -> str:
     parts = []
     for name, unit, of in (("CPUs", UNIT, "cpus"), ("GPUs", UNIT, "gpus"), ("MiB", 1, "memory")):
         total, free = getattr(node.total, of), getattr(node.free, of)
-        if total:
-            left = f"{free / unit:g} of " if free != total else ""
-            parts.append(f"{left}{total / unit:g} {name}" + (" free" if left else ""))
+        if total and (memory or of != "memory"):
+            parts.append(f"{total / unit:g} {name}" + (f" of which {free / unit:g} free" if free != total else ""))
     return ", ".join(parts) or "nothing"
 
 

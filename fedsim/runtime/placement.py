@@ -87,7 +87,7 @@ def pack(config: RunConfig, room: Room, *, even: bool = True) -> Plan:
     if wanted == "auto":
         return place(_most(groups, _numbers(groups, shares[found]), sensible))
     who = _named(config, nobody.participant)
-    expected = f"`auto` or at least {shares[found]}: {who} finds no place beside the others; {room}"
+    expected = f"`auto` or at least {shares[found]}: {who} finds no place beside the others; {room.describe()}"
     raise ConfigError("runtime.participants_per_actor", wanted, expected)
 
 
@@ -258,13 +258,13 @@ def _refused(config: RunConfig, room: Room, refusal: _NoPlaceError) -> ConfigErr
     field, entries = "runtime.coordinator", len(config.runtime.participant)
     if refusal.participant is not None:
         field = "runtime.participant" + (f".{refusal.participant % entries}" if entries > 1 else "")
-    value = getattr(demand, lacks)
+    value, there_is = getattr(demand, lacks), room.describe(memory=lacks == "memory_mib")
     most = max((_amount(node.total, lacks) for node in room.nodes), default=0)
     if value > most:
-        have = f"{room.name} has no GPU" if lacks == "gpus" and not most else str(room)
+        have = f"{room.name} has no GPU" if lacks == "gpus" and not most else there_is
         expected = f"at most {most:g} for {who}: {have}"
     else:
-        expected = f"less, or a larger cluster: {who} finds no place beside the others; {room}"
+        expected = f"less, or a larger cluster: {who} finds no place beside the others; {there_is}"
     return ConfigError(f"{field}.{lacks}", value, expected)
 
 

@@ -49,7 +49,7 @@ class Reservation:
             raise ConfigError(
                 "runtime.wait_s",
                 self._config.runtime.wait_s,
-                f"longer: Ray did not reserve in time what these actors need; {inventory()}",
+                f"longer: Ray did not reserve in time what these actors need; {inventory().describe()}",
             )
 
     def strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
