@@ -87,7 +87,9 @@ def pack(config: RunConfig, room: Room, *, even: bool = True) -> Plan:
     if wanted == "auto":
         return place(_most(groups, _numbers(groups, shares[found]), sensible))
     who = _named(config, nobody.participant)
-    expected = f"`auto` or at least {shares[found]}: {who} finds no place beside the others; {room.describe()}"
+    expected = (
+        f"`auto` or at least {shares[found]}: {who} finds no place beside the others; {room.describe()}"
+    )
     raise ConfigError("runtime.participants_per_actor", wanted, expected)
 
 

@@ -17,7 +17,7 @@ from fedsim.runtime.cluster import inventory
 from fedsim.runtime.packing import Node, Resources, Room
 from fedsim.runtime.placement import Plan, pack, plan
 
-PATIENCE_S = 4.0
+PATIENCE_S = 3.0
 """How long a group that fits may stay pending; a refusal is then said within 5 s."""
 
 LAG_S = 0.3

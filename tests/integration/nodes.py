@@ -81,7 +81,8 @@ def refused(**overrides) -> tuple[str, float]:
 
 def in_a_trial() -> None:
     """A run inside a placement group, as Tune has them; other actors hold what it does not reserve."""
-    trial = config.load(path, output=str(folder / "trial"), **MIXED)
+    one = [{"name": "federated_distillation", "digest_batch": 4}]
+    trial = config.load(path, output=str(folder / "trial"), methods=one, **MIXED)
     group = placement_group(bundles(trial, inventory()))
     ray.get(group.ready(), timeout=30)
     groups = len(placement_group_table())
@@ -111,7 +112,7 @@ try:
     simulation.run(config.load(path, output=str(folder / "mixed"), **MIXED), executor=watched)
     seen.update(coordinator=watched.coordinator, before=watched.before, after=watched.after, held=held())
 
-    seen["too much"] = refused(**{"runtime.participant": [{"gpus": 0.9}, {"gpus": 0.8}, *({"gpus": 0.7},) * 3]})
+    seen["too much"] = refused(**{"runtime.participant": [{"gpus": 0.9 - k / 20} for k in range(5)]})
     other = placement_group([{"GPU": 2}])
     ray.get(other.ready(), timeout=30)
     seen["taken"] = refused()

@@ -13,7 +13,9 @@ NODES = Path(__file__).with_name("nodes.py")
 def on_nodes(fedsim_command, configs, tmp_path_factory):
     """Folder and observations of `nodes.py`; see there what is done."""
     folder = tmp_path_factory.mktemp("nodes") / "runs"
-    fedsim_command(configs["digits"], folder, program=(sys.executable, str(NODES)))
+    command = fedsim_command.start(configs["digits"], folder, program=(sys.executable, str(NODES)))
+    done = command.end(500)
+    assert done.status == 0, done.err
     return folder, json.loads((folder / "seen.json").read_text())
 
 
@@ -37,7 +39,7 @@ def test_results_are_those_of_one_process(on_nodes, digits_run, assert_same_resu
     """With a host killed on the way, and inside the placement group of a trial."""
     folder, _ = on_nodes
     assert_same_results(folder / "mixed", digits_run)
-    assert_same_results(folder / "trial", digits_run)
+    assert_same_results(folder / "trial", digits_run, ("federated_distillation",))
 
 
 @pytest.mark.slow
@@ -51,12 +53,12 @@ def test_what_does_not_fit_is_named_in_time(on_nodes):
     _, seen = on_nodes
     said, seconds = seen["too much"]
     assert said == (
-        "runtime.participant.4.gpus: 0.7 is not valid; expected less, or a larger cluster: participant 4 "
-        "(cpus 0.2, gpus 0.7) finds no place beside the others; the cluster has 2 × (2 CPUs, 2 GPUs)"
+        "runtime.participant.3.gpus: 0.75 is not valid; expected less, or a larger cluster: participant 3 "
+        "(cpus 0.2, gpus 0.75) finds no place beside the others; the cluster has 2 × (2 CPUs, 2 GPUs)"
     )
     assert seconds < 5
     said, seconds = seen["taken"]  # by another job
-    assert "participant 4 (cpus 0.2, gpus 0.6) finds no place beside the others" in said
+    assert "participant 2 (cpus 0.2, gpus 0.7) finds no place beside the others" in said
     assert "2 GPUs of which 0 free" in said
     assert seconds < 5
 

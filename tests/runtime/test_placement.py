@@ -275,9 +275,7 @@ def test_hosts_without_a_gpu_are_spread_over_the_nodes():
 
 
 def test_what_waits_asks_for_what_is_not_there_yet():
-    run = config(
-        5, ranks=2, participant=[{"gpus": 0.5}, {"cpus": 1}], coordinator={"gpus": 1}, wait_s=60
-    )
+    run = config(5, ranks=2, participant=[{"gpus": 0.5}, {"cpus": 1}], coordinator={"gpus": 1}, wait_s=60)
     found = plan(run, room((2,)))
     assert len(found.hosts) == 5
     assert sorted(found.whole_gpus(), key=str) == sorted(
