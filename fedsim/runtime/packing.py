@@ -96,9 +96,8 @@ def _described(node: Node, memory: bool) -> str:
     for name, unit, of in (("CPUs", UNIT, "cpus"), ("GPUs", UNIT, "gpus"), ("MiB", 1, "memory")):
         total, free = getattr(node.total, of), getattr(node.free, of)
         if total and (memory or of != "memory"):
-            parts.append(
-                f"{total / unit:g} {name}" + (f" of which {free / unit:g} free" if free != total else "")
-            )
+            left = f" of which {free / unit:g} free" if free != total else ""
+            parts.append(f"{total / unit:g} {name}{left}")
     return ", ".join(parts) or "nothing"
 
 
