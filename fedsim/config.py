@@ -8,12 +8,20 @@ be right). Every field carries its unit and a suggested value, so the JSON schem
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from fedsim.errors import ConfigError
 
@@ -222,11 +230,15 @@ class Demand(Settings):
     cpus: Annotated[float, Field(ge=0)] = 0.2
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """Fraction of a GPU; above 1 a whole number. Multiples of 0.0001."""
+    memory_mib: Annotated[int, Field(ge=0)] = 0
+    """Main memory in MiB that Ray sets aside (it doesn't enforce it); 0 sets none aside."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Demand:
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError("gpus above 1 must be a whole number")
+        if 0 < self.gpus < 0.0001:
+            raise ValueError("gpus must be 0 or at least 0.0001")
         return self
 
 
@@ -239,8 +251,14 @@ class Runtime(Settings):
     """Ray cluster to join; absent: the one in RAY_ADDRESS, else a private one on this machine."""
     participants_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """How many participants one actor hosts; `auto` is one each while the cluster can hold them."""
-    participant: Demand = Demand()
+    participant: Annotated[tuple[Demand, ...], Field(min_length=1)] = (Demand(),)
+    """What an actor that hosts a participant reserves: one mapping for all, or a list that is dealt out
+    in turn. Only participants with equal demands share an actor."""
     coordinator: Demand = Demand(cpus=0.5)
+    """What each rank of a coordinator reserves; its GPUs are shared with no participant."""
+    wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Seconds to wait for an autoscaling cluster to grow until everything is placed, e.g. 900; at 0 it
+    has to fit what the cluster has now."""
     parallel_methods: Annotated[int, Field(ge=1)] = 1
     """Contenders that run side by side, each with a coordinator of its own."""
     resident_mib: Positive | None = None
@@ -250,6 +268,17 @@ class Runtime(Settings):
     """CPU threads per actor. Part of the arithmetic: results are bit-identical at equal threads."""
     message_limit_mib: Positive = 64.0
     """Largest message that is accepted, in MiB; larger ones are rejected unread."""
+
+    @field_validator("participant", mode="before", json_schema_input_type=Demand | tuple[Demand, ...])
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, Mapping | Demand) else value
+
+    @field_serializer("participant")
+    def _as_written(self, value: tuple[Demand, ...]) -> Any:
+        """One mapping stays one, so that `runtime.participant.gpus=…` can vary a resolved config."""
+        dumped = [demand.model_dump() for demand in value]
+        return dumped[0] if len(dumped) == 1 else dumped
 
 
 class MethodConfig(BaseModel):
@@ -446,7 +475,7 @@ def _explain(
     """The first of pydantic's findings as field, value, what would be right."""
     first = error.errors()[0]
     # Where a field has several types, pydantic adds the name of the one it tried last.
-    path = [str(p) for p in first["loc"] if not {"-", "["} & set(str(p))]
+    path = [str(p) for p in _written(first["loc"], tree) if not {"-", "["} & set(str(p))]
     field = ".".join([prefix, *path] if prefix else path) or "config"
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
@@ -455,6 +484,16 @@ def _explain(
         return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return ConfigError(field, first["input"], expected)
+
+
+def _written(path: tuple[int | str, ...], tree: Any) -> Iterator[int | str]:
+    """A path as the user wrote it: without the index of a mapping that stands for a list of one."""
+    for part in path:
+        if isinstance(part, int) and isinstance(tree, Mapping):
+            continue
+        yield part
+        inside = isinstance(tree, list | tuple) and isinstance(part, int) and part < len(tree)
+        tree = tree[part] if inside else tree.get(part) if isinstance(tree, Mapping) else None
 
 
 def _fields_at(model: Any, path: list[str]) -> list[str]:

@@ -15,13 +15,15 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from fedsim.config import Demand, RunConfig
+from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
 from fedsim.executor import Batch, Opening, Task, check_precision
 from fedsim.runtime.actors import CoordinatorActor, HostActor
-from fedsim.runtime.cluster import Cluster, connect, hosts
+from fedsim.runtime.cluster import Cluster, connect
+from fedsim.runtime.packing import Resources
 from fedsim.runtime.ranks import RankActor
+from fedsim.runtime.reservation import Reservation
 from fedsim.types import Closing
 from fedsim.world import World
 
@@ -42,6 +44,7 @@ class OnRay:
 
     def __init__(self) -> None:
         self._cluster: Cluster | None = None
+        self._reservation: Reservation | None = None
         self._actors: list[Any] = []
         self._received: dict[int, list[Any]] = {}
         self._models: list[str] = []
@@ -53,15 +56,18 @@ class OnRay:
 
     def connect(self, config: RunConfig) -> None:
         self._cluster = connect(config)
-        self._number = hosts(config, self._cluster)
+        self._reservation = Reservation(config)
         check_precision(config, config.runtime.coordinator.gpus)
 
     def start(self, config: RunConfig) -> None:
-        self._config = config
-        self._lanes = [self._new_lane() for _ in range(self.lanes(config))]
-        self._hosts = [self._new_host() for _ in range(self._number)]
+        assert self._reservation is not None, "connect comes first"
+        self._reservation.make()
+        self._config, self._plan = config, self._reservation.plan
+        self._lanes = [self._new_lane(lane) for lane in range(len(self._plan.lanes))]
+        self._number = len(self._plan.hosts)
+        self._hosts = [self._new_host(number) for number in range(self._number)]
         # A participant stays with its host, so that its specialist stays in memory.
-        self._home = {k: k % self._number for k in range(config.participants.count)}
+        self._home = self._plan.home
 
     def prepare(self, world: World, federation: Federation) -> None:
         self._world = world
@@ -82,8 +88,9 @@ class OnRay:
         ready += [host.set_starts.remote(self._models, *self._starts) for host in self._hosts]
         _get([*ready, *(ref for lane in self._lanes for ref in self._equip_lane(lane))])
 
-    def _new_host(self) -> Any:
-        return self._actor(HostActor, self._config.runtime.participant)
+    def _new_host(self, number: int) -> Any:
+        host = self._plan.hosts[number]
+        return self._actor(HostActor, host.need, host.bundle)
 
     def _equip_host(self, number: int) -> list[Any]:
         """Hand a host its data; the public start follows where there is one already."""
@@ -93,10 +100,10 @@ class OnRay:
             ready.append(host.set_starts.remote(self._models, *self._starts))
         return ready
 
-    def _new_lane(self) -> _Lane:
-        demand, ranks = self._config.runtime.coordinator, self._config.student.engine.ranks
-        coordinator = self._actor(CoordinatorActor, demand)
-        return _Lane(coordinator, [self._actor(RankActor, demand) for _ in range(ranks - 1)])
+    def _new_lane(self, lane: int) -> _Lane:
+        rank, (first, *others) = self._plan.rank, self._plan.lanes[lane]
+        coordinator = self._actor(CoordinatorActor, rank, first)
+        return _Lane(coordinator, [self._actor(RankActor, rank, bundle) for bundle in others])
 
     def _equip_lane(self, lane: _Lane) -> list[Any]:
         """Let the ranks of a lane meet at an address of rank 0, and hand it its data."""
@@ -115,7 +122,7 @@ class OnRay:
         old = self._lanes[lane]
         for actor in (old.coordinator, *old.peers):
             self._kill(actor)
-        self._lanes[lane] = self._new_lane()
+        self._lanes[lane] = self._new_lane(lane)
         _get(self._equip_lane(self._lanes[lane]))
 
     def begin(self, lane: int, contender: str, finished: int, checkpoint: Path | None) -> Closing:
@@ -179,7 +186,7 @@ class OnRay:
                 return
             except RayActorError:
                 self._kill(self._hosts[number])
-            self._hosts[number] = self._new_host()
+            self._hosts[number] = self._new_host(number)
             self._equip_host(number)
 
     def receive(self, lane: int, batch: Batch) -> None:
@@ -203,13 +210,17 @@ class OnRay:
     def stop(self) -> None:
         for actor in list(self._actors):
             self._kill(actor)
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
         if self._cluster is not None:
             self._cluster.close()
             self._cluster = None
 
-    def _actor(self, kind: type, demand: Demand) -> Any:
-        remote = ray.remote(num_cpus=demand.cpus, num_gpus=demand.gpus)(kind)
-        actor = remote.remote(self._config.runtime.threads, demand.gpus > 0)
+    def _actor(self, kind: type, need: Resources, bundle: int) -> Any:
+        assert self._reservation is not None
+        remote = ray.remote(**need.for_actor(), scheduling_strategy=self._reservation.strategy(bundle))(kind)
+        actor = remote.remote(self._config.runtime.threads, need.gpus > 0)
         self._actors.append(actor)
         return actor
 
