@@ -194,7 +194,7 @@ WRONG = {
     "offload without its optimiser": (["student.engine.offload=cpu"], ["student.engine", "'cpu'", "fused"]),
     "less GPU than Ray can count": (
         ["runtime.participant=[{gpus: 0.5}, {gpus: 1e-5}]"],
-        ["runtime.participant.1", "1e-05", "at least 0.0001"],
+        ["runtime.participant.1", "1e-5", "at least 0.0001"],
     ),
     "memory below none": (["runtime.participant.memory_mib=-1"], ["runtime.participant.memory_mib", "-1"]),
     "part of a second GPU": (["runtime.participant.gpus=1.5"], ["runtime.participant", "1.5", "whole"]),
