@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedsim import plugins
 from fedsim.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -310,6 +311,9 @@ class RunConfig(Settings):
     rounds: Annotated[int, Field(ge=1)] = 4
     output: str | None = None
     """Folder of the results; `runs/<name>` if absent."""
+    plugins: tuple[str, ...] = ()
+    """Python files with your own methods, sources or partitioners; see `fedsim.plugins`. Relative paths
+    start at the working directory."""
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)] = (
         MethodConfig(name="federated_distillation"),
     )
@@ -352,6 +356,7 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, tree) from None
+    plugins.load(plugins.read(config.plugins))
     _check_methods(config)
     return config
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim import config as configs
-from fedsim import results
+from fedsim import plugins, results
 from fedsim.checkpoints import PARTS, Checkpoints, Lock
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation
@@ -319,6 +319,7 @@ def world(config: RunConfig, data: federation.Federation) -> World:
         positions=config.data.window - 1 if text else 1,
         proxy_labelled=text or config.data.proxy_labelled,
         sizes=tuple(len(shard.train) for shard in data.shards),
+        plugins=plugins.read(config.plugins),
     )
 
 
