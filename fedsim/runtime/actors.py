@@ -6,6 +6,7 @@ brings the data by reference. Messages leave as arrays of bytes, which Ray moves
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class HostActor:
         mib = world.config.runtime.resident_mib
         budget = mib * 2**20 if mib is not None else memory() / 2 / neighbours
         self._host = Host(world, public, {shard.participant: shard for shard in shards}, budget)
+        # What is there now stays: the collector needn't look through all of torch again and again.
+        gc.freeze()
 
     def alive(self) -> None:
         """Answers if the process does."""
