@@ -16,14 +16,21 @@ from fedsim.errors import ConfigError, RunError
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection; `folder` is the private instance's temporary directory, None if it isn't ours."""
+    """A connection; `folder` is the private instance's temporary directory, None if it isn't ours.
+
+    ours: whether this process connected for the run; a run inside a trial or another Ray program
+        finds the connection and leaves it as it is.
+    """
 
     folder: Path | None
     cpus: float
     gpus: int
+    ours: bool = True
 
     def close(self) -> None:
         """Disconnect, and end the instance if it is ours."""
+        if not self.ours:
+            return
         ray.shutdown()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -37,7 +44,7 @@ def connect(config: RunConfig) -> Cluster:
     """
     address = config.runtime.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
-        return _describe(None)
+        return _describe(None, ours=False)
     if address:
         try:
             ray.init(address=address, logging_level="ERROR", runtime_env={"env_vars": _environment()})
@@ -111,9 +118,9 @@ def _capacity(demand: Demand, cpus: float, gpus: float, most: int) -> int:
     return fits
 
 
-def _describe(folder: Path | None) -> Cluster:
+def _describe(folder: Path | None, ours: bool = True) -> Cluster:
     have = ray.cluster_resources()
-    return Cluster(folder, have.get("CPU", 0.0), int(have.get("GPU", 0)))
+    return Cluster(folder, have.get("CPU", 0.0), int(have.get("GPU", 0)), ours)
 
 
 def _environment() -> dict[str, str]:
