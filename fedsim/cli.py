@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedsimError as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("fedsim: interrupted; `fedsim run --resume FOLDER` continues the run", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        how = interrupt.args[0] if interrupt.args else "fedsim run --resume FOLDER continues the run"
+        print(f"fedsim: interrupted; {how}", file=sys.stderr)
         return 130
 
 
@@ -54,11 +55,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from fedsim import sweeps
 
     path, overrides = _source(options, "sweep.yaml", "experiments/sweeps/quick.yaml")
-    try:
-        outcome = sweeps.run(sweeps.load(path, **overrides), resume=options.resume is not None)
-    except KeyboardInterrupt:
-        print("fedsim: interrupted; `fedsim sweep --resume FOLDER` continues the sweep", file=sys.stderr)
-        return 130
+    outcome = sweeps.run(sweeps.load(path, **overrides), resume=options.resume is not None)
     counts = [(s, len(outcome.having(s))) for s in ("finished", "stopped", "failed", "unfinished")]
     print(f"\n{len(outcome.trials)} trials: " + ", ".join(f"{n} {status}" for status, n in counts if n))
     if outcome.best:

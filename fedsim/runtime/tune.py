@@ -280,7 +280,7 @@ def _need(tracker: str, package: str) -> None:
 
 def _quieten() -> None:
     """Tune's own output off, its handling of Ctrl-C too, and its habit of changing directories."""
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said by `_Watch`
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
         TUNE_DISABLE_SIGINT_HANDLER="1",

@@ -79,7 +79,7 @@ Axis = Annotated[
     Discriminator(
         _kind,
         custom_error_type="axis",
-        custom_error_message="a list of values, {{uniform: [low, high]}} or {{loguniform: [low, high]}}",
+        custom_error_message="a list of values, {uniform: [low, high]} or {loguniform: [low, high]}",
     ),
 ]
 
@@ -205,8 +205,8 @@ def _check(sweep: SweepConfig) -> None:
     setters: dict[str, str] = {}
     for where, fields in (
         ("set", list(sweep.set)),
-        *((f"space.{field}", [field]) for field in sweep.space),
         *((f"scenarios.{name}", _fields(options)) for name, options in sweep.scenarios.items()),
+        *((f"space.{field}", [field]) for field in sweep.space),
     ):
         for field in fields:
             if field in ("name", "output"):

@@ -113,7 +113,10 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
             runtime.guard(left[0].config.runtime.address)
             from fedsim.runtime.tune import execute
 
-            execute(sweep, trials, left, progress)
+            try:
+                execute(sweep, trials, left, progress)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"fedsim sweep --resume {folder} continues the sweep") from None
         progress.phase("writing the report")
         return _conclude(folder, trials)
     except ConfigError:

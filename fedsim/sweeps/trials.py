@@ -99,9 +99,7 @@ def _trial(sweep: SweepConfig, number: int, point: Mapping[str, _Choice], labels
     contenders = [method.contender for method in config.methods]
     contender = sweep.metric or simulation.product(config) or contenders[0]
     if contender not in contenders:
-        raise ConfigError(
-            "metric", contender, f"a contender of all trials; {name} has {', '.join(contenders)}"
-        )
+        raise ConfigError("metric", contender, f"one of trial {name}: {', '.join(contenders)}")
     return Trial(name, {axis: choice.value for axis, choice in point.items()}, config, contender)
 
 
