@@ -132,8 +132,8 @@ def test_random_over_lists_is_a_part_of_the_grid_without_repeats(write):
 def test_labels_are_as_short_as_they_can_be():
     assert _labels(["seed", "participants.training.steps", "student.training.steps"]) == {
         "seed": "seed",
-        "participants.training.steps": "participants.training.steps",
-        "student.training.steps": "student.training.steps",
+        "participants.training.steps": "participants.steps",
+        "student.training.steps": "student.steps",
     }
     assert _labels(["methods.0.task", "methods.1.task", "participants.count"]) == {
         "methods.0.task": "0.task",

@@ -83,7 +83,7 @@ def execute(sweep: SweepConfig, trials: Sequence[Trial], left: Sequence[Trial], 
                 tune.with_parameters(_trial, runs=runs, contenders={t.name: t.contender for t in left}),
                 lambda variant: tune.PlacementGroupFactory(bundles(runs[variant["trial"]["name"]])),
             ),
-            param_space={"trial": tune.grid_search([{"name": t.name, **t.axes} for t in left])},
+            param_space={"trial": tune.grid_search([{"name": t.name, **t.plain} for t in left])},
             tune_config=tune.TuneConfig(
                 scheduler=scheduler,
                 max_concurrent_trials=sweep.max_concurrent,
@@ -201,17 +201,18 @@ def _scheduler(sweep: SweepConfig, trials: Sequence[Trial]) -> TrialScheduler | 
     metrics = {METRICS["text" if trial.config.data.is_text else "image"] for trial in trials}
     if len(metrics) > 1:
         raise ConfigError("scheduler.kind", "asha", "fifo: the trials have different metrics")
-    rounds, grace = max(trial.config.rounds for trial in trials), sweep.scheduler.grace_rounds
-    if grace > rounds:
-        raise ConfigError("scheduler.grace_rounds", grace, f"at most {rounds}, the rounds of a trial")
+    # Never in the last round: nothing is left to save, and the run still has a report to write.
+    last, grace = min(trial.config.rounds for trial in trials) - 1, sweep.scheduler.grace_rounds
+    if grace > last:
+        raise ConfigError("scheduler.grace_rounds", grace, f"at most {last}: trials end a round later")
     return ASHAScheduler(
         time_attr="round",
         metric="score",
         mode="max" if metrics.pop().higher_is_better else "min",
-        max_t=rounds,
+        max_t=last,
         grace_period=grace,
         reduction_factor=sweep.scheduler.reduction_factor,
-        stop_last_trials=False,  # after its last round a run still has a student and a report to write
+        stop_last_trials=False,
     )
 
 
@@ -275,7 +276,7 @@ _TRACKERS: dict[str, Callable[[SweepConfig], tune.Callback]] = {
 
 def _need(tracker: str, package: str) -> None:
     if find_spec(package) is None:
-        raise ConfigError("trackers", tracker, f"an installed tracker: `pip install {package}`")
+        raise ConfigError("trackers", tracker, f"an installed tracker (it needs the package {package})")
 
 
 def _quieten() -> None:

@@ -2,7 +2,7 @@
 
     sweep.yaml             the resolved sweep
     trials/<trial>/        the folder of every run, as `fedsim run` leaves it
-    trials/<trial>.json    of a trial that was stopped early or failed: that, and why
+    states/<trial>.json    of a trial that was stopped early or failed: that, and why
     trials.parquet         one row per trial: `Outcome.table`
     report.html            the finished trials as pictures
     tune/                  what Ray Tune keeps, with the files for TensorBoard
@@ -118,7 +118,7 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"fedsim sweep --resume {folder} continues the sweep") from None
         progress.phase("writing the report")
-        return _conclude(folder, trials)
+        return _conclude(sweep.name, folder, trials)
     except ConfigError:
         if not (folder / "trials").exists():
             shutil.rmtree(folder)  # nothing has started: the mended sweep can have it again
@@ -152,8 +152,8 @@ def score(trial: Trial) -> results.Row | None:
 
 
 def _mark(trial: Trial) -> Path:
-    # Beside the folder: a run begins in an empty one.
-    return trial.config.folder.with_name(f"{trial.name}.json")
+    # Not in the trial's own folder: a run begins in an empty one.
+    return trial.config.folder.parents[1] / "states" / f"{trial.name}.json"
 
 
 def _open(sweep: SweepConfig, resume: bool) -> None:
@@ -179,16 +179,18 @@ def _open(sweep: SweepConfig, resume: bool) -> None:
     results.write_text(saved, sweep_configs.to_yaml(sweep))
 
 
-def _conclude(folder: Path, trials: Sequence[Trial]) -> Outcome:
+def _conclude(name: str, folder: Path, trials: Sequence[Trial]) -> Outcome:
+    """The table of all trials, and the report where one has finished."""
     outcome = Outcome(folder, trials)
-    part = folder / ".trials.parquet.part"
-    outcome.table.to_parquet(part)
+    table, part = outcome.table, folder / ".trials.parquet.part"
+    table.to_parquet(part)
     part.replace(folder / "trials.parquet")
     finished = outcome.having("finished")
     if finished:
         from analysis.report import write
 
-        write([trial.config.folder for trial in finished], folder / "report.html")
+        folders = [trial.config.folder for trial in finished]
+        write(folders, folder / "report.html", title=name, trials=table)
     return outcome
 
 
@@ -200,7 +202,7 @@ def _summary(trial: Trial) -> list[results.Row]:
 
 def _row(trial: Trial, state: State) -> results.Row:
     row: results.Row = {"trial": trial.name, "status": state.status, "reason": state.reason}
-    row |= {f"axis.{axis}": _scalar(value) for axis, value in trial.axes.items()}
+    row |= {f"axis.{axis}": value for axis, value in trial.plain.items()}
     compared = score(trial) or {}
     row |= {column: compared.get(column) for column in ("score", "bytes_up", "bytes_down", "virtual_s")}
     if compared:
@@ -208,11 +210,3 @@ def _row(trial: Trial, state: State) -> results.Row:
         row["rounds"] = int(rounds.loc[rounds.method == trial.contender, "round"].max())
         row["wall_s"] = float(rounds.wall_s.sum())
     return row | {f"score.{other['contender']}": other["score"] for other in _summary(trial)}
-
-
-def _scalar(value: Any) -> Any:
-    import yaml
-
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()

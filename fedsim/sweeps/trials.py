@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from fedsim import config as configs
 from fedsim import simulation
 from fedsim.config import RunConfig
@@ -41,6 +43,17 @@ class Trial:
     axes: dict[str, Any]
     config: RunConfig
     contender: str
+
+    @property
+    def plain(self) -> dict[str, bool | int | float | str | None]:
+        """The axes for tables and trackers: what is no scalar as YAML."""
+        scalar = bool | int | float | str | None
+        return {
+            axis: value
+            if isinstance(value, scalar)
+            else yaml.safe_dump(value, default_flow_style=True).strip()
+            for axis, value in self.axes.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -157,15 +170,15 @@ def _number(axis: Draw, part: float) -> float:
 
 
 def _labels(axes: Sequence[str]) -> dict[str, str]:
-    """The last parts of every axis's dotted name, as many as it takes to tell them apart."""
+    """What names call every axis: its last part, with one before it where another ends alike."""
+    forms = {}
+    for axis in axes:
+        *before, last = axis.split(".")
+        forms[axis] = [last, *(f"{part}.{last}" for part in (*before[-1:], *before[:1])), axis]
     labels = {}
     for axis in axes:
-        parts = axis.split(".")
-        tails = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
-        others = [f".{other}" for other in axes if other != axis]
-        labels[axis] = next(
-            (tail for tail in tails if not any(other.endswith(f".{tail}") for other in others)), axis
-        )
+        taken = {form for other in axes if other != axis for form in forms[other]}
+        labels[axis] = next((form for form in forms[axis] if form not in taken), axis)
     return labels
 
 
