@@ -120,8 +120,8 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
         progress.phase("writing the report")
         return _conclude(sweep.name, folder, trials)
     except ConfigError:
-        if not (folder / "trials").exists():
-            shutil.rmtree(folder)  # nothing has started: the mended sweep can have it again
+        if not resume and not (folder / "trials").exists():
+            shutil.rmtree(folder)  # nothing has started: the mended sweep can have it
         raise
     finally:
         progress.close()

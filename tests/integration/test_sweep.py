@@ -131,8 +131,12 @@ def test_an_interrupted_sweep_does_what_is_left(fedsim_command, write, number, t
 def test_asha_stops_the_worst_and_a_resumed_sweep_remembers(fedsim_command, write, tmp_path):
     folder = tmp_path / "out"
     path = write("""
-set: {rounds: 4, data.max_examples: 800, student.training.steps: 30}
-space: {student.training.learning_rate: [3.0e-3, 1.0e-3, 1.0e-6, 1.0e-7]}
+set:
+  rounds: 4
+  data.max_examples: 800
+  participants.training: {steps: 20, batch_size: 16, learning_rate: 2.0e-3}
+  student.training: {steps: 30, batch_size: 32}
+space: {student.training.learning_rate: [3.0e-3, 2.0e-3, 1.0e-6, 1.0e-7]}
 scheduler: {kind: asha, grace_rounds: 2, reduction_factor: 2}
 """)
     done = fedsim_command("sweep", path, f"output={folder}", "max_concurrent=1")
