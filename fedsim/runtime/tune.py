@@ -191,6 +191,10 @@ def _reason(trial: Any) -> str:
         error = error.cause
     while error.__cause__ is not None:
         error = error.__cause__
+    return _line(error)
+
+
+def _line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -246,17 +250,24 @@ def _check_fits(name: str, parts: Sequence[Bundle]) -> None:
 
 
 def _tensorboard(sweep: SweepConfig) -> tune.Callback:
-    _need("tensorboard", "tensorboardX")
     from ray.tune.logger import TBXLoggerCallback
 
     return TBXLoggerCallback()
 
 
 def _mlflow(sweep: SweepConfig) -> tune.Callback:
-    _need("mlflow", "mlflow")
+    _need("mlflow", "mlflow-skinny")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (sweep.folder / "mlruns").as_uri()
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise ConfigError("trackers", "mlflow", "MLFLOW_TRACKING_URI in the environment, e.g. a server's URL")
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        raise ConfigError("MLFLOW_TRACKING_URI", uri, f"a store that answers ({_line(error)})") from None
     return MLflowLoggerCallback(tracking_uri=uri, experiment_name=sweep.name)
 
 
@@ -264,7 +275,13 @@ def _wandb(sweep: SweepConfig) -> tune.Callback:
     _need("wandb", "wandb")
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return WandbLoggerCallback(project=sweep.name)
+    callback = WandbLoggerCallback(project=sweep.name)
+    try:
+        callback.setup()  # Tune would do so when all has begun
+    except ValueError:  # it finds no key
+        expected = "a login (`wandb login`), or WANDB_MODE=offline in the environment"
+        raise ConfigError("trackers", "wandb", expected) from None
+    return callback
 
 
 _TRACKERS: dict[str, Callable[[SweepConfig], tune.Callback]] = {
@@ -275,8 +292,8 @@ _TRACKERS: dict[str, Callable[[SweepConfig], tune.Callback]] = {
 
 
 def _need(tracker: str, package: str) -> None:
-    if find_spec(package) is None:
-        raise ConfigError("trackers", tracker, f"an installed tracker (it needs the package {package})")
+    if find_spec(tracker) is None:
+        raise ConfigError("trackers", tracker, f"an installed tracker: pip install {package}")
 
 
 def _quieten() -> None:

@@ -124,8 +124,8 @@ class SweepConfig(Settings):
     retries: Annotated[int, Field(ge=0)] = 1
     """How often a trial that failed is taken up again, at its last finished round."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
-    """Who else is told of every round: TensorBoard (files in `tune/`), MLflow (MLFLOW_TRACKING_URI, else
-    files in `mlruns/`), Weights & Biases (project: the sweep's name; WANDB_MODE=offline needs no login)."""
+    """Who else is told of every round: TensorBoard (files in `tune/`), MLflow (at MLFLOW_TRACKING_URI),
+    Weights & Biases (project: the sweep's name; WANDB_MODE=offline needs no login)."""
     output: str | None = None
     """Folder of the results; `sweeps/<name>` if absent."""
 

@@ -1,5 +1,6 @@
 """Sweeps as a user starts them: side by side, failing, killed, interrupted, continued, as a job."""
 
+import contextlib
 import os
 import signal
 import time
@@ -28,12 +29,11 @@ def write(configs, tmp_path) -> Callable[[str], Path]:
 
 
 def process_of(folder: Path) -> int:
-    """The process that works in a run's folder: who holds its lock."""
-    inode = (folder / ".lock").stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if fields[1] == "FLOCK" and fields[5].rsplit(":", 1)[1] == str(inode):
-            return int(fields[4])
+    """The process that works in a folder: who has its lock open. By path, so that it is one of ours."""
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has just ended, or belongs to somebody else
+            if entry.readlink() == folder / ".lock":
+                return int(entry.parts[2])
     raise AssertionError(f"nobody works in {folder}")
 
 
