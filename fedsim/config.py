@@ -344,9 +344,9 @@ def load(path: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -
     Overrides are dotted paths, `{"data.split.proxy": 0.1}` or `data__split__proxy=0.1`.
     Raises ConfigError.
     """
-    tree = dict(path) if isinstance(path, Mapping) else read_yaml(Path(path)) if path else {}
+    tree: Mapping[str, Any] = path if isinstance(path, Mapping) else read_yaml(Path(path)) if path else {}
     for dotted, value in overrides.items():
-        _set(tree, dotted.replace("__", "."), value)
+        tree = override(tree, dotted.replace("__", "."), value)
     return validate(tree)
 
 
@@ -355,7 +355,7 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, tree) from None
+        raise explain(error, tree) from None
     plugins.load(plugins.read(config.plugins))
     _check_methods(config)
     return config
@@ -377,6 +377,18 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
     above: the files that led here by their `base:`.
     """
+    tree = read_tree(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    above = (*above, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
+        raise ConfigError("base", base, f"the path of another YAML file, seen from {path}")
+    return _merge(read_yaml(path.parent / base, above), tree)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, as it stands there. Raises ConfigError."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -388,13 +400,7 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError("config", str(path), f"valid YAML ({where})") from None
     if not isinstance(tree, dict):
         raise ConfigError("config", str(path), "a mapping of fields")
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    above = (*above, path.resolve())
-    if not isinstance(base, str) or (path.parent / base).resolve() in above:
-        raise ConfigError("base", base, f"the path of another YAML file, seen from {path}")
-    return _merge(read_yaml(path.parent / base, above), tree)
+    return tree
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -417,6 +423,16 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(dict(merged[key]), value) if both else value
     return merged
+
+
+def override(tree: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """The tree with one field, given by its dotted path, set to a value; the caller's own stays as it is.
+
+    Raises ConfigError where the path leads through something that holds no fields.
+    """
+    changed = dict(tree)
+    _set(changed, dotted, value)
+    return changed
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -465,7 +481,7 @@ def _check_methods(config: RunConfig) -> None:
         try:
             METHODS[method.name].Settings.model_validate(method.options)
         except ValidationError as error:
-            raise _explain(error, method.options, where, METHODS[method.name].Settings) from None
+            raise explain(error, method.options, where, METHODS[method.name].Settings) from None
 
 
 def _one_of(value: str, known: Mapping[str, Any] | list[str]) -> str:
@@ -474,7 +490,7 @@ def _one_of(value: str, known: Mapping[str, Any] | list[str]) -> str:
     return "one of " + ", ".join(sorted(known)) + hint
 
 
-def _explain(
+def explain(
     error: ValidationError, tree: Any, prefix: str = "", model: type[BaseModel] = RunConfig
 ) -> ConfigError:
     """The first of pydantic's findings as field, value, what would be right."""
@@ -484,7 +500,7 @@ def _explain(
     field = ".".join([prefix, *path] if prefix else path) or "config"
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
-        if model is not RunConfig:  # a method's entry holds more than the method's own settings
+        if prefix:  # a method's entry holds more than the method's own settings
             known += [name for name in MethodConfig.model_fields if name not in known]
         return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -93,6 +93,12 @@ def check(config: RunConfig) -> federation.Plan:
     """All that can be found wrong without starting anything; returns the data plan.
 
     Raises ConfigError."""
+    check_settings(config)
+    return federation.plan(config)
+
+
+def check_settings(config: RunConfig) -> None:
+    """The part of `check` that reads no data. Raises ConfigError."""
     people = config.participants
     if config.data.source not in SOURCES:
         raise ConfigError("data.source", config.data.source, "one of " + ", ".join(sorted(SOURCES)))
@@ -110,7 +116,6 @@ def check(config: RunConfig) -> federation.Plan:
         raise ConfigError(
             "pretraining.steps", config.pretraining.steps, "0: an unlabelled proxy set can't be trained on"
         )
-    return federation.plan(config)
 
 
 def run(
@@ -131,7 +136,7 @@ def run(
     lock = Lock(folder)
     runner = executor or _executor(config)
     try:
-        return Result(folder) if _finished(folder) else _Run(config, folder, runner, progress).go(plan)
+        return Result(folder) if finished(folder) else _Run(config, folder, runner, progress).go(plan)
     except ConfigError:
         if not resume:
             shutil.rmtree(folder)  # it was empty or not there: the mended config can have it again
@@ -213,7 +218,7 @@ class _Run:
         checkpoints = Checkpoints(self.folder, name)
         finished = checkpoints.finished()
         student = self.folder / "student"
-        exports = name == self._product() and not student.exists()
+        exports = name == product(self.config) and not student.exists()
         if finished >= self.config.rounds and not exports:
             return
         if method.trains_student:
@@ -251,14 +256,6 @@ class _Run:
                 lost = error
         raise RunError(f"{method.contender}, round {round}: {ATTEMPTS} coordinators died in it ({lost})")
 
-    def _product(self) -> str | None:
-        """Whose student is exported: the first contender that distils or averages one, else the
-        first that trains one at all."""
-        trained = [m for m in self.config.methods if METHODS[m.name].trains_student]
-        federated = [m for m in trained if METHODS[m.name].uses_participants]
-        chosen = (federated or trained)[:1]
-        return chosen[0].contender if chosen else None
-
     def _scores(self) -> tuple[list[Row], list[Row]]:
         """Rows of the rounds table; and those of institutions on their own, where a contender is that."""
         rounds, alone = [], []
@@ -285,6 +282,15 @@ class _Run:
                 results.merge_tables(self.folder / f"{table}.parquet", table, itertools.chain(*of_all))
             results.write_json(self.folder / "summary.json", results.summarise(rounds, alone))
             self._tables_due = time.monotonic() + 20 * (time.monotonic() - began)
+
+
+def product(config: RunConfig) -> str | None:
+    """Whose student is exported: the first contender that distils or averages one, else the first
+    that trains one at all."""
+    trained = [m for m in config.methods if METHODS[m.name].trains_student]
+    federated = [m for m in trained if METHODS[m.name].uses_participants]
+    chosen = (federated or trained)[:1]
+    return chosen[0].contender if chosen else None
 
 
 def _start(world: World, contender: str, closing: Closing) -> Records:
@@ -344,7 +350,7 @@ def _executor(config: RunConfig) -> Executor:
 
 def _open_folder(config: RunConfig, resume: bool) -> Path:
     """The run's folder: new and empty, or an earlier one with the same config."""
-    folder = config.folder if resume or config.output else _free(config.folder)
+    folder = config.folder if resume or config.output else free(config.folder)
     saved = folder / "config.yaml"
     if resume:
         if not saved.exists():
@@ -362,7 +368,7 @@ def _open_folder(config: RunConfig, resume: bool) -> Path:
     return folder
 
 
-def _finished(folder: Path) -> bool:
+def finished(folder: Path) -> bool:
     """Whether nothing is left to do in a run's folder; the report is the last that is written."""
     facts = folder / "manifest.json"
     if not facts.exists() or not (folder / "report.html").exists():
@@ -370,7 +376,7 @@ def _finished(folder: Path) -> bool:
     return bool(json.loads(facts.read_text(encoding="utf-8"))["status"] == "finished")
 
 
-def _free(folder: Path) -> Path:
+def free(folder: Path) -> Path:
     """The first of runs/NAME, runs/NAME-2, … that does not exist."""
     candidates = (folder.with_name(f"{folder.name}-{k}") for k in itertools.count(2))
     return folder if not folder.exists() else next(c for c in candidates if not c.exists())
@@ -383,22 +389,23 @@ def _same(old: RunConfig, new: RunConfig) -> None:
         tree["threads"] = tree["runtime"]["threads"]  # part of the arithmetic
         for free in ("runtime", "output", "name"):
             tree.pop(free)
-    difference = _first_difference(before, after)
+    difference = first_difference(before, after)
     if difference:
         field, was, now = difference
         raise ConfigError(f"resume: {field}", now, f"{was!r}, as the run began")
 
 
-def _first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:
+def first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:
+    """Where two trees of dicts and lists first differ: dotted path, value in a, value in b."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in {**a, **b}:
-            found = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+            found = first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
             if found:
                 return found
         return None
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for place, pair in enumerate(zip(a, b, strict=True)):
-            found = _first_difference(*pair, f"{path}.{place}")
+            found = first_difference(*pair, f"{path}.{place}")
             if found:
                 return found
         return None
