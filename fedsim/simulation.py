@@ -25,7 +25,7 @@ from fedsim import results
 from fedsim.checkpoints import Checkpoints, Lock
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation
-from fedsim.errors import ConfigError, CoordinatorLostError, RunError
+from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
 from fedsim.executor import Executor, InProcess
 from fedsim.manifest import manifest, model_card
 from fedsim.methods import METHODS
@@ -123,7 +123,8 @@ def run(
     """Run a config to its end, or continue it in its folder.
 
     Raises ConfigError for what the user can mend, RunError for what happened on the way; after a
-    RunError, or after the process died, `resume=True` continues at the last finished round.
+    RunError, an InterruptedRun, or after the process died, `resume=True` continues at the last
+    finished round.
     """
     progress = progress or Quiet()
     plan = check(config)
@@ -136,6 +137,8 @@ def run(
         if not resume:
             shutil.rmtree(folder)  # it was empty or not there: the mended config can have it again
         raise
+    except KeyboardInterrupt:
+        raise InterruptedRun(folder) from None
     finally:
         progress.close()
         runner.stop()
@@ -153,10 +156,13 @@ class _Run:
     def go(self, plan: federation.Plan) -> Result:
         began = time.time()
         self.progress.phase("preparing data")
-        with ThreadPoolExecutor(1) as beside:
+        beside = ThreadPoolExecutor(1)
+        try:
             building = beside.submit(federation.build, plan)
             self.executor.connect(self.config)
             data = building.result()  # the last that can be wrong with a config comes out here
+        finally:
+            beside.shutdown(wait=False)  # nobody who interrupts waits for the data
         self.progress.phase("starting actors")
         self.executor.start(self.config)
         self.data, self.world = data, _world(self.config, data)
@@ -179,11 +185,15 @@ class _Run:
 
     def _contenders(self) -> None:
         """Run all contenders, as many at a time as there are lanes."""
-        lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        stop = threading.Event()
         width = self.executor.lanes(self.config)
+        if width == 1:  # in this thread: a signal interrupts the work itself
+            for method in self.config.methods:
+                self._contender(method.contender, 0, stop)
+            return
+        lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
         for lane in range(width):
             lanes.put(lane)
-        stop = threading.Event()
 
         def contend(name: str) -> None:
             lane = lanes.get()
@@ -200,8 +210,9 @@ class _Run:
             futures = [pool.submit(contend, method.contender) for method in self.config.methods]
             try:
                 errors = [e for e in (future.exception() for future in futures) if e is not None]
-            except BaseException:  # Ctrl-C in the waiting thread
+            except BaseException:  # a signal in the waiting thread
                 stop.set()
+                self.executor.halt()
                 raise
         if errors:
             raise errors[0]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
 from fedsim.config import Demand, RunConfig
 from fedsim.errors import ConfigError, RunError
+from fedsim.runtime.session import Folder, own_sigterm
 
 
 @dataclass(frozen=True)
 class Cluster:
     """A connection; `folder` is the private instance's temporary directory, None if it isn't ours."""
 
-    folder: Path | None
+    folder: Folder | None
     cpus: float
     gpus: int
 
@@ -26,7 +24,7 @@ class Cluster:
         """Disconnect, and end the instance if it is ours."""
         ray.shutdown()
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.remove()
 
 
 def connect(config: RunConfig) -> Cluster:
@@ -40,27 +38,31 @@ def connect(config: RunConfig) -> Cluster:
         return _describe(None)
     if address:
         try:
-            ray.init(address=address, logging_level="ERROR", runtime_env={"env_vars": _environment()})
+            with own_sigterm():
+                ray.init(address=address, logging_level="ERROR", runtime_env={"env_vars": _environment()})
         except (ConnectionError, ValueError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0]
             raise ConfigError("runtime.address", address, f"a Ray cluster that answers ({first})") from None
         return _describe(None)
-    # The path of a Unix socket may have 107 characters, so the directory must not lie deep.
-    folder = Path(tempfile.mkdtemp(prefix="fedsim-"))
+    folder = Folder()
     os.environ.update(_environment())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=max(2, os.cpu_count() or 2),
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder / "ray"),
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
-    except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        with own_sigterm():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=max(2, os.cpu_count() or 2),
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder.path / "ray"),
+                logging_level="ERROR",
+                log_to_driver=False,
+            )
+    except BaseException as error:
+        ray.shutdown()
+        folder.remove()
+        if not isinstance(error, Exception):
+            raise
         raise RunError(f"Ray did not start on this machine: {error}") from error
     return _describe(folder)
 
@@ -111,7 +113,7 @@ def _capacity(demand: Demand, cpus: float, gpus: float, most: int) -> int:
     return fits
 
 
-def _describe(folder: Path | None) -> Cluster:
+def _describe(folder: Folder | None) -> Cluster:
     have = ray.cluster_resources()
     return Cluster(folder, have.get("CPU", 0.0), int(have.get("GPU", 0)))
 
