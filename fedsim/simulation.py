@@ -35,6 +35,7 @@ from fedsim.network import Clock
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
 from fedsim.round import Place, Records, run_round
+from fedsim.runtime import in_job_copy
 from fedsim.types import Closing, Interface
 from fedsim.world import World
 
@@ -132,7 +133,10 @@ def run(
     lock = Lock(folder)
     runner = executor or _executor(config)
     try:
-        return Result(folder) if _finished(folder) else _Run(config, folder, runner, progress).go(plan)
+        if not _finished(folder):
+            # Actors on a cluster that was there before don't work in this process's directory.
+            _Run(config, folder.absolute(), runner, progress).go(plan)
+        return Result(folder)
     except ConfigError:
         if not resume:
             shutil.rmtree(folder)  # it was empty or not there: the mended config can have it again
@@ -153,7 +157,7 @@ class _Run:
         self.clock = Clock(config)
         self._tables = threading.Lock()
 
-    def go(self, plan: federation.Plan) -> Result:
+    def go(self, plan: federation.Plan) -> None:
         began = time.time()
         self.progress.phase("preparing data")
         beside = ThreadPoolExecutor(1)
@@ -181,7 +185,6 @@ class _Run:
         from analysis.report import write
 
         write([self.folder], self.folder / "report.html")
-        return Result(self.folder)
 
     def _contenders(self) -> None:
         """Run all contenders, as many at a time as there are lanes."""
@@ -351,6 +354,10 @@ def _executor(config: RunConfig) -> Executor:
 def _open_folder(config: RunConfig, resume: bool) -> Path:
     """The run's folder: new and empty, or an earlier one with the same config."""
     folder = config.folder if resume or config.output else _free(config.folder)
+    if not folder.is_absolute() and in_job_copy(Path.cwd()):
+        raise ConfigError(
+            "output", str(folder), "an absolute path: this job works in a copy of yours, which Ray removes"
+        )
     saved = folder / "config.yaml"
     if resume:
         if not saved.exists():

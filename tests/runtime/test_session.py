@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import fedsim
+from fedsim.errors import ConfigError
 from fedsim.runtime import session
 from fedsim.runtime.session import Folder, own_sigterm
 
+MODELS = {"participants": {"models": ["vit-micro"]}, "student": {"model": "vit-micro"}}
 TAKE = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
@@ -74,13 +77,9 @@ def test_the_room_is_what_ray_needs(parent):
                 validate_socket_filepath(path)
 
 
-class Interrupted(Exception):
-    pass
-
-
 def test_a_programs_handler_outlives_rays():
     def ours(number, frame):
-        raise Interrupted
+        raise KeyboardInterrupt
 
     def of_ray(number, frame):
         sys.exit(number)
@@ -90,8 +89,17 @@ def test_a_programs_handler_outlives_rays():
         with own_sigterm():
             signal.signal(signal.SIGTERM, of_ray)
         assert signal.getsignal(signal.SIGTERM) is ours
-        with pytest.raises(Interrupted), own_sigterm():
+        with pytest.raises(KeyboardInterrupt), own_sigterm():
             signal.signal(signal.SIGTERM, of_ray)
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_job_does_not_write_into_rays_copy(tmp_path, monkeypatch):
+    copy = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(ConfigError, match=r"^output: 'runs/mine' is not valid; expected an absolute path"):
+        fedsim.run(fedsim.load({"name": "mine", "data": {"source": "digits"}, **MODELS}))
+    assert not list(copy.iterdir())
