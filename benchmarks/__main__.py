@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import codec, step
+from benchmarks import codec, memory, rounds, startup, step
 
-BENCHMARKS = {"codec": codec.main, "step": step.main}
+BENCHMARKS = {
+    "codec": codec.main,
+    "step": step.main,
+    "rounds": rounds.main,
+    "startup": startup.main,
+    "memory": memory.main,
+}
 
-for name in sys.argv[1:] or BENCHMARKS:
-    if name not in BENCHMARKS:
-        raise SystemExit(f"benchmarks: {name!r} is not one of {', '.join(BENCHMARKS)}")
-    BENCHMARKS[name]()
+if __name__ == "__main__":  # worker processes import this file as well
+    for name in sys.argv[1:] or BENCHMARKS:
+        if name not in BENCHMARKS:
+            raise SystemExit(f"benchmarks: {name!r} is not one of {', '.join(BENCHMARKS)}")
+        BENCHMARKS[name]()

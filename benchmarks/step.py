@@ -11,7 +11,7 @@ from fedsim.config import RunConfig, Training
 from fedsim.learner import Learner
 from fedsim.process import set_up
 from fedsim.student.deepspeed import free_port, join, leave
-from fedsim.student.engine import adamw
+from fedsim.student.engine import optimizer
 from fedsim.training import Phase, Stream
 from fedsim.types import Examples, Interface
 from fedsim.world import World
@@ -33,7 +33,7 @@ def main() -> None:
         learner.fit(Phase((Stream(examples, BATCH),), training, 1, 1, (0, 1)))
 
     model = world.specialist("pythia-tiny", None, training).engine.model
-    optimizer = adamw(model, training)
+    stepper = optimizer(model, training)
 
     def bare() -> None:
         model.train()
@@ -42,8 +42,8 @@ def main() -> None:
             logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1)
             F.cross_entropy(logits, ids[:, 1:].flatten()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
 
     plain, student = world.specialist("pythia-tiny", None, training), world.student(None)
     base, in_torch, in_deepspeed = medians(bare, lambda: ours(plain), lambda: ours(student))

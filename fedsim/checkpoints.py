@@ -1,7 +1,8 @@
 """The last finished round of every contender on disk, and the lock that keeps two runs apart.
 
-    checkpoints/<contender>/round-0003/       state of coordinator and specialists
-    checkpoints/<contender>/round-0003.json   the rows of that round
+    checkpoints/<contender>/round-0003/          state of coordinator and specialists
+    checkpoints/<contender>/round-0003.json      the round's row of the rounds table
+    checkpoints/<contender>/round-0003.*.parquet its part of the other tables
 
 A round is written to `round-0003.partial/` and becomes finished by one rename, so a process may die
 at any moment: what has no final name does not exist. States of older rounds are removed, their rows
@@ -14,12 +15,14 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 from fedsim.errors import ConfigError
-from fedsim.results import write_json
+from fedsim.results import Row, write_json, write_table
 from fedsim.round import Records
+
+PARTS = ("participants", "messages")
+"""Tables whose rows can be many: they are kept as Parquet and never all in memory."""
 
 
 class Lock:
@@ -66,7 +69,9 @@ class Checkpoints:
             self._carry(self.state(round - 1), partial)
             shutil.rmtree(self.state(round), ignore_errors=True)
             partial.rename(self.state(round))
-        write_json(self.folder / f"round-{round:04d}.json", asdict(records))
+        for table in PARTS:
+            write_table(self.folder / f"round-{round:04d}.{table}.parquet", table, getattr(records, table))
+        write_json(self.folder / f"round-{round:04d}.json", records.round)
         for old in self.folder.glob("round-*[0-9]"):
             if old != self.state(round):
                 shutil.rmtree(old, ignore_errors=True)
@@ -78,20 +83,22 @@ class Checkpoints:
             if not (partial / state.name).exists():
                 shutil.copytree(state, partial / state.name, copy_function=os.link)
 
-    def records(self) -> list[Records]:
-        """The rows of all finished rounds, in order."""
-        files = sorted(self.folder.glob("round-*.json"), key=_round)
-        return [Records(**_with_nan(json.loads(file.read_text(encoding="utf-8")))) for file in files]
+    def rounds(self) -> list[Row]:
+        """The rows of the rounds table, in order."""
+        return [_with_nan(json.loads(file.read_text(encoding="utf-8"))) for file in self._files()]
+
+    def parts(self, table: str) -> list[Path]:
+        """The files that make up another table, in order."""
+        return [file.with_name(f"{file.stem}.{table}.parquet") for file in self._files()]
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("round-*.json"), key=_round)
 
 
 def _round(file: Path) -> int:
     return int(file.stem.removeprefix("round-"))
 
 
-def _with_nan(tables: dict[str, list[dict[str, object]]]) -> dict[str, list[dict[str, object]]]:
+def _with_nan(row: Row) -> Row:
     """JSON has no NaN: it was written as null."""
-    nan = float("nan")
-    return {
-        table: [{k: nan if v is None else v for k, v in row.items()} for row in rows]
-        for table, rows in tables.items()
-    }
+    return {k: float("nan") if v is None else v for k, v in row.items()}

@@ -8,12 +8,20 @@ be right). Every field carries its unit and a suggested value, so the JSON schem
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from fedsim.errors import ConfigError
 
@@ -44,13 +52,18 @@ class Split(Settings):
         return self
 
 
+MODALITIES = {"stdlib": "text", "digits": "image", "synthetic": "image"}
+"""What the sources read that always read the same."""
+
+
 class DataConfig(Settings):
     """Where examples come from and how they become tensors."""
 
     source: str = "stdlib"
     """`stdlib` (source text of Python's standard library), `digits` (scikit-learn's handwritten
-    digits), `files` (text, JSONL, CSV, Parquet, an image folder or a saved `datasets` folder at
-    `path`), `hub` (a Hugging Face dataset called `path`; needs a network), or one of a plugin."""
+    digits), `synthetic` (images made from the seed, as many as wanted), `files` (text, JSONL, CSV,
+    Parquet, an image folder or a saved `datasets` folder at `path`), `hub` (a Hugging Face dataset
+    called `path`; needs a network), or one of a plugin."""
     path: str | None = None
     """File, folder, glob, or hub name; relative paths start at the working directory."""
     subset: str | None = None
@@ -58,7 +71,7 @@ class DataConfig(Settings):
     hub_split: str = "train"
     """Which split of a saved or hub dataset to read."""
     modality: Literal["text", "image"] | None = None
-    """Told by the source for `stdlib` and `digits`; needed for `files` and `hub`."""
+    """Told by the source for `stdlib`, `digits` and `synthetic`; needed for `files` and `hub`."""
     text_column: str = "text"
     image_column: str = "image"
     label_column: str | None = None
@@ -80,9 +93,9 @@ class DataConfig(Settings):
     """Images: whether the proxy set keeps its labels. Text always carries its own next tokens."""
 
     @property
-    def is_text(self) -> bool:
-        """Whether examples are text, as far as the config tells."""
-        return self.source == "stdlib" or (self.source != "digits" and self.modality == "text")
+    def reads(self) -> str | None:
+        """`text` or `image`, as far as the config tells."""
+        return MODALITIES.get(self.source, self.modality)
 
 
 class Partition(Settings):
@@ -99,20 +112,24 @@ class Partition(Settings):
 
 
 class Training(Settings):
-    """One optimiser phase: AdamW with linear warm-up, then cosine decay or constant."""
+    """One optimiser phase: linear warm-up, then cosine decay or constant."""
 
     steps: Annotated[int, Field(ge=0)] = 50
     """Optimiser steps per round."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Examples per step (text: windows), over all ranks together."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`sgd` is without momentum, as FedAvg's paper has it."""
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Annotated[int, Field(ge=0)] = 10
     """Steps of linear warm-up, once per run."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Over all rounds of the run; `cosine` ends at a tenth of the learning rate."""
-    gradient_clip: Positive = 1.0
-    """Largest global gradient norm."""
+    augment: bool = True
+    """Images: whether supervised training varies them a little at random."""
+    gradient_clip: Positive | None = 1.0
+    """Largest global gradient norm; null does not clip."""
 
 
 class Device(Settings):
@@ -213,11 +230,15 @@ class Demand(Settings):
     cpus: Annotated[float, Field(ge=0)] = 0.2
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """Fraction of a GPU; above 1 a whole number. Multiples of 0.0001."""
+    memory_mib: Annotated[int, Field(ge=0)] = 0
+    """Main memory in MiB that Ray sets aside (it doesn't enforce it); 0 sets none aside."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Demand:
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError("gpus above 1 must be a whole number")
+        if 0 < self.gpus < 0.0001:
+            raise ValueError("gpus must be 0 or at least 0.0001")
         return self
 
 
@@ -230,14 +251,34 @@ class Runtime(Settings):
     """Ray cluster to join; absent: the one in RAY_ADDRESS, else a private one on this machine."""
     participants_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """How many participants one actor hosts; `auto` is one each while the cluster can hold them."""
-    participant: Demand = Demand()
+    participant: Annotated[tuple[Demand, ...], Field(min_length=1)] = (Demand(),)
+    """What an actor that hosts a participant reserves: one mapping for all, or a list that is dealt out
+    in turn. Only participants with equal demands share an actor."""
     coordinator: Demand = Demand(cpus=0.5)
+    """What each rank of a coordinator reserves; its GPUs are shared with no participant."""
+    wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Seconds to wait for an autoscaling cluster to grow until everything is placed, e.g. 900; at 0 it
+    has to fit what the cluster has now."""
     parallel_methods: Annotated[int, Field(ge=1)] = 1
     """Contenders that run side by side, each with a coordinator of its own."""
+    resident_mib: Positive | None = None
+    """Memory in which an actor keeps its participants' specialists from round to round, in MiB; the
+    others wait on disk. Absent: the actor's part of half of its machine's memory."""
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads per actor. Part of the arithmetic: results are bit-identical at equal threads."""
     message_limit_mib: Positive = 64.0
     """Largest message that is accepted, in MiB; larger ones are rejected unread."""
+
+    @field_validator("participant", mode="before", json_schema_input_type=Demand | tuple[Demand, ...])
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, Mapping | Demand) else value
+
+    @field_serializer("participant")
+    def _as_written(self, value: tuple[Demand, ...]) -> Any:
+        """One mapping stays one, so that `runtime.participant.gpus=…` can vary a resolved config."""
+        dumped = [demand.model_dump() for demand in value]
+        return dumped[0] if len(dumped) == 1 else dumped
 
 
 class MethodConfig(BaseModel):
@@ -434,7 +475,7 @@ def _explain(
     """The first of pydantic's findings as field, value, what would be right."""
     first = error.errors()[0]
     # Where a field has several types, pydantic adds the name of the one it tried last.
-    path = [str(p) for p in first["loc"] if not {"-", "["} & set(str(p))]
+    path = [str(p) for p in _written(first["loc"], tree) if not {"-", "["} & set(str(p))]
     field = ".".join([prefix, *path] if prefix else path) or "config"
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
@@ -443,6 +484,16 @@ def _explain(
         return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return ConfigError(field, first["input"], expected)
+
+
+def _written(path: tuple[int | str, ...], tree: Any) -> Iterator[int | str]:
+    """A path as the user wrote it: without the index of a mapping that stands for a list of one."""
+    for part in path:
+        if isinstance(part, int) and isinstance(tree, Mapping):
+            continue
+        yield part
+        inside = isinstance(tree, list | tuple) and isinstance(part, int) and part < len(tree)
+        tree = tree[part] if inside else tree.get(part) if isinstance(tree, Mapping) else None
 
 
 def _fields_at(model: Any, path: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ be decoded or is not what the method expects is an event, and the round goes on 
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from fedsim.errors import ConfigError, MessageError, RunError
-from fedsim.methods.base import Desk, Method, Pool
+from fedsim.errors import ConfigError, RunError
+from fedsim.intake import Intake, Pooled, Terms
+from fedsim.methods.base import Desk, Method
 from fedsim.types import COORDINATOR, Closing, Examples, Message, Public
-from fedsim.wire.messages import decode, encode, memory_limit
+from fedsim.wire.messages import encode, memory_limit
 from fedsim.world import World
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Coordinator:
         self._limit = int(world.config.runtime.message_limit_mib * 2**20)
         self._contender = ""
         self._round = -1
+        self._intake: Intake | None = None
 
     def begin(
         self, contender: str, finished: int, checkpoint: Path | None, private: Examples | None = None
@@ -69,8 +72,12 @@ class Coordinator:
         if round != self._round + 1:
             raise RuntimeError(f"round {round} can't follow round {self._round}")
         self._flops = self._desk.learner.flops
-        self._statuses: dict[int, str] = {}
-        self._pool: Pool | None = self._method.pool(self._desk, round)
+        self._intake = None
+        pool = self._method.pool(self._desk, round)
+        if pool is not None:
+            # Copied while it is empty: it is handed to hosts that take in messages as well.
+            self._terms = Terms(copy.deepcopy(pool), self._desk.learner.size)
+            self._intake = Intake(self._method, round, Terms(pool, self._desk.learner.size), self._limit)
         knowledge = self._method.broadcast(self._desk, round)
         if knowledge is None:
             return None
@@ -82,30 +89,20 @@ class Coordinator:
             samples_known=self._method.samples_known,
         )
 
-    def receive(
-        self,
-        round: int,
-        participants: Sequence[int],
-        messages: Sequence[Any],
-        missed: frozenset[int] = frozenset(),
-    ) -> None:
-        """Decode, check and pool messages; `messages` are bytes-like, None where nothing was sent.
+    @property
+    def terms(self) -> Terms | None:
+        """For hosts that take in messages of the open round; None where none is sent."""
+        return self._terms if self._intake is not None else None
 
-        missed: those whose message never arrives, or too late; they are not looked at.
-        """
-        for participant, data in zip(participants, messages, strict=True):
-            if participant in missed:
-                continue
-            expected = self._method.expect("up", round, participant, self._desk.learner.size)
-            if data is None or expected is None or self._pool is None:
-                continue
-            try:
-                if participant in self._statuses:
-                    raise MessageError("unexpected", f"a second message of participant {participant}")
-                self._pool.add(participant, decode(data, expected, self._limit))
-                self._statuses[participant] = "ok"
-            except MessageError as error:
-                self._statuses.setdefault(participant, f"rejected:{error.reason}")
+    def receive(self, participants: Sequence[int], delivery: Sequence[Any] | Pooled) -> None:
+        """Take in messages (bytes-like; None where none arrives), or what a host pooled of them."""
+        if self._intake is None:
+            return
+        if isinstance(delivery, Pooled):
+            self._intake.merge(delivery)
+            return
+        for participant, data in zip(participants, delivery, strict=True):
+            self._intake.receive(participant, data)
 
     def close(self, round: int, target: Path | None, silent: bool = False) -> Closing:
         """The student learns from the pool, is scored and saved below `target`.
@@ -113,13 +110,14 @@ class Coordinator:
         silent: nobody could deliver, by configuration; the student stays as it is.
         Raises RunError where nobody delivered for any other reason.
         """
-        if not silent and self._pool is not None and "ok" not in self._statuses.values():
-            reasons = sorted(set(self._statuses.values())) or ["no message arrived"]
+        pool, statuses = (self._intake.pool, self._intake.statuses) if self._intake else (None, {})
+        if not silent and pool is not None and "ok" not in statuses.values():
+            reasons = sorted(set(statuses.values())) or ["no message arrived"]
             raise RunError(
                 f"{self._contender}, round {round}: no participant delivered ({', '.join(reasons)}); "
                 "the run can be resumed from the round before"
             )
-        fit = None if silent else self._method.coordinator_step(self._desk, round, self._pool)
+        fit = None if silent else self._method.coordinator_step(self._desk, round, pool)
         flops = self._desk.learner.flops - self._flops
         score = loss = float("nan")
         config = self.world.config
@@ -127,9 +125,9 @@ class Coordinator:
             score, loss = self._desk.learner.evaluate(self.public.test)
         if target is not None:
             self._save(target / "coordinator")
-        self._round, self._pool = round, None
+        self._round, self._intake = round, None
         return Closing(
-            statuses=self._statuses,
+            statuses=statuses,
             score=score,
             loss=loss,
             learn_loss=fit.loss if fit else float("nan"),

@@ -22,20 +22,34 @@ from fedsim.world import World
 
 @dataclass(frozen=True)
 class Opening:
-    """A round's broadcast. `payload` is whatever the executor passes on; `size` its bytes on the wire
-    (None where nothing is sent), `kind` the knowledge inside."""
+    """A round's broadcast. `payload` is whatever the executor passes on, as are the intake's `terms`;
+    `size` its bytes on the wire (None where nothing is sent), `kind` the knowledge inside."""
 
     payload: Any = None
+    terms: Any = None
     size: int | None = None
     kind: str = ""
 
 
 @dataclass(frozen=True)
+class Task:
+    """One round of a contender's participants; `previous` and `target` are folders of their states."""
+
+    contender: str
+    lane: int
+    round: int
+    participants: Sequence[int]
+    opening: Opening
+    previous: Path | None
+    target: Path
+
+
+@dataclass(frozen=True)
 class Batch:
-    """What one host finished: reports to read, messages to hand to the coordinator."""
+    """What a host finished: reports to read; messages, or what was pooled of them, for the coordinator."""
 
     reports: list[Report]
-    messages: Any
+    delivery: Any
 
 
 class Executor(Protocol):
@@ -59,18 +73,10 @@ class Executor(Protocol):
     def open(self, lane: int, round: int) -> Opening:
         """See Coordinator.open."""
 
-    def step(
-        self,
-        contender: str,
-        round: int,
-        participants: Sequence[int],
-        opening: Opening,
-        previous: Path | None,
-        target: Path,
-    ) -> Iterator[Batch]:
+    def step(self, task: Task) -> Iterator[Batch]:
         """See Host.step; batches come as hosts finish, in any order."""
 
-    def receive(self, lane: int, round: int, batch: Batch, missed: frozenset[int]) -> None:
+    def receive(self, lane: int, batch: Batch) -> None:
         """See Coordinator.receive."""
 
     def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
@@ -143,23 +149,23 @@ class InProcess:
 
     def open(self, lane: int, round: int) -> Opening:
         message = self._coordinator.open(round)
-        return Opening(message.data, len(message.data), message.kind) if message else Opening()
+        return Opening(message.data, None, len(message.data), message.kind) if message else Opening()
 
-    def step(
-        self,
-        contender: str,
-        round: int,
-        participants: Sequence[int],
-        opening: Opening,
-        previous: Path | None,
-        target: Path,
-    ) -> Iterator[Batch]:
-        host = self._host.step(contender, round, participants, opening.payload, previous, target)
-        yield Batch(*host)
+    def step(self, task: Task) -> Iterator[Batch]:
+        for participant in task.participants:  # one by one, so that their messages don't pile up
+            yield Batch(
+                *self._host.step(
+                    task.contender,
+                    task.round,
+                    [participant],
+                    task.opening.payload,
+                    task.previous,
+                    task.target,
+                )
+            )
 
-    def receive(self, lane: int, round: int, batch: Batch, missed: frozenset[int]) -> None:
-        who = [report.participant for report in batch.reports]
-        self._coordinator.receive(round, who, batch.messages, missed)
+    def receive(self, lane: int, batch: Batch) -> None:
+        self._coordinator.receive([report.participant for report in batch.reports], batch.delivery)
 
     def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
         return self._coordinator.close(round, target, silent)

@@ -1,7 +1,8 @@
 """A host runs participants, one after the other, in whatever process it lives in.
 
-It keeps their specialists between rounds. If it doesn't hold the state of the round before (it was
-restarted, or the run resumed), it takes it from the checkpoint: a step can be repeated anywhere.
+It keeps their specialists between rounds as far as its memory goes. Whose specialist it doesn't hold
+(there was no room, it was restarted, the run resumed) is taken up from the checkpoint: a step can be
+repeated anywhere.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from safetensors.numpy import load_file, save_file
 
 from fedsim import events
 from fedsim.errors import DivergedError
+from fedsim.intake import Intake, Pooled, Terms
+from fedsim.learner import Specialist
 from fedsim.methods.base import Method, Site
+from fedsim.network import Clock
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Public, Report, Shard
+from fedsim.wire.container import Buffer
 from fedsim.wire.messages import decode, encode
 from fedsim.world import World
 
@@ -27,21 +32,31 @@ MEMORY = "memory.safetensors"
 
 @dataclass
 class _Resident:
-    """A participant in one method, as its host holds it: its site and the last round it finished."""
+    """A participant in one method, as its host holds it.   round: the last one that it finished."""
 
     site: Site
+    learner: Specialist
     round: int
 
 
 class Host:
-    """Participants of one actor (or of the in-process executor)."""
+    """Participants of one actor (or of the in-process executor).
 
-    def __init__(self, world: World, public: Public, shards: dict[int, Shard]) -> None:
+    budget: bytes in which specialists are kept from round to round.
+    """
+
+    def __init__(
+        self, world: World, public: Public, shards: dict[int, Shard], budget: float = float("inf")
+    ) -> None:
         self.world = world
         self.public = public
         self.shards = shards
         self.starts: dict[str, np.ndarray] = {}
+        self._budget = budget
+        self._clock = Clock(world.config)
         self._residents: dict[tuple[str, int], _Resident] = {}
+        self._held = 0
+        self._bench = _Bench(world, reuse=len(shards) > 1)
         self._methods: dict[str, Method] = {}
         self._limit = int(world.config.runtime.message_limit_mib * 2**20)
 
@@ -75,45 +90,53 @@ class Host:
         contender: str,
         round: int,
         participants: Sequence[int],
-        broadcast: bytes | None,
+        broadcast: Buffer | None,
         previous: Path | None,
         target: Path | None,
-    ) -> tuple[list[Report], list[bytes | None]]:
-        """One round of several participants: reports, and the messages they send.
+        terms: Terms | None = None,
+    ) -> tuple[list[Report], list[bytes | None] | Pooled]:
+        """One round of several participants: reports, and the messages that arrive (None: none does).
 
         previous: folder of the round before, for what is not in memory.   target: folder to save to.
+        terms: take the messages in here, as the coordinator would; what was pooled is returned.
         """
         method = self._method(contender)
-        reports, messages = [], []
+        intake = Intake(method, round, terms, self._limit) if terms is not None else None
+        received = _Received(method, round, broadcast, self._limit)
+        reports: list[Report] = []
+        messages: list[bytes | None] = []
         for participant in participants:
-            site = self._site(method, participant, round, previous)
-            received = self._decode(method, site, round, broadcast)
+            site, learner = self._site(method, participant, round, previous)
             report, message = self._one(method, site, round, received)
-            if report.failed:
-                site.learner.release()  # its weights are worth nothing: it goes on from its last good state
-            else:
-                if target is not None and method.keeps_specialists:
-                    _save(site, target / f"participant-{participant:05d}")
-                self._residents[contender, participant] = _Resident(site, round)
+            keep = method.keeps_specialists and report.fate != "diverged"
+            if keep and target is not None:
+                _save(site, target / f"participant-{participant:05d}")
+            # One that diverged goes on from its last good state.
+            self._put_away(contender, _Resident(site, learner, round), keep=keep, saved=target is not None)
             reports.append(report)
-            messages.append(message)
-        return reports, messages
+            if intake is not None:
+                intake.receive(participant, message)
+            else:
+                messages.append(message)
+        return reports, intake.pooled() if intake is not None else messages
 
     def forget(self, contender: str) -> None:
         """Let go of a finished contender's specialists."""
         for key in [key for key in self._residents if key[0] == contender]:
-            self._residents.pop(key).site.learner.release()
+            self._take_out(key).learner.release()
 
     def _one(
-        self, method: Method, site: Site, round: int, received: Knowledge | None
+        self, method: Method, site: Site, round: int, received: _Received
     ) -> tuple[Report, bytes | None]:
-        began, flops = time.perf_counter(), site.learner.flops
+        """One participant's round, and its message if that arrives."""
+        began = time.perf_counter()
+        site.learner.flops = 0.0
         model = self.world.model_of(method.contender, site.participant)
-        failed, knowledge, fit = "", None, None
+        fate, knowledge, fit = "", None, None
         try:
-            knowledge, fit = method.participant_step(site, round, received)
+            knowledge, fit = method.participant_step(site, round, received.by(site.learner.size))
         except DivergedError:
-            failed = "diverged"
+            fate = "diverged"
         message = None
         if knowledge is not None:
             message = encode(
@@ -123,29 +146,30 @@ class Host:
                 sender=site.participant,
                 samples_known=method.samples_known,
             )
-        flops = site.learner.flops - flops
+        flops = site.learner.flops
         score = float("nan")
-        if self._scored(method, round) and not failed:
+        if self._scored(method, round) and not fate:
             score, _ = site.learner.evaluate(self.public.test)
+        sent = len(message.data) if message else None
+        if sent is not None:
+            timing = self._clock.timing(site.participant, flops, received.size, sent)
+            if events.lost(self.world.config, round, site.participant):
+                fate = "lost"
+            elif self._clock.late(timing):
+                fate = "late"
         report = Report(
             participant=site.participant,
             model=model,
-            failed=failed,
+            fate=fate,
             examples=len(site.shard.train),
             flops=flops,
             wall_s=time.perf_counter() - began,
-            sent=len(message.data) if message else None,
+            sent=sent,
             kind=message.kind if message else "",
             loss=fit.loss if fit else float("nan"),
             score=score,
         )
-        return report, message.data if message else None
-
-    def _decode(self, method: Method, site: Site, round: int, broadcast: bytes | None) -> Knowledge | None:
-        expected = method.expect("down", round, COORDINATOR, site.learner.size)
-        if broadcast is None or expected is None:
-            return None
-        return decode(broadcast, expected, self._limit)
+        return report, message.data if message and not fate else None
 
     def _scored(self, method: Method, round: int) -> bool:
         if not method.keeps_specialists:
@@ -158,22 +182,85 @@ class Host:
             self._methods[contender] = self.world.method(contender)
         return self._methods[contender]
 
-    def _site(self, method: Method, participant: int, round: int, previous: Path | None) -> Site:
+    def _site(
+        self, method: Method, participant: int, round: int, previous: Path | None
+    ) -> tuple[Site, Specialist]:
         """The participant as it was at the end of the last round it worked in."""
-        resident = self._residents.pop((method.contender, participant), None)
+        key = method.contender, participant
+        resident = self._take_out(key) if key in self._residents else None
         model = self.world.model_of(method.contender, participant)
         begun = events.last_active(self.world.config, round, participant) if method.keeps_specialists else 0
-        if resident is not None and begun and resident.round == begun:
-            return resident.site
         if resident is not None:
-            resident.site.learner.release()
-        learner = self.world.specialist(
-            model, self.starts.get(model), self.world.config.participants.training
-        )
+            if begun and resident.round == begun:
+                return resident.site, resident.learner
+            self._bench.put(model, resident.learner)
+        learner = self._bench.take(model, self.starts.get(model))
         site = Site(participant, self.shards[participant], self.public, learner)
         if begun and previous is not None:
             _load(site, previous / f"participant-{participant:05d}")
-        return site
+        return site, learner
+
+    def _put_away(self, contender: str, resident: _Resident, *, keep: bool, saved: bool) -> None:
+        """Hold a participant in memory until its next round, or let another have its learner.
+
+        With too little room it is the same ones that stay: of participants that come in turn, throwing
+        out whoever was here longest would throw out everybody.
+        """
+        participant, held = resident.site.participant, self._held + resident.learner.nbytes
+        if keep and (held <= self._budget or not self._residents or not saved):
+            self._residents[contender, participant] = resident
+            self._held = held
+        else:
+            self._bench.put(self.world.model_of(contender, participant), resident.learner)
+
+    def _take_out(self, key: tuple[str, int]) -> _Resident:
+        resident = self._residents.pop(key)
+        self._held -= resident.learner.nbytes
+        return resident
+
+
+class _Bench:
+    """Learners that nobody's state is in: to build one costs more than to set it back."""
+
+    def __init__(self, world: World, reuse: bool) -> None:
+        self._world, self._reuse = world, reuse
+        self._free: dict[str, Specialist] = {}
+        self._fresh: dict[str, np.ndarray] = {}
+
+    def take(self, model: str, start: np.ndarray | None) -> Specialist:
+        """A learner at the public start (None: at its fresh weights), its optimiser new."""
+        learner = self._free.pop(model, None)
+        if learner is None:
+            learner = self._world.specialist(model, start, self._world.config.participants.training)
+            if start is None and self._reuse and model not in self._fresh:
+                self._fresh[model] = learner.parameters().vector
+        else:
+            learner.reset(self._fresh[model] if start is None else start)
+        return learner
+
+    def put(self, model: str, learner: Specialist) -> None:
+        if model in self._free or not self._reuse:
+            learner.release()
+        else:
+            self._free[model] = learner
+
+
+class _Received:
+    """The coordinator's message, decoded once for all participants whose models have the same size."""
+
+    def __init__(self, method: Method, round: int, broadcast: Buffer | None, limit: int) -> None:
+        self.size = None if broadcast is None else len(broadcast)
+        self._method, self._round, self._broadcast, self._limit = method, round, broadcast, limit
+        self._decoded: dict[int, Knowledge | None] = {}
+
+    def by(self, size: int) -> Knowledge | None:
+        """What a participant with a model of `size` parameters reads in it."""
+        if size not in self._decoded:
+            expected = self._method.expect("down", self._round, COORDINATOR, size)
+            self._decoded[size] = None
+            if self._broadcast is not None and expected is not None:
+                self._decoded[size] = decode(self._broadcast, expected, self._limit)
+        return self._decoded[size]
 
 
 def _save(site: Site, folder: Path) -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fedsim.data.federation import Federation
+from fedsim.process import memory
 from fedsim.results import SCHEMA_VERSION, Row
 from fedsim.world import World
 
@@ -28,7 +29,7 @@ def manifest(world: World, data: Federation, began: float) -> dict[str, Any]:
             "machine": platform.machine(),
             "system": platform.system(),
             "cpus": os.cpu_count(),
-            "memory_gib": round(_memory_gib(), 1),
+            "memory_gib": round(memory() / 2**30, 1),
         },
         "data": {
             "description": data.description,
@@ -95,7 +96,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

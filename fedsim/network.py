@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedsim.config import Link, RunConfig
-from fedsim.types import Report
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,14 @@ class Clock:
         self._coordinator = config.student.device
         self._deadline = config.participants.deadline_s
 
-    def timing(self, report: Report, received: int | None) -> Timing:
-        """One participant's round: download, compute, upload."""
-        link = self._links[report.participant % len(self._links)]
-        device = self._devices[report.participant % len(self._devices)]
+    def timing(self, participant: int, flops: float, received: int | None, sent: int | None) -> Timing:
+        """One participant's round: download (bytes), compute (operations), upload (bytes)."""
+        link = self._links[participant % len(self._links)]
+        device = self._devices[participant % len(self._devices)]
         return Timing(
             down_s=transfer_s(link, received, "down"),
-            compute_s=report.flops / device.flops_per_s,
-            up_s=transfer_s(link, report.sent, "up"),
+            compute_s=flops / device.flops_per_s,
+            up_s=transfer_s(link, sent, "up"),
         )
 
     def late(self, timing: Timing) -> bool:

@@ -114,19 +114,40 @@ SUMMARY: dict[str, str] = {
 }
 
 
-def write_table(folder: Path, name: str, rows: Iterable[Row]) -> None:
-    """Replace `<name>.parquet` in one step: a reader sees the old table or the new one."""
-    columns = TABLES[name]
-    rows = list(rows)
-    schema = pa.schema(
-        [pa.field(c, kind, metadata={"doc": doc}) for c, (kind, doc) in columns.items()],
+def schema(name: str) -> pa.Schema:
+    """The columns of a table, each with its description."""
+    return pa.schema(
+        [pa.field(c, kind, metadata={"doc": doc}) for c, (kind, doc) in TABLES[name].items()],
         metadata={"fedsim_table": name, "fedsim_schema": str(SCHEMA_VERSION)},
     )
+
+
+def write_table(path: Path, name: str, rows: Iterable[Row]) -> None:
+    """Replace a Parquet file in one step: a reader sees the old table or the new one."""
+    columns = TABLES[name]
+    rows = list(rows)
     unknown = set().union(*(row.keys() for row in rows)) - set(columns) if rows else set()
     if unknown:
         raise KeyError(f"{name} has no column {sorted(unknown)}")
     data = [pa.array([row.get(c) for row in rows], kind) for c, (kind, _) in columns.items()]
-    _replace(folder / f"{name}.parquet", lambda part: pq.write_table(pa.table(data, schema=schema), part))
+    _replace(path, lambda part: pq.write_table(pa.table(data, schema=schema(name)), part))
+
+
+def merge_tables(path: Path, name: str, parts: Iterable[Path]) -> None:
+    """Replace a Parquet file by its parts, in their order; only one of them is in memory at a time."""
+
+    def write(target: Path) -> None:
+        with pq.ParquetWriter(target, schema(name)) as writer:
+            for part in parts:
+                writer.write_table(pq.read_table(part, schema=schema(name)))
+
+    _replace(path, write)
+
+
+def rows(path: Path) -> list[Row]:
+    """The rows of a Parquet file."""
+    table: list[Row] = pq.read_table(path).to_pylist()
+    return table
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim import events
-from fedsim.executor import Executor, Opening
+from fedsim.executor import Executor, Opening, Task
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
 from fedsim.results import Row
@@ -18,7 +18,7 @@ from fedsim.types import Closing, Report
 class Records:
     """The rows that one round adds to the tables (columns: `results.TABLES`)."""
 
-    rounds: list[Row]
+    round: Row
     participants: list[Row]
     messages: list[Row]
 
@@ -48,27 +48,22 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Rec
 
     # 3. – 5. Specialise, express, encode and send: at the hosts, each at its own pace.
     reports: dict[int, Report] = {}
-    timings: dict[int, Timing] = {}
     if active:
-        steps = executor.step(method.contender, round, active, opening, place.previous, place.target)
-        for batch in steps:
+        task = Task(method.contender, place.lane, round, active, opening, place.previous, place.target)
+        for batch in executor.step(task):
             for report in batch.reports:
-                who = report.participant
-                reports[who], timings[who] = report, clock.timing(report, opening.size)
-                if report.failed:
-                    fates[who] = report.failed
-                elif report.sent is not None and events.lost(config, round, who):
-                    fates[who] = "lost"
-                elif report.sent is not None and clock.late(timings[who]):
-                    fates[who] = "late"
+                reports[report.participant] = report
+                if report.fate:
+                    fates[report.participant] = report.fate
             # 6. Decode, validate, pool: as messages arrive.
             if method.trains_student:
-                executor.receive(place.lane, round, batch, frozenset(fates))
+                executor.receive(place.lane, batch)
 
     # 7. – 8. Learn, evaluate, save. If nobody could deliver by configuration, the student waits.
     silent = bool(asked) and all(fates.get(who) in events.FATES for who in asked)
     closing = executor.close(place.lane, round, place.target, silent) if method.trains_student else Closing()
     fates.update(closing.statuses)
+    timings = {who: clock.timing(who, r.flops, opening.size, r.sent) for who, r in reports.items()}
     return _records(method, round, opening, asked, reports, fates, closing, timings, clock, began)
 
 
@@ -126,7 +121,7 @@ def _records(
                     }
                 )
     alone = [
-        reports[k].score for k in sorted(reports) if not reports[k].failed
+        reports[k].score for k in sorted(reports) if reports[k].fate != "diverged"
     ]  # a mean must not depend on who came first
     missing = any(fate in events.FATES for fate in fates.values())
     summary = {
@@ -147,7 +142,7 @@ def _records(
         "delivered": list(closing.statuses.values()).count("ok"),
         "peak_memory_mib": closing.peak_memory_mib,
     }
-    return Records([summary], participants, messages)
+    return Records(summary, participants, messages)
 
 
 def _absent(method: Method, participant: int) -> Report:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from fedsim import config as configs
 from fedsim import results
-from fedsim.checkpoints import Checkpoints, Lock
+from fedsim.checkpoints import PARTS, Checkpoints, Lock
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation
 from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
@@ -97,8 +97,8 @@ def check(config: RunConfig) -> federation.Plan:
     people = config.participants
     if config.data.source not in SOURCES:
         raise ConfigError("data.source", config.data.source, "one of " + ", ".join(sorted(SOURCES)))
-    modality = {"stdlib": "text", "digits": "image"}.get(config.data.source, config.data.modality or "")
-    if modality not in ("text", "image"):
+    modality = config.data.reads
+    if modality is None:
         raise ConfigError(
             "data.modality", config.data.modality, f"text or image for source {config.data.source}"
         )
@@ -156,6 +156,7 @@ class _Run:
         self.config, self.folder, self.executor, self.progress = config, folder, executor, progress
         self.clock = Clock(config)
         self._tables = threading.Lock()
+        self._tables_due = 0.0
 
     def go(self, plan: federation.Plan) -> None:
         began = time.time()
@@ -169,16 +170,16 @@ class _Run:
             beside.shutdown(wait=False)  # nobody who interrupts waits for the data
         self.progress.phase("starting actors")
         self.executor.start(self.config)
-        self.data, self.world = data, _world(self.config, data)
+        self.data, self.world = data, world(self.config, data)
         facts = manifest(self.world, data, began)
         results.write_json(self.folder / "manifest.json", facts)
-        results.write_table(self.folder, "partition", _partition(data))
+        results.write_table(self.folder / "partition.parquet", "partition", _partition(data))
         self.progress.phase(
             "training the public start" if self.config.pretraining.steps else "handing out the data"
         )
         self.executor.prepare(self.world, data)
         self._contenders()
-        self._write_tables()
+        self._write_tables(now=True)
         facts.update(status="finished", finished=time.time(), wall_s=time.time() - began)
         results.write_json(self.folder / "manifest.json", facts)
         self.progress.phase("writing the report")
@@ -240,9 +241,9 @@ class _Run:
             records = self._round(method, lane, round, checkpoints)
             checkpoints.commit(round, records)
             self._write_tables()
-            self.progress.round(records.rounds[0], self.config.rounds)
+            self.progress.round(records.round, self.config.rounds)
         if exports:
-            rows = self._summary()
+            rows = results.summarise(*self._scores())
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
             partial = self.folder / "student.partial"
             shutil.rmtree(partial, ignore_errors=True)
@@ -272,29 +273,32 @@ class _Run:
         chosen = (federated or trained)[:1]
         return chosen[0].contender if chosen else None
 
-    def _rows(self) -> tuple[list[Row], list[Row], list[Row]]:
-        records = [
-            record
-            for method in self.config.methods
-            for record in Checkpoints(self.folder, method.contender).records()
-        ]
-        return (
-            [row for record in records for row in record.rounds],
-            [row for record in records for row in record.participants],
-            [row for record in records for row in record.messages],
-        )
+    def _scores(self) -> tuple[list[Row], list[Row]]:
+        """Rows of the rounds table; and those of institutions on their own, where a contender is that."""
+        rounds, alone = [], []
+        for method in self.config.methods:
+            checkpoints = Checkpoints(self.folder, method.contender)
+            rounds += checkpoints.rounds()
+            if not METHODS[method.name].trains_student:
+                alone += [row for part in checkpoints.parts("participants") for row in results.rows(part)]
+        return rounds, alone
 
-    def _summary(self) -> list[Row]:
-        rounds, participants, _ = self._rows()
-        return results.summarise(rounds, participants)
+    def _write_tables(self, *, now: bool = False) -> None:
+        """Make the tables of what the rounds left.
 
-    def _write_tables(self) -> None:
+        While the run goes on, at most a twentieth of its time is spent on that.
+        """
         with self._tables:  # lanes finish rounds at the same time
-            rounds, participants, messages = self._rows()
-            results.write_table(self.folder, "rounds", rounds)
-            results.write_table(self.folder, "participants", participants)
-            results.write_table(self.folder, "messages", messages)
-            results.write_json(self.folder / "summary.json", results.summarise(rounds, participants))
+            began = time.monotonic()
+            if not now and began < self._tables_due:
+                return
+            rounds, alone = self._scores()
+            results.write_table(self.folder / "rounds.parquet", "rounds", rounds)
+            for table in PARTS:
+                of_all = [Checkpoints(self.folder, m.contender).parts(table) for m in self.config.methods]
+                results.merge_tables(self.folder / f"{table}.parquet", table, itertools.chain(*of_all))
+            results.write_json(self.folder / "summary.json", results.summarise(rounds, alone))
+            self._tables_due = time.monotonic() + 20 * (time.monotonic() - began)
 
 
 def _start(world: World, contender: str, closing: Closing) -> Records:
@@ -310,10 +314,10 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         loss=closing.loss,
         learn_loss=float("nan"),
     )
-    return Records([row], [], [])
+    return Records(row, [], [])
 
 
-def _world(config: RunConfig, data: federation.Federation) -> World:
+def world(config: RunConfig, data: federation.Federation) -> World:
     interface = Interface(
         modality=data.modality,
         classes=data.classes,

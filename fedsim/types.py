@@ -116,11 +116,14 @@ class Responses:
 class Parameters:
     """A model's trainable parameters, flattened in state-dict order.
 
-    vector: [P] float32.   examples: n_k, how many private examples they were trained on.
+    vector: [P] float32; a view of the message where it came in one, so never written to.
+    examples: n_k, how many private examples they were trained on.
+    largest: the largest magnitude in `vector`, where somebody looked.
     """
 
     vector: np.ndarray
     examples: int
+    largest: float | None = None
 
 
 Knowledge = Responses | Parameters
@@ -147,8 +150,8 @@ class Report:
     flops: counted floating-point operations of the step.   wall_s: measured seconds.
     sent: bytes of its message; None where it sends none.   kind: the knowledge inside.
     loss: mean training loss on its own shard, nats.   score: its specialist on the global test
-        set; both NaN where there is none.   failed: what went wrong at the participant, e.g.
-        `diverged`; it sends nothing then.
+        set; both NaN where there is none.   fate: what became of it: nothing special (empty),
+        `diverged` (it sends nothing), `lost` or `late` (what it sent is never used).
     """
 
     participant: int
@@ -158,7 +161,7 @@ class Report:
     wall_s: float
     sent: int | None
     kind: str = ""
-    failed: str = ""
+    fate: str = ""
     loss: float = float("nan")
     score: float = float("nan")
 

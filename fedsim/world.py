@@ -13,9 +13,8 @@ from fedsim.types import METRICS, Interface, Metric
 if TYPE_CHECKING:  # torch is imported only in processes that compute
     from torch import nn
 
-    from fedsim.learner import Learner
+    from fedsim.learner import Learner, Specialist
     from fedsim.methods.base import Method
-    from fedsim.student.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,17 @@ class World:
             used += [self.model_of(method.contender, k) for k in range(self.config.participants.count)]
         return tuple(dict.fromkeys(used))
 
-    def specialist(self, model: str, start: np.ndarray | None, training: Training) -> Learner:
+    def specialist(self, model: str, start: np.ndarray | None, training: Training) -> Specialist:
         """A participant's learner: plain torch on its own device, from the public start."""
         import torch
 
+        from fedsim.learner import Specialist
+        from fedsim.modalities import modality
         from fedsim.student.engine import TorchEngine
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        learner = self._learner(TorchEngine(self._model(model), training, device))
+        engine = TorchEngine(self._model(model), training, device)
+        learner = Specialist(engine, modality(self.interface.modality), self.interface.classes)
         if start is not None:
             learner.load_parameters(start)
         return learner
@@ -83,12 +85,14 @@ class World:
         """The coordinator's learner: DeepSpeed; the process must have joined its ranks."""
         import torch
 
+        from fedsim.learner import Learner
+        from fedsim.modalities import modality
         from fedsim.student.deepspeed import DeepSpeedEngine
 
         settings = self.config.student
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         engine = DeepSpeedEngine(self._model(settings.model), settings.training, settings.engine, device)
-        learner = self._learner(engine)
+        learner = Learner(engine, modality(self.interface.modality), self.interface.classes)
         if start is not None:
             learner.load_parameters(start)
         return learner
@@ -97,9 +101,3 @@ class World:
         from fedsim.models.factory import build
 
         return build(name, self.interface, self.seed)
-
-    def _learner(self, engine: Engine) -> Learner:
-        from fedsim.learner import Learner
-        from fedsim.modalities import modality
-
-        return Learner(engine, modality(self.interface.modality), self.interface.classes)

@@ -118,7 +118,7 @@ from fedsim import data, load
 from fedsim.coordinator import Coordinator
 from fedsim.host import Host
 from fedsim.methods.base import Site
-from fedsim.simulation import _world
+from fedsim.simulation import world as make_world
 
 training = {"steps": 2, "batch_size": 4}
 config = load({
@@ -128,7 +128,7 @@ config = load({
     "methods": [{"name": "federated_distillation"}],
 })
 federation = data.build(data.plan(config))
-world = _world(config, federation)
+world = make_world(config, federation)
 learner = world.specialist("vit-micro", None, config.participants.training)
 site = Site(0, federation.shards[0], federation.public, learner)
 method = world.method("federated_distillation")
@@ -145,7 +145,7 @@ coordinator.open(1)
 shards = dict(enumerate(federation.shards))
 host = Host(world, federation.public, shards)
 reports, sent = host.step("federated_distillation", 1, [0, 1], None, None, None)
-coordinator.receive(1, [0, 1], sent)
+coordinator.receive([0, 1], sent)
 print(coordinator.close(1, None).statuses)
 """
 )

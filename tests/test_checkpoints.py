@@ -7,14 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from fedsim import results
 from fedsim.checkpoints import Checkpoints, Lock
 from fedsim.errors import ConfigError
+from fedsim.results import Row
 from fedsim.round import Records
 
 
 def records(round: int, score: float = 0.5) -> Records:
     row = {"method": "m", "round": round, "score": score}
-    return Records([row], [{**row, "participant": 0}], [])
+    return Records(row, [{**row, "participant": 0}], [])
+
+
+def rows(checkpoints: Checkpoints) -> tuple[list[Row], list[int]]:
+    """The rows of the rounds table, and the rounds of the participants table."""
+    parts = checkpoints.parts("participants")
+    return checkpoints.rounds(), [row["round"] for part in parts for row in results.rows(part)]
 
 
 def write(checkpoints: Checkpoints, round: int, text: str = "state") -> Path:
@@ -25,7 +33,7 @@ def write(checkpoints: Checkpoints, round: int, text: str = "state") -> Path:
 
 def test_a_round_is_there_once_it_is_committed(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
-    assert (checkpoints.finished(), checkpoints.records()) == (-1, [])
+    assert (checkpoints.finished(), rows(checkpoints)) == (-1, ([], []))
     checkpoints.commit(0, records(0))  # the start has rows and no state
     assert checkpoints.finished() == 0
     for round in (1, 2):
@@ -36,7 +44,7 @@ def test_a_round_is_there_once_it_is_committed(tmp_path: Path):
     assert not checkpoints.state(1).exists()  # one state is kept …
     again = Checkpoints(tmp_path, "m")
     assert again.finished() == 2
-    assert again.records() == [records(0), records(1), records(2)]  # … and all rows
+    assert rows(again) == ([records(k).round for k in range(3)], [0, 1, 2])  # … and all rows
 
 
 def test_what_an_attempt_left_half_done_is_removed(tmp_path: Path):
@@ -64,9 +72,9 @@ def test_rows_keep_what_is_not_a_number(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
     checkpoints.commit(1, records(1, float("nan")))
     checkpoints.commit(2, records(2, float("inf")))
-    scores = [record.rounds[0]["score"] for record in checkpoints.records()]
+    scores = [row["score"] for row in checkpoints.rounds()]
     assert all(math.isnan(score) for score in scores)  # JSON knows neither: both were no score
-    assert checkpoints.records()[0].participants[0]["round"] == 1
+    assert rows(checkpoints)[1] == [1, 2]
 
 
 def test_contenders_do_not_meet(tmp_path: Path):
@@ -81,7 +89,7 @@ def test_rounds_beyond_four_digits_are_found(tmp_path: Path):
         write(checkpoints, round)
         checkpoints.commit(round, records(round))
     assert checkpoints.finished() == 10_001
-    assert [r.rounds[0]["round"] for r in checkpoints.records()] == [9_999, 10_000, 10_001]
+    assert [row["round"] for row in checkpoints.rounds()] == [9_999, 10_000, 10_001]
     assert sorted(p.name for p in checkpoints.folder.iterdir() if p.is_dir()) == ["round-10001"]
 
 

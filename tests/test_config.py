@@ -55,6 +55,19 @@ def test_overrides_reach_every_depth_and_leave_the_callers_tree_alone():
     assert yaml.safe_dump(IMAGES) == before
 
 
+def test_a_demand_is_one_for_all_or_a_list(tmp_path: Path):
+    one = configs.load(IMAGES, runtime={"participant": {"gpus": 0.25}})
+    assert [demand.gpus for demand in one.runtime.participant] == [0.25]
+    (tmp_path / "config.yaml").write_text(configs.to_yaml(one))
+    again = configs.load(tmp_path / "config.yaml", **{"runtime.participant.gpus": 0.5})
+    assert [demand.gpus for demand in again.runtime.participant] == [0.5]
+    two = configs.load(IMAGES, runtime={"participant": [{"gpus": 0.25}, {"cpus": 1}]})
+    (tmp_path / "config.yaml").write_text(configs.to_yaml(two))
+    assert configs.load(tmp_path / "config.yaml") == two
+    again = configs.load(tmp_path / "config.yaml", **{"runtime.participant.1.gpus": 0.5})
+    assert [(demand.cpus, demand.gpus) for demand in again.runtime.participant] == [(0.2, 0.25), (1, 0.5)]
+
+
 def test_a_base_is_laid_under_the_file_that_names_it(tmp_path: Path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "root.yaml").write_text(yaml.safe_dump({**IMAGES, "rounds": 9, "seed": 1}))
@@ -179,6 +192,11 @@ WRONG = {
         ["data.modality", "None", "text or image"],
     ),
     "offload without its optimiser": (["student.engine.offload=cpu"], ["student.engine", "'cpu'", "fused"]),
+    "less GPU than Ray can count": (
+        ["runtime.participant=[{gpus: 0.5}, {gpus: 1e-5}]"],
+        ["runtime.participant.1", "1e-5", "at least 0.0001"],
+    ),
+    "memory below none": (["runtime.participant.memory_mib=-1"], ["runtime.participant.memory_mib", "-1"]),
     "part of a second GPU": (["runtime.participant.gpus=1.5"], ["runtime.participant", "1.5", "whole"]),
 }
 
@@ -301,45 +319,3 @@ def test_a_config_is_checked_without_torch_or_ray(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-# What fits on a cluster ---------------------------------------------------------------------------
-
-
-def placed(cpus: float, gpus: int, **runtime: Any) -> int:
-    from fedsim.runtime.cluster import Cluster, hosts  # imports ray, which the tests above do without
-
-    config = configs.load({**IMAGES, "participants": {**IMAGES["participants"], "count": 5}}, runtime=runtime)
-    return hosts(config, Cluster(None, cpus, gpus))
-
-
-@pytest.mark.parametrize(
-    ("runtime", "cpus", "gpus", "said"),
-    [
-        ({"participant": {"gpus": 0.25}}, 2, 0, ["runtime.participant.gpus", "0.25", "no GPU"]),
-        ({"coordinator": {"gpus": 1}}, 2, 0, ["runtime.coordinator.gpus", "1.0", "no GPU"]),
-        ({"participant": {"gpus": 2}}, 8, 1, ["runtime.participant.gpus", "2.0", "1 GPUs"]),
-        ({"participant": {"cpus": 3}}, 2, 0, ["runtime.participant", "3.0", "2 CPUs"]),
-        ({"participant": {"cpus": 1}, "participants_per_actor": 1}, 3, 0, ["participants_per_actor", "3"]),
-    ],
-)
-def test_what_can_not_be_placed_is_refused(runtime: dict[str, Any], cpus: int, gpus: int, said: list[str]):
-    with pytest.raises(ConfigError) as refusal:
-        placed(cpus, gpus, **runtime)
-    assert all(part in str(refusal.value) for part in said), refusal.value
-
-
-@pytest.mark.parametrize(
-    ("runtime", "cpus", "gpus", "actors"),
-    [
-        ({}, 2, 0, 5),  # 5 × 0.2 + 0.5
-        ({"participant": {"cpus": 0.5}}, 2, 0, 3),
-        ({"participants_per_actor": 2}, 2, 0, 3),
-        ({"parallel_methods": 3}, 2, 0, 2),  # three coordinators leave half a CPU
-        ({"participant": {"cpus": 0, "gpus": 0.4}}, 2, 1, 2),  # never across two GPUs
-        ({"participant": {"cpus": 0, "gpus": 0.4}}, 2, 2, 4),
-        ({"participant": {"cpus": 0, "gpus": 2}}, 2, 4, 2),
-    ],
-)
-def test_as_many_actors_as_fit(runtime: dict[str, Any], cpus: int, gpus: int, actors: int):
-    assert placed(cpus, gpus, **runtime) == actors

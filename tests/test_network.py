@@ -4,7 +4,6 @@ import pytest
 
 from fedsim.config import Device, Link, Participants, RunConfig, Student
 from fedsim.network import Clock, Timing, transfer_s
-from fedsim.types import Report
 
 SLOW = Link(up_mbps=1, down_mbps=8, latency_ms=250, loss=0.2)
 
@@ -48,10 +47,6 @@ def test_a_dead_or_impossible_link_is_no_config():
             Link(**wrong)
 
 
-def report(participant: int, flops: float, sent: int | None) -> Report:
-    return Report(participant, "m", 1, flops=flops, wall_s=99.0, sent=sent)
-
-
 @pytest.fixture
 def clock() -> Clock:
     people = Participants(
@@ -64,12 +59,12 @@ def clock() -> Clock:
 
 def test_links_and_devices_are_dealt_out_in_turn(clock: Clock):
     # Two links and three devices: participant 3 has the second link and the first device.
-    timing = clock.timing(report(3, flops=3e9, sent=1_000_000), received=2_000_000)
+    timing = clock.timing(3, flops=3e9, received=2_000_000, sent=1_000_000)
     assert timing.down_s == transfer_s(SLOW, 2_000_000, "down")
     assert timing.compute_s == pytest.approx(3.0)
     assert timing.up_s == transfer_s(SLOW, 1_000_000, "up")
     assert timing.total_s == pytest.approx(timing.down_s + 3.0 + timing.up_s)
-    assert clock.timing(report(2, flops=1e11, sent=None), received=None) == Timing(0.0, 1.0, 0.0)
+    assert clock.timing(2, flops=1e11, received=None, sent=None) == Timing(0.0, 1.0, 0.0)
 
 
 def test_the_slowest_participant_sets_the_pace(clock: Clock):

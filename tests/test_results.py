@@ -39,7 +39,7 @@ def test_a_table_has_its_columns_types_and_documentation(tmp_path: Path, name: s
     columns = TABLES[name]
     values = {"string": "x", "int64": 3, "double": 0.5, "bool": True}
     rows = [{c: values[str(kind)] for c, (kind, _) in columns.items()}] * 2
-    write_table(tmp_path, name, rows)
+    write_table(tmp_path / f"{name}.parquet", name, rows)
     table = pq.read_table(tmp_path / f"{name}.parquet")
     assert table.to_pylist() == rows
     assert {f.name: f.type for f in table.schema} == {c: kind for c, (kind, _) in columns.items()}
@@ -50,24 +50,26 @@ def test_a_table_has_its_columns_types_and_documentation(tmp_path: Path, name: s
 
 
 def test_a_table_can_be_empty_and_is_replaced_whole(tmp_path: Path):
-    write_table(tmp_path, "partition", [])
+    write_table(tmp_path / "partition.parquet", "partition", [])
     assert pq.read_table(tmp_path / "partition.parquet").num_rows == 0
-    write_table(tmp_path, "partition", [{"participant": 0, "group": "a", "examples": 5}])
-    write_table(tmp_path, "partition", [{"participant": 1, "group": "b"}])
+    write_table(
+        tmp_path / "partition.parquet", "partition", [{"participant": 0, "group": "a", "examples": 5}]
+    )
+    write_table(tmp_path / "partition.parquet", "partition", [{"participant": 1, "group": "b"}])
     rows = pq.read_table(tmp_path / "partition.parquet").to_pylist()
     assert rows == [{"participant": 1, "group": "b", "examples": None}]
     assert [p.name for p in tmp_path.iterdir()] == ["partition.parquet"]  # no half-written file is left
 
 
 def test_a_column_that_nobody_documented_is_refused(tmp_path: Path):
-    write_table(tmp_path, "partition", [])
+    write_table(tmp_path / "partition.parquet", "partition", [])
     with pytest.raises(KeyError, match="colour"):
-        write_table(tmp_path, "partition", [{"participant": 0, "colour": "red"}])
+        write_table(tmp_path / "partition.parquet", "partition", [{"participant": 0, "colour": "red"}])
     assert pq.read_table(tmp_path / "partition.parquet").num_rows == 0
 
 
 def test_nan_stays_nan_in_a_table_and_is_null_in_json(tmp_path: Path):
-    write_table(tmp_path, "rounds", [round_row("m", 1, NAN)])
+    write_table(tmp_path / "rounds.parquet", "rounds", [round_row("m", 1, NAN)])
     assert math.isnan(pq.read_table(tmp_path / "rounds.parquet")["score"][0].as_py())
     write_json(tmp_path / "x.json", {"a": [NAN, float("inf"), 1.5], "b": {"c": NAN}, "d": "ü"})
     text = (tmp_path / "x.json").read_text(encoding="utf-8")

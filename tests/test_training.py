@@ -283,13 +283,15 @@ def test_chunks_change_nothing(monkeypatch):
     def answers() -> tuple:
         learner = reader()
         said = learner.express(examples, samples, levels=50, quantiser="largest_remainder", key=(0, "e"))
-        return said.ids.tolist(), said.counts.tolist(), said.losses.tolist(), learner.flops
+        return said.losses, (said.ids.tolist(), said.counts.tolist(), learner.flops)
 
-    whole = answers()
-    monkeypatch.setattr(learners, "_CHUNK_VALUES", 3 * (S - 1) * V)  # three examples at a time
-    assert answers() == whole
-    monkeypatch.setattr(learners, "_CHUNK_VALUES", 1)
-    assert answers() == whole
+    losses, whole = answers()
+    for values in (3 * (S - 1) * V, 1):  # three examples at a time, and one
+        monkeypatch.setattr(learners, "_CHUNK_VALUES", values)
+        again, same = answers()
+        assert same == whole
+        # A matrix product may round the last bit of a row by how many rows there are.
+        assert again == pytest.approx(losses, rel=1e-6)
 
 
 def test_computation_is_counted_by_hand():

@@ -18,7 +18,13 @@ FRACTION_BITS = 44
 """The resolution of a FixedPointSum is 2^−44 (6e-14), which leaves sums below 2^19 in an int64."""
 
 _INT64_MAX = 2**63 - 1
-_CHUNK = 1 << 16  # elements converted at a time, so that no float64 copy of the model is made
+_CHUNK = 1 << 13  # elements converted at a time: 64 KiB, which stays in the cache
+
+# Adding this to |x| < 2^51 rounds x to an integer, half to even, and leaves that integer in the low bits
+# of the sum: the bits of the float, taken as an integer, are _ROUNDER_BITS + x.
+_ROUNDER = 1.5 * 2.0**52
+_ROUNDER_BITS = int(np.float64(_ROUNDER).view(np.int64))
+_ROUNDER_LIMIT = 2.0**51
 
 
 class FixedPointSum:
@@ -30,32 +36,64 @@ class FixedPointSum:
     """
 
     def __init__(self, size: int) -> None:
-        self._total = np.zeros(size, np.int64)
+        self._size = size
+        self._total: np.ndarray | None = None  # int64; none yet, so that an empty sum is cheap to send
+        self._extra = 0  # how many times every element holds _ROUNDER_BITS, modulo 2^64
         self._weight = Fraction(0)  # a float is a fraction with a power of two below: exact as well
         self._bound = 0
 
-    def add(self, vector: np.ndarray, weight: float = 1) -> None:
+    def add(self, vector: np.ndarray, weight: float = 1, largest: float | None = None) -> None:
         """Add weight × vector ([size] float32 or float64).
 
+        largest: the largest magnitude in it; absent: it is looked for.
         Raises ValueError, and adds nothing, if the shape differs, a number isn't finite, the
         weight is negative, or the sum could leave the range.
         """
-        if vector.shape != self._total.shape:
-            raise ValueError(f"a vector {list(vector.shape)}, the sum has {list(self._total.shape)}")
+        if vector.shape != (self._size,):
+            raise ValueError(f"a vector {list(vector.shape)}, the sum has {[self._size]}")
         if not (np.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight {weight} must be finite and not negative")
         scale = float(weight) * 2.0**FRACTION_BITS
-        largest = max(float(vector.max()), -float(vector.min())) if len(vector) else 0.0
+        if largest is None:
+            largest = max(float(vector.max()), -float(vector.min())) if len(vector) else 0.0
         if not np.isfinite(largest * scale):
             raise ValueError(f"the vector's largest number is {largest}, its weight {weight}")
         bound = self._bound + int(largest * scale) + 1
         if bound > _INT64_MAX:
             raise ValueError(f"{largest:g} × {weight:g} takes the sum out of ±2^{63 - FRACTION_BITS}")
-        for start in range(0, len(vector), _CHUNK):
-            part = vector[start : start + _CHUNK] * np.float64(scale)
-            self._total[start : start + _CHUNK] += np.rint(part, out=part).astype(np.int64)
+        if self._total is None:
+            self._total = np.zeros(self._size, np.int64)
+        small = largest * scale < _ROUNDER_LIMIT
+        scratch = np.empty(min(_CHUNK, self._size))
+        for start in range(0, self._size, _CHUNK):
+            total = self._total[start : start + _CHUNK]
+            part = scratch[: len(total)]
+            part[...] = vector[start : start + _CHUNK]
+            part *= scale
+            if small:
+                part += _ROUNDER
+                total += part.view(np.int64)
+            else:
+                total += np.rint(part, out=part).astype(np.int64)
+        self._extra += small
         self._bound = bound
         self._weight += Fraction(weight)
+
+    def merge(self, other: FixedPointSum) -> None:
+        """Add what another sum has gathered: the bits are those of one sum over everything.
+
+        Raises ValueError, and adds nothing, if the size differs or the sum could leave the range.
+        """
+        if other._size != self._size:
+            raise ValueError(f"a sum of {other._size} can't be added to one of {self._size}")
+        bound = self._bound + other._bound
+        if bound > _INT64_MAX:
+            raise ValueError(f"together the sums could leave ±2^{63 - FRACTION_BITS}")
+        if other._total is not None:
+            self._total = other._total.copy() if self._total is None else self._total + other._total
+        self._extra += other._extra
+        self._bound = bound
+        self._weight += other._weight
 
     @property
     def weight(self) -> Fraction:
@@ -64,7 +102,10 @@ class FixedPointSum:
 
     def value(self) -> np.ndarray:
         """Σ w·x, [size] float64."""
-        return self._total * 2.0**-FRACTION_BITS
+        if self._total is None:
+            return np.zeros(self._size)
+        extra = (self._extra * _ROUNDER_BITS + 2**63) % 2**64 - 2**63
+        return (self._total - np.int64(extra)) * 2.0**-FRACTION_BITS
 
     def mean(self) -> np.ndarray:
         """Σ w·x / Σ w, [size] float64. Raises ValueError if the weights sum to 0."""
@@ -132,6 +173,20 @@ class CountSum:
         keys, mass = self._weighted(responses, weights.astype(np.int64))
         self._keys, self._mass = _merge(self._keys, self._mass, keys, mass)
         self._bound = bound
+
+    def merge(self, other: CountSum) -> None:
+        """Add what another sum has gathered: the result is that of one sum over everything.
+
+        Raises ValueError, and adds nothing, for another shape or unit, or if a sum could leave int64.
+        """
+        mine, theirs = ((s.positions, s.classes, s.unit) for s in (self, other))
+        if mine != theirs:
+            raise ValueError(f"a sum of {theirs} (positions, classes, unit) can't be added to one of {mine}")
+        if self._bound + other._bound > _INT64_MAX:
+            raise ValueError("together the sums could leave int64")
+        if len(other._keys):
+            self._keys, self._mass = _merge(self._keys, self._mass, other._keys, other._mass)
+        self._bound += other._bound
 
     def result(self) -> Pooled:
         """The rows, each divided by its own total. A sample without any weight in one of its rows

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -63,7 +63,10 @@ class Pool(Protocol):
     grow with the number of participants."""
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
-        """Take in one participant's knowledge."""
+        """Take in one participant's knowledge. Raises MessageError where it can't be right."""
+
+    def merge(self, other: Self) -> None:
+        """Take in what another pool of the same round has gathered."""
 
 
 class Method(ABC):
@@ -109,7 +112,7 @@ class Method(ABC):
         """Ordinary supervised training on examples that carry their answers."""
         config = self.world.config
         owner = config.student if who == COORDINATOR else config.participants
-        return Stream(examples, owner.training.batch_size, augment=self.world.interface.modality == "image")
+        return Stream(examples, owner.training.batch_size, augment=owner.training.augment)
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         """What the coordinator tells everybody at the beginning of a round."""

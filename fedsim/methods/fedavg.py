@@ -31,7 +31,7 @@ class ParameterMean:
 
     def __init__(self, size: int, sizes: tuple[int, ...]) -> None:
         self.sum = FixedPointSum(size)
-        self._sizes = sizes
+        self._sizes, self._all = sizes, sum(sizes)
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
         assert isinstance(knowledge, Parameters)
@@ -39,7 +39,10 @@ class ParameterMean:
             raise MessageError(
                 "unexpected", f"{knowledge.examples} examples, registered {self._sizes[participant]}"
             )
-        self.sum.add(knowledge.vector, knowledge.examples / sum(self._sizes))
+        self.sum.add(knowledge.vector, knowledge.examples / self._all, knowledge.largest)
+
+    def merge(self, other: ParameterMean) -> None:
+        self.sum.merge(other.sum)
 
 
 class FedAvg(Method):

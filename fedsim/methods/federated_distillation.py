@@ -56,6 +56,9 @@ class ResponsePool:
             weights = np.rint(_UNIT * np.exp(np.clip(gain, -_REACH, _REACH))).astype(np.int64)
         self.sum.add(knowledge, weights)
 
+    def merge(self, other: ResponsePool) -> None:
+        self.sum.merge(other.sum)
+
 
 class DistillationSettings(Settings):
     proxy_per_round: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -91,7 +94,7 @@ class FederatedDistillation(Method):
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
         """The student must have something to learn from."""
         settings = DistillationSettings.model_validate(entry.options)
-        labelled = config.data.proxy_labelled or config.data.is_text
+        labelled = config.data.proxy_labelled or config.data.reads == "text"
         if not settings.response and not (settings.task and labelled):
             raise ConfigError(f"{where}.response", settings.response, "above 0: nothing else is learnt from")
 
@@ -162,7 +165,7 @@ class FederatedDistillation(Method):
             batch_size=self.world.config.student.training.batch_size,
             objective=Objective(self.settings.response, self.settings.task, self.settings.temperature),
             teacher=pooled,
-            augment=self.world.interface.modality == "image",
+            augment=self.world.config.student.training.augment,
         )
         return desk.learner.fit(self.phase(round, COORDINATOR, "distil", stream))
 

@@ -20,7 +20,7 @@ class ProxyOnly(Method):
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
-        images = config.data.modality == "image" or config.data.source == "digits"
+        images = config.data.reads == "image"
         if images and not config.data.proxy_labelled:
             raise ConfigError(
                 f"{where}.name",

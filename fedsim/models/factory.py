@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from fedsim.errors import ConfigError
+from fedsim.models import plain
 from fedsim.models.presets import PRESETS, config_file
 from fedsim.seeding import torch_seed
 from fedsim.types import Interface
@@ -19,6 +21,9 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
 
     Raises ConfigError where a folder's vocabulary or labels don't fit the data.
     """
+    kind, fields = _described(name)
+    if kind in plain.KINDS:
+        return _plain(name, {"model_type": kind, **fields}, interface, seed)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
     from transformers.utils import logging
 
@@ -27,12 +32,9 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     auto = AutoModelForCausalLM if interface.modality == "text" else AutoModelForImageClassification
     if name in PRESETS:
         torch.manual_seed(torch_seed(seed, "weights", name))
-        preset = PRESETS[name]
-        fields = {**_fitting(preset.model_type, interface), **preset.shape}
-        return _ready(auto.from_config(AutoConfig.for_model(preset.model_type, **fields)))
-    path = config_file(name)
-    if path is None:
-        raise ConfigError("model", name, "a preset or a path to a config.json or its folder")
+        fields = {**_fitting(kind, interface), **fields}
+        return _ready(auto.from_config(AutoConfig.for_model(kind, **fields)))
+    path = _file(name)
     if _has_weights(path.parent) and path.name == "config.json":
         return _ready(_pretrained(auto, path.parent, interface))
     # By its content: where a file lies must not decide the weights.
@@ -43,17 +45,46 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     return _ready(auto.from_config(config))
 
 
+def _described(name: str) -> tuple[str, dict[str, Any]]:
+    """(model type, the other fields) of a preset or a `config.json`."""
+    if name in PRESETS:
+        return PRESETS[name].model_type, PRESETS[name].shape
+    fields = json.loads(_file(name).read_text(encoding="utf-8"))
+    return fields.pop("model_type"), fields
+
+
+def _file(name: str) -> Path:
+    path = config_file(name)
+    if path is None:
+        raise ConfigError("model", name, "a preset or a path to a config.json or its folder")
+    return path
+
+
+def _plain(name: str, config: dict[str, Any], interface: Interface, seed: int) -> nn.Module:
+    """A network of `plain`, fresh or with the weights that lie beside its `config.json`."""
+    channels, side = _square(interface)
+    fields = {"num_channels": channels, "image_size": side, "num_labels": interface.classes}
+    path = None if name in PRESETS else _file(name)
+    ready = path is not None and _has_weights(path.parent) and path.name == "config.json"
+    if path is not None and ready:
+        for field, value in fields.items():
+            if config[field] != value:
+                raise ConfigError("model", name, f"a model with {field} {value}; it has {config[field]}")
+    text = name if path is None else path.read_text(encoding="utf-8")
+    torch.manual_seed(torch_seed(seed, "weights", text))
+    model = plain.build({**config, **fields})
+    if path is not None and ready:
+        plain.load_weights(model, path.parent)
+    return model
+
+
 def _fitting(model_type: str, interface: Interface) -> dict[str, Any]:
     """The config fields that the data decides."""
     if interface.modality == "text":
         ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
         length = "n_positions" if model_type == "gpt2" else "max_position_embeddings"
         return {"vocab_size": interface.classes, length: max(interface.window, 64), **ends}
-    if interface.image_shape is None:
-        raise ValueError("images need an image_shape")
-    channels, height, width = interface.image_shape
-    if height != width:
-        raise ConfigError("data.image_size", (height, width), "square images: set data.image_size")
+    channels, height = _square(interface)
     names = interface.group_names or tuple(str(k) for k in range(interface.classes))
     return {
         "image_size": height,
@@ -61,6 +92,16 @@ def _fitting(model_type: str, interface: Interface) -> dict[str, Any]:
         "id2label": dict(enumerate(names)),
         "label2id": {n: k for k, n in enumerate(names)},
     }
+
+
+def _square(interface: Interface) -> tuple[int, int]:
+    """(channels, side) of the images."""
+    if interface.image_shape is None:
+        raise ValueError("images need an image_shape")
+    channels, height, width = interface.image_shape
+    if height != width:
+        raise ConfigError("data.image_size", (height, width), "square images: set data.image_size")
+    return channels, height
 
 
 def _has_weights(folder: Path) -> bool:

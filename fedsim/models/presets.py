@@ -1,5 +1,6 @@
-"""Named architectures: a transformers model type and its shape. No torch is imported here.
+"""Named architectures: a model type and its shape. No torch is imported here.
 
+The model types are those of transformers, and the small ones of `plain`.
 The tiny ones are real models of the same families as the large ones, small enough to train on a
 laptop in seconds.
 """
@@ -16,8 +17,8 @@ from fedsim.errors import ConfigError
 
 @dataclass(frozen=True)
 class Preset:
-    """model_type: transformers' name of the family.   modality: what it reads.
-    shape: fields of its transformers config; vocabulary, window, image size and number of labels
+    """model_type: transformers' name of the family, or a kind of `plain`.   modality: what it reads.
+    shape: fields of its config; vocabulary, window, image size and number of labels
     are filled in from the data."""
 
     model_type: str
@@ -78,6 +79,10 @@ def _vit(width: int, layers: int, heads: int, patch: int) -> Preset:
     return Preset("vit", "image", shape)
 
 
+def _plain(kind: str, **shape: list[int]) -> Preset:
+    return Preset(kind, "image", shape)
+
+
 PRESETS: dict[str, Preset] = {
     "pythia-tiny": _pythia(128, 2, 4),
     "llama-tiny": _llama(128, 2, 4),
@@ -85,6 +90,9 @@ PRESETS: dict[str, Preset] = {
     "vit-micro": _vit(48, 2, 4, 4),
     "vit-tiny": _vit(64, 3, 4, 4),
     "vit-wide": _vit(96, 2, 4, 4),
+    "mlp": _plain("mlp", hidden_sizes=[64]),
+    "mlp-wide": _plain("mlp", hidden_sizes=[1024]),
+    "cnn": _plain("cnn", conv_channels=[16, 32], hidden_sizes=[64]),
 }
 
 

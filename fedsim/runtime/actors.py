@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from fedsim.intake import Pooled, Terms
 from fedsim.types import Closing, Examples, Public, Report, Shard, concatenate
 from fedsim.world import World
 
@@ -28,10 +29,14 @@ class HostActor:
         import fedsim.learner
         import fedsim.models.factory  # noqa: F401
 
-    def prepare(self, world: World, public: Public, *shards: Shard) -> None:
+    def prepare(self, world: World, public: Public, shards: list[Shard], neighbours: int) -> None:
+        """neighbours: how many such actors share this machine's memory."""
         from fedsim.host import Host
+        from fedsim.process import memory
 
-        self._host = Host(world, public, {shard.participant: shard for shard in shards})
+        mib = world.config.runtime.resident_mib
+        budget = mib * 2**20 if mib is not None else memory() / 2 / neighbours
+        self._host = Host(world, public, {shard.participant: shard for shard in shards}, budget)
 
     def alive(self) -> None:
         """Answers if the process does."""
@@ -50,11 +55,14 @@ class HostActor:
         broadcast: np.ndarray | None,
         previous: Path | None,
         target: Path,
-    ) -> tuple[list[Report], list[np.ndarray | None]]:
-        reports, messages = self._host.step(
-            contender, round, participants, _bytes(broadcast), previous, target
+        terms: Terms | None,
+    ) -> tuple[list[Report], list[np.ndarray | None] | Pooled]:
+        reports, delivery = self._host.step(
+            contender, round, participants, _buffer(broadcast), previous, target, terms
         )
-        return reports, [_array(message) for message in messages]
+        if isinstance(delivery, Pooled):
+            return reports, delivery
+        return reports, [_array(message) for message in delivery]
 
     def forget(self, contender: str) -> None:
         self._host.forget(contender)
@@ -93,25 +101,23 @@ class CoordinatorActor:
             world, public, dict(zip(models, starts, strict=True)), student=spread(list(peers))
         )
 
-    def begin(self, contender: str, finished: int, checkpoint: Path | None, *private: Shard) -> Closing:
-        together: Examples | None = concatenate([shard.train for shard in private]) if private else None
+    def begin(self, contender: str, finished: int, checkpoint: Path | None, *private: list[Shard]) -> Closing:
+        shards = sorted((shard for some in private for shard in some), key=lambda shard: shard.participant)
+        together: Examples | None = concatenate([shard.train for shard in shards]) if shards else None
         return self._coordinator.begin(contender, finished, checkpoint, together)
 
-    def open(self, round: int) -> tuple[tuple[int, str] | None, np.ndarray | None]:
-        """(size, kind) for the driver, and the message for the hosts."""
+    def open(self, round: int) -> tuple[tuple[int | None, str], np.ndarray | None, Terms | None]:
+        """(size, kind) for the driver; the message and the intake's terms for the hosts."""
         message = self._coordinator.open(round)
         if message is None:
-            return None, None
-        return (len(message.data), message.kind), _array(message.data)
+            return (None, ""), None, self._coordinator.terms
+        return (len(message.data), message.kind), _array(message.data), self._coordinator.terms
 
-    def receive(
-        self,
-        round: int,
-        participants: Sequence[int],
-        messages: list[np.ndarray | None],
-        missed: frozenset[int],
-    ) -> None:
-        self._coordinator.receive(round, participants, [_bytes(message) for message in messages], missed)
+    def receive(self, participants: Sequence[int], delivery: list[np.ndarray | None] | Pooled) -> None:
+        if not isinstance(delivery, Pooled):
+            self._coordinator.receive(participants, [_buffer(message) for message in delivery])
+        else:
+            self._coordinator.receive(participants, delivery)
 
     def close(self, round: int, target: Path, silent: bool) -> Closing:
         return self._coordinator.close(round, target, silent)
@@ -124,5 +130,5 @@ def _array(data: bytes | None) -> np.ndarray | None:
     return None if data is None else np.frombuffer(data, np.uint8)
 
 
-def _bytes(array: np.ndarray | None) -> bytes | None:
-    return None if array is None else array.tobytes()
+def _buffer(array: np.ndarray | None) -> memoryview | None:
+    return None if array is None else array.data

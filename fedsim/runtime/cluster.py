@@ -1,27 +1,34 @@
-"""Join a Ray cluster, or start a private one on this machine; see what it can hold."""
+"""Join a Ray cluster, or start a private one on this machine; see what it has."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
+from ray._private.state import available_resources_per_node  # no public name tells what a node has free
 
-from fedsim.config import Demand, RunConfig
+from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, RunError
+from fedsim.runtime.packing import UNIT, Node, Resources, Room
 from fedsim.runtime.session import Folder, own_sigterm
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection; `folder` is the private instance's temporary directory, None if it isn't ours."""
+    """A connection.
 
-    folder: Folder | None
-    cpus: float
-    gpus: int
+    folder: the private instance's temporary directory, None if it isn't ours.   outer: whether this
+    process was connected before, as in a trial of Tune or a notebook, and stays so.
+    """
+
+    folder: Folder | None = None
+    outer: bool = False
 
     def close(self) -> None:
         """Disconnect, and end the instance if it is ours."""
+        if self.outer:
+            return
         ray.shutdown()
         if self.folder is not None:
             self.folder.remove()
@@ -35,7 +42,7 @@ def connect(config: RunConfig) -> Cluster:
     """
     address = config.runtime.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
-        return _describe(None)
+        return Cluster(outer=True)
     if address:
         try:
             with own_sigterm():
@@ -43,7 +50,7 @@ def connect(config: RunConfig) -> Cluster:
         except (ConnectionError, ValueError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0]
             raise ConfigError("runtime.address", address, f"a Ray cluster that answers ({first})") from None
-        return _describe(None)
+        return Cluster()
     folder = Folder()
     os.environ.update(_environment())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -64,58 +71,25 @@ def connect(config: RunConfig) -> Cluster:
         if not isinstance(error, Exception):
             raise
         raise RunError(f"Ray did not start on this machine: {error}") from error
-    return _describe(folder)
+    return Cluster(folder)
 
 
-def hosts(config: RunConfig, cluster: Cluster) -> int:
-    """How many actors the participants get; raises ConfigError where not even one can be placed."""
-    runtime, count = config.runtime, config.participants.count
-    lanes = min(runtime.parallel_methods, len(config.methods))
-    home = runtime.coordinator
-    for field, demand in (("participant", runtime.participant), ("coordinator", home)):
-        if demand.gpus > cluster.gpus:
-            have = f"{cluster.gpus} GPUs" if cluster.gpus else "no GPU"
-            raise ConfigError(
-                f"runtime.{field}.gpus", demand.gpus, f"at most {cluster.gpus}: the cluster has {have}"
-            )
-    ranks = lanes * config.student.engine.ranks
-    cpus = cluster.cpus - ranks * home.cpus
-    gpus = cluster.gpus - ranks * home.gpus
-    capacity = _capacity(runtime.participant, cpus, gpus, count)
-    if capacity < 1:
-        raise ConfigError(
-            "runtime.participant",
-            runtime.participant.model_dump(),
-            f"what fits: the cluster has {cluster.cpus:g} CPUs and {cluster.gpus} GPUs, of which "
-            f"{ranks} coordinator process(es) take {ranks * home.cpus:g} and {ranks * home.gpus:g}",
-        )
-    if runtime.participants_per_actor == "auto":
-        return min(count, capacity)
-    wanted = -(-count // runtime.participants_per_actor)
-    if wanted > capacity:
-        raise ConfigError(
-            "runtime.participants_per_actor",
-            runtime.participants_per_actor,
-            f"`auto` or at least {-(-count // capacity)}: the cluster can hold {capacity} such actors",
-        )
-    return wanted
+def inventory() -> Room:
+    """What the cluster's machines have and what is free now; those with fewer GPUs come first."""
+    free = available_resources_per_node()
+    nodes = [
+        (node["NodeID"], Node(Resources.from_ray(node["Resources"]), _free(free.get(node["NodeID"], {}))))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    nodes.sort(key=lambda named: (named[1].total, named[0]))
+    return Room(tuple(node for _, node in nodes), ray.cluster_resources().get("CPU", 0.0))
 
 
-def _capacity(demand: Demand, cpus: float, gpus: float, most: int) -> int:
-    """How many actors of that demand fit; on GPUs a fraction never spans two of them."""
-    fits = most
-    if demand.cpus:
-        fits = min(fits, int(cpus / demand.cpus + 1e-6))
-    if demand.gpus >= 1:
-        fits = min(fits, int(gpus / demand.gpus + 1e-6))
-    elif demand.gpus:
-        fits = min(fits, int(gpus + 1e-6) * int(1 / demand.gpus + 1e-6))
-    return fits
-
-
-def _describe(folder: Folder | None) -> Cluster:
-    have = ray.cluster_resources()
-    return Cluster(folder, have.get("CPU", 0.0), int(have.get("GPU", 0)))
+def _free(amounts: dict[str, float]) -> Resources:
+    free = Resources.from_ray(amounts)
+    # Which GPUs other jobs have a part of isn't known: those that are whole in sum.
+    return replace(free, gpus=free.gpus // UNIT * UNIT)
 
 
 def _environment() -> dict[str, str]:

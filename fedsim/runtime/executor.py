@@ -7,7 +7,7 @@ host to coordinator by reference. The driver passes references on and reads the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from fedsim.config import Demand, RunConfig
+from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
-from fedsim.executor import Batch, Opening, check_precision
+from fedsim.executor import Batch, Opening, Task, check_precision
 from fedsim.runtime.actors import CoordinatorActor, HostActor
-from fedsim.runtime.cluster import Cluster, connect, hosts
+from fedsim.runtime.cluster import Cluster, connect
+from fedsim.runtime.packing import Resources
 from fedsim.runtime.ranks import RankActor
+from fedsim.runtime.reservation import Reservation
 from fedsim.types import Closing
 from fedsim.world import World
 
@@ -42,6 +44,7 @@ class OnRay:
 
     def __init__(self) -> None:
         self._cluster: Cluster | None = None
+        self._reservation: Reservation | None = None
         self._actors: list[Any] = []
         self._received: dict[int, list[Any]] = {}
         self._models: list[str] = []
@@ -54,20 +57,27 @@ class OnRay:
 
     def connect(self, config: RunConfig) -> None:
         self._cluster = connect(config)
-        self._number = hosts(config, self._cluster)
+        self._reservation = Reservation(config)
         check_precision(config, config.runtime.coordinator.gpus)
 
     def start(self, config: RunConfig) -> None:
-        self._config = config
-        self._lanes = [self._new_lane() for _ in range(self.lanes(config))]
-        self._hosts = [self._new_host() for _ in range(self._number)]
+        assert self._reservation is not None, "connect comes first"
+        self._reservation.make()
+        self._config, self._plan = config, self._reservation.plan
+        self._lanes = [self._new_lane(lane) for lane in range(len(self._plan.lanes))]
+        self._number = len(self._plan.hosts)
+        self._hosts = [self._new_host(number) for number in range(self._number)]
         # A participant stays with its host, so that its specialist stays in memory.
-        self._home = {k: k % self._number for k in range(config.participants.count)}
+        self._home = self._plan.home
 
     def prepare(self, world: World, federation: Federation) -> None:
         self._world = world
         self._public = ray.put(federation.public)
-        self._shards = [ray.put(shard) for shard in federation.shards]
+        # One object for each host rather than for each participant: a thousand cost a second.
+        self._shards = [
+            ray.put([federation.shards[k] for k, home in self._home.items() if home == number])
+            for number in range(self._number)
+        ]
         ready = [ref for number in range(self._number) for ref in self._equip_host(number)]
         if world.config.pretraining.steps:
             self._models = list(world.architectures())
@@ -79,22 +89,22 @@ class OnRay:
         ready += [host.set_starts.remote(self._models, *self._starts) for host in self._hosts]
         _get([*ready, *(ref for lane in self._lanes for ref in self._equip_lane(lane))])
 
-    def _new_host(self) -> Any:
-        return self._actor(HostActor, self._config.runtime.participant)
+    def _new_host(self, number: int) -> Any:
+        host = self._plan.hosts[number]
+        return self._actor(HostActor, host.need, host.bundle)
 
     def _equip_host(self, number: int) -> list[Any]:
         """Hand a host its data; the public start follows where there is one already."""
         host = self._hosts[number]
-        mine = [self._shards[k] for k, home in self._home.items() if home == number]
-        ready = [host.prepare.remote(self._world, self._public, *mine)]
+        ready = [host.prepare.remote(self._world, self._public, self._shards[number], self._number)]
         if self._starts:
             ready.append(host.set_starts.remote(self._models, *self._starts))
         return ready
 
-    def _new_lane(self) -> _Lane:
-        demand, ranks = self._config.runtime.coordinator, self._config.student.engine.ranks
-        coordinator = self._actor(CoordinatorActor, demand)
-        return _Lane(coordinator, [self._actor(RankActor, demand) for _ in range(ranks - 1)])
+    def _new_lane(self, lane: int) -> _Lane:
+        rank, (first, *others) = self._plan.rank, self._plan.lanes[lane]
+        coordinator = self._actor(CoordinatorActor, rank, first)
+        return _Lane(coordinator, [self._actor(RankActor, rank, bundle) for bundle in others])
 
     def _equip_lane(self, lane: _Lane) -> list[Any]:
         """Let the ranks of a lane meet at an address of rank 0, and hand it its data."""
@@ -113,7 +123,7 @@ class OnRay:
         old = self._lanes[lane]
         for actor in (old.coordinator, *old.peers):
             self._kill(actor)
-        self._lanes[lane] = self._new_lane()
+        self._lanes[lane] = self._new_lane(lane)
         _get(self._equip_lane(self._lanes[lane]))
 
     def begin(self, lane: int, contender: str, finished: int, checkpoint: Path | None) -> Closing:
@@ -125,25 +135,27 @@ class OnRay:
 
     def open(self, lane: int, round: int) -> Opening:
         self._received[lane] = []
-        about, payload = self._lanes[lane].coordinator.open.options(num_returns=2).remote(round)
-        size_kind = _coordinator(about)
-        return Opening(payload, *size_kind) if size_kind else Opening()
+        call = self._lanes[lane].coordinator.open.options(num_returns=3)
+        about, payload, terms = call.remote(round)
+        size, kind = _coordinator(about)
+        return Opening(payload, terms, size, kind)
 
-    def step(
-        self,
-        contender: str,
-        round: int,
-        participants: Sequence[int],
-        opening: Opening,
-        previous: Path | None,
-        target: Path,
-    ) -> Iterator[Batch]:
+    def step(self, task: Task) -> Iterator[Batch]:
+        opening = task.opening
+
         def send(number: int) -> None:
-            mine = [k for k in participants if self._home[k] == number]
+            mine = [k for k in task.participants if self._home[k] == number]
             if mine:
-                call = self._hosts[number].step.options(num_returns=2)
-                reports, messages = call.remote(contender, round, mine, opening.payload, previous, target)
-                pending[reports] = (number, messages)
+                # What several participants send is pooled where they are.
+                terms = opening.terms if len(mine) > 1 else None
+                reports, delivery = (
+                    self._hosts[number]
+                    .step.options(num_returns=2)
+                    .remote(
+                        task.contender, task.round, mine, opening.payload, task.previous, task.target, terms
+                    )
+                )
+                pending[reports] = (number, delivery)
 
         pending: dict[Any, tuple[int, Any]] = {}
         deaths = 0
@@ -151,7 +163,7 @@ class OnRay:
             send(number)
         while pending:
             (done, *_), _ = ray.wait(list(pending), num_returns=1)
-            number, messages = pending.pop(done)
+            number, delivery = pending.pop(done)
             try:
                 reports = ray.get(done)
             except RayActorError as error:
@@ -159,14 +171,14 @@ class OnRay:
                 deaths += 1
                 if deaths > ATTEMPTS * self._number:
                     raise RunError(
-                        f"{contender}, round {round}: participants keep dying ({_line(error)})"
+                        f"{task.contender}, round {task.round}: participants keep dying ({_line(error)})"
                     ) from error
                 self._replace_host(number)
                 send(number)
                 continue
             except RayTaskError as error:
                 raise _own(error) from None
-            yield Batch(reports, messages)
+            yield Batch(reports, delivery)
 
     def _replace_host(self, number: int) -> None:
         with self._guard:  # two lanes may find the same host dead
@@ -175,13 +187,13 @@ class OnRay:
                 return
             except RayActorError:
                 self._kill(self._hosts[number])
-            self._hosts[number] = self._new_host()
+            self._hosts[number] = self._new_host(number)
             self._equip_host(number)
 
-    def receive(self, lane: int, round: int, batch: Batch, missed: frozenset[int]) -> None:
+    def receive(self, lane: int, batch: Batch) -> None:
         who = [report.participant for report in batch.reports]
         # Not waited for here: the coordinator decodes while other hosts still work.
-        ref = self._lanes[lane].coordinator.receive.remote(round, who, batch.messages, missed)
+        ref = self._lanes[lane].coordinator.receive.remote(who, batch.delivery)
         self._received[lane].append(ref)
 
     def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
@@ -204,13 +216,17 @@ class OnRay:
     def stop(self) -> None:
         for actor in list(self._actors):
             self._kill(actor)
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
         if self._cluster is not None:
             self._cluster.close()
             self._cluster = None
 
-    def _actor(self, kind: type, demand: Demand) -> Any:
-        remote = ray.remote(num_cpus=demand.cpus, num_gpus=demand.gpus)(kind)
-        actor = remote.remote(self._config.runtime.threads, demand.gpus > 0)
+    def _actor(self, kind: type, need: Resources, bundle: int) -> Any:
+        assert self._reservation is not None
+        remote = ray.remote(**need.for_actor(), scheduling_strategy=self._reservation.strategy(bundle))(kind)
+        actor = remote.remote(self._config.runtime.threads, need.gpus > 0)
         self._actors.append(actor)
         if self._halted:  # a lane is replacing what `halt` has killed
             ray.kill(actor)

@@ -7,13 +7,15 @@ DeepSpeed is one program on many ranks. Rank 0 lives in the coordinator; what it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import ray
 
-from fedsim.learner import Learner
 from fedsim.world import World
+
+if TYPE_CHECKING:  # it brings torch along, which the driver does without
+    from fedsim.learner import Learner
 
 MIRRORED = frozenset(
     {
@@ -93,6 +95,6 @@ def spread(peers: list[Any]) -> Callable[[World, np.ndarray | None], Learner]:
         building = [peer.build.remote(world, start) for peer in peers]
         learner = SpreadLearner(world.student(start), peers)
         ray.get(building)
-        return cast(Learner, learner)
+        return cast("Learner", learner)
 
     return student

@@ -12,18 +12,27 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedsim.config import Engine as EngineConfig
 from fedsim.config import Training
 from fedsim.errors import RunError
-from fedsim.student.engine import BETAS, State, adamw, copy_weights, decayed, load_state, save_state
+from fedsim.student.engine import (
+    BETAS,
+    State,
+    decayed,
+    flatten,
+    load_state,
+    optimizer,
+    save_state,
+    unflatten,
+)
 
 _TAG = "student"
 _LARGEST_BUCKET = 500_000_000
@@ -81,7 +90,7 @@ class DeepSpeedEngine:
         own = config.optimizer == "torch"
         wrapped, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(model, training) if own else None,
+            optimizer=optimizer(model, training) if own else None,
             model_parameters=None if own else decayed(model, training),
             config=_settings(training, config, self.size),
         )
@@ -112,11 +121,19 @@ class DeepSpeedEngine:
         with deepspeed.zero.GatheredParameters(list(self.model.parameters())):
             return {n: p.detach().float().cpu().clone() for n, p in self.model.named_parameters()}
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def vector(self) -> np.ndarray:
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=0):
-            copy_weights(self.model, weights)
+        parameters = list(self.model.parameters())
+        with deepspeed.zero.GatheredParameters(parameters):
+            return flatten(parameters)
+
+    def load_vector(self, vector: np.ndarray) -> None:
+        import deepspeed
+
+        parameters = list(self.model.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
+            unflatten(vector, parameters)
         refresh = getattr(self._optimizer, "refresh_fp32_params", None)
         if refresh is not None:
             refresh()  # the optimiser steps a copy of its own
@@ -157,7 +174,7 @@ def _settings(training: Training, config: EngineConfig, size: int) -> dict[str, 
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": max(1, training.batch_size // world),
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": training.gradient_clip,
+        "gradient_clipping": training.gradient_clip or 0.0,  # 0 does not clip
         "zero_optimization": zero,
         "bf16": {"enabled": config.precision == "bf16"},
         "fp16": {"enabled": config.precision == "fp16"},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -37,8 +38,11 @@ class Engine(Protocol):
     def weights(self) -> State:
         """The full weights on the CPU, by parameter name."""
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Set the weights by name."""
+    def vector(self) -> np.ndarray:
+        """All weights as one vector [size] float32, in the order of `weights`."""
+
+    def load_vector(self, vector: np.ndarray) -> None:
+        """Set the weights from such a vector; the optimiser's moments stay."""
 
     def save(self, folder: Path) -> None:
         """Write weights and optimiser below `folder`, enough to go on bit for bit."""
@@ -51,6 +55,7 @@ class Engine(Protocol):
 
 
 BETAS = (0.9, 0.95)
+"""Of AdamW, as language models are trained with it."""
 
 
 def decayed(model: nn.Module, training: Training) -> list[dict[str, Any]]:
@@ -64,9 +69,12 @@ def decayed(model: nn.Module, training: Training) -> list[dict[str, Any]]:
     return [g for g in groups if g["params"]]
 
 
-def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """torch's own AdamW."""
-    return torch.optim.AdamW(decayed(model, training), lr=training.learning_rate, betas=BETAS)
+def optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """torch's own AdamW or SGD."""
+    groups = decayed(model, training)
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.learning_rate)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=BETAS)
 
 
 class TorchEngine:
@@ -77,17 +85,18 @@ class TorchEngine:
     def __init__(self, model: nn.Module, training: Training, device: torch.device) -> None:
         self.model = model.to(device)
         self.device = device
-        self.size = sum(p.numel() for p in model.parameters())
-        self._training = training
+        self._parameters = list(model.parameters())  # walking over the modules each time costs more
+        self.size = sum(p.numel() for p in self._parameters)
         self._clip = training.gradient_clip
-        self.reset()
+        self._optimizer = optimizer(model, training)
 
     def forward(self, **inputs: Tensor) -> Any:
         return self.model(**inputs)
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+        if self._clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
@@ -95,13 +104,22 @@ class TorchEngine:
 
     def reset(self) -> None:
         """Forget the optimiser's moments; the weights stay."""
-        self._optimizer = adamw(self.model, self._training)
+        self._optimizer.state.clear()
 
     def weights(self) -> State:
         return {n: p.detach().cpu().clone() for n, p in self.model.named_parameters()}
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        copy_weights(self.model, weights)
+    def vector(self) -> np.ndarray:
+        return flatten(self._parameters)
+
+    def load_vector(self, vector: np.ndarray) -> None:
+        unflatten(vector, self._parameters)
+
+    @property
+    def nbytes(self) -> int:
+        """What weights and moments take in memory."""
+        moments = 2 if isinstance(self._optimizer, torch.optim.AdamW) else 0
+        return 4 * self.size * (1 + moments)
 
     def save(self, folder: Path) -> None:
         save_state(folder, self.model, self._optimizer)
@@ -112,6 +130,34 @@ class TorchEngine:
 
     def close(self) -> None:
         """Nothing is held beyond memory."""
+
+
+def flatten(parameters: Sequence[Tensor]) -> np.ndarray:
+    """The parameters one after the other, [P] float32."""
+    vector = np.empty(sum(p.numel() for p in parameters), np.float32)
+    start = 0
+    for parameter in parameters:
+        end = start + parameter.numel()
+        vector[start:end] = parameter.detach().float().cpu().numpy().ravel()
+        start = end
+    return vector
+
+
+def unflatten(vector: np.ndarray, parameters: Sequence[Tensor]) -> None:
+    """Set the parameters from `flatten`'s vector. Raises ValueError for another length."""
+    size = sum(p.numel() for p in parameters)
+    if len(vector) != size:
+        raise ValueError(f"the model has {size} parameters, the vector {len(vector)}")
+    start = 0
+    for parameter in parameters:
+        end = start + parameter.numel()
+        part = vector[start:end].reshape(parameter.shape)
+        if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
+            np.copyto(parameter.detach().numpy(), part)  # the vector may be read-only, which torch dislikes
+        else:
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(part.astype(np.float32)))
+        start = end
 
 
 def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,8 @@ The "minus one"s make ascending ids and positive counts the only thing a message
 
 Sections of a parameters message:
 
-    meta      number of examples (u64), number format (u8, 0 = float32)
+    meta      number of examples (u64), number format (u8, 0 = float32), five bytes of padding, so that
+              the numbers begin at a multiple of 16 and need not be copied to be worked with
     vector    the P numbers, little-endian
 """
 
@@ -29,7 +30,7 @@ import numpy as np
 
 from fedsim.errors import MessageError
 from fedsim.types import Knowledge, Message, Parameters, Responses
-from fedsim.wire.container import pack, unpack
+from fedsim.wire.container import Buffer, pack, unpack
 from fedsim.wire.entropy import decode_symbols, encode_symbols
 
 MAX_PARAMETER = 2.0**18
@@ -38,7 +39,7 @@ BYTES_PER_ENTRY = 16
 """One byte of `limit` in this many per row entry: what decoding an entry takes is at most four times that."""
 
 _RESPONSES_META = struct.Struct("<IIII")
-_PARAMETERS_META = struct.Struct("<QB")
+_PARAMETERS_META = struct.Struct("<QB5x")
 _FLOAT32 = 0
 
 
@@ -79,7 +80,7 @@ def encode(
     return Message(pack(kind, direction, round, sender, sections), direction, round, sender, kind)
 
 
-def decode(data: bytes, expect: Expectation, limit: int) -> Knowledge:
+def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
     """The knowledge in `data`, which may come from anyone; `limit` in bytes bounds what it costs.
 
     A message longer than `limit`, or one that declares more than `limit` / 16 entries, is refused
@@ -111,7 +112,7 @@ def memory_limit(expect: Expectation) -> int:
 # ---- responses
 
 
-def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, bytes]:
+def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, Buffer]:
     _check(responses)
     offsets, ids, counts = responses.offsets, responses.ids.astype(np.int64), responses.counts
     starts = offsets[:-1]
@@ -120,7 +121,7 @@ def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, by
     inner = np.ones(len(counts), bool)
     inner[offsets[1:] - 1] = False
     meta = (responses.classes, responses.levels, responses.positions, len(responses.samples))
-    sections = {
+    sections: dict[str, Buffer] = {
         "meta": _RESPONSES_META.pack(*meta),
         "lengths": encode_symbols(np.diff(offsets) - 1),
         "ids": encode_symbols(gaps),
@@ -253,9 +254,9 @@ def _stream(section: memoryview, size: int) -> np.ndarray:
 # ---- parameters
 
 
-def _encode_parameters(parameters: Parameters, samples_known: bool) -> dict[str, bytes]:
+def _encode_parameters(parameters: Parameters, samples_known: bool) -> dict[str, Buffer]:
     meta = _PARAMETERS_META.pack(parameters.examples, _FLOAT32)
-    return {"meta": meta, "vector": parameters.vector.astype("<f4", copy=False).tobytes()}
+    return {"meta": meta, "vector": np.ascontiguousarray(parameters.vector, "<f4").view(np.uint8).data}
 
 
 def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Parameters:
@@ -263,14 +264,13 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     examples, number_format = _unpack(_PARAMETERS_META, sections["meta"])
     _expected("number format", number_format, _FLOAT32)
     _expected("bytes of parameters", len(sections["vector"]), 4 * expect.size)
-    vector = np.frombuffer(sections["vector"], "<f4").astype(np.float32)
-    if expect.size:
-        lowest, highest = float(vector.min()), float(vector.max())  # NaN wins both, without an array
-        if not np.isfinite([lowest, highest]).all():
-            raise MessageError("non-finite", "parameters")
-        if max(-lowest, highest) > MAX_PARAMETER:
-            raise MessageError("unexpected", f"a parameter of {max(-lowest, highest):g}")
-    return Parameters(vector, examples)
+    vector = np.frombuffer(sections["vector"], "<f4").astype(np.float32, copy=False)
+    largest = max(-float(vector.min()), float(vector.max())) if expect.size else 0.0  # NaN wins
+    if not np.isfinite(largest):
+        raise MessageError("non-finite", "parameters")
+    if largest > MAX_PARAMETER:
+        raise MessageError("unexpected", f"a parameter of {largest:g}")
+    return Parameters(vector, examples, largest)
 
 
 # ---- shared
@@ -292,7 +292,7 @@ def _unpack(layout: struct.Struct, section: memoryview) -> tuple[Any, ...]:
     return layout.unpack(section)
 
 
-Encoder = Callable[[Any, bool], dict[str, bytes]]
+Encoder = Callable[[Any, bool], dict[str, Buffer]]
 Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {

@@ -96,7 +96,7 @@ def save(folder: Path, tables: Rows, *, seed: int = 0, without: tuple[str, ...] 
     folder.mkdir(parents=True)
     for name in results.TABLES:
         if name not in without:
-            results.write_table(folder, name, tables[name])
+            results.write_table(folder / f"{name}.parquet", name, tables[name])
     if "summary" not in without:
         results.write_json(
             folder / "summary.json", results.summarise(tables["rounds"], tables["participants"])

@@ -155,7 +155,7 @@ def test_a_run_without_a_single_score_still_opens(make, tmp_path):
     from fedsim import results
 
     folder = make("new", without=("summary", "participants", "messages", "partition"))
-    results.write_table(folder, "rounds", [])
+    results.write_table(folder / "rounds.parquet", "rounds", [])
     whole = page(folder, tmp_path)
     assert "No contender has a score yet." in whole.text
     assert data(whole, "figures") == {}

@@ -9,7 +9,7 @@ import pytest
 
 from fedsim import config as configs
 from fedsim import results, simulation
-from fedsim.checkpoints import Checkpoints
+from fedsim.checkpoints import PARTS, Checkpoints
 from fedsim.config import RunConfig, Settings
 from fedsim.executor import InProcess
 from fedsim.methods import METHODS
@@ -90,7 +90,9 @@ def ran(tmp_path_factory):
 
 
 def records(folder: Path, name: str) -> dict[int, Records]:
-    return {r.rounds[0]["round"]: r for r in Checkpoints(folder, name).records()}
+    kept = Checkpoints(folder, name)
+    parts = ((results.rows(p) for p in kept.parts(table)) for table in PARTS)
+    return {row["round"]: Records(row, *rest) for row, *rest in zip(kept.rounds(), *parts, strict=True)}
 
 
 def sent(rows: list[Row], direction: str) -> int:
@@ -104,14 +106,14 @@ def test_rows_have_exactly_the_documented_columns(ran, modality: str, name: str)
     method = METHODS[name]
     assert list(found) == ([0, 1, 2] if method.trains_student else [1, 2])
     for round, record in found.items():
-        for table in ("rounds", "participants", "messages"):
-            rows = getattr(record, table)
+        tables = {"rounds": [record.round], **{table: getattr(record, table) for table in PARTS}}
+        for table, rows in tables.items():
             assert all(row.keys() == results.TABLES[table].keys() for row in rows), table
+            assert not any(value is None for row in rows for value in row.values()), table
             assert all((row["method"], row["round"]) == (name, round) for row in rows)
         asked = PEOPLE if method.uses_participants and round else 0
         assert [row["participant"] for row in record.participants] == list(range(asked))
-        assert len(record.rounds) == 1
-        assert record.rounds[0]["planned"] == asked
+        assert record.round["planned"] == asked
 
 
 @BOTH
@@ -119,7 +121,7 @@ def test_rows_have_exactly_the_documented_columns(ran, modality: str, name: str)
 def test_bytes_are_those_of_the_messages(ran, modality: str, name: str):
     total = 0
     for record in records(ran(modality, name), name).values():
-        (row,) = record.rounds
+        row = record.round
         for direction in ("up", "down"):
             column = f"bytes_{direction}"
             assert row[column] == sent(record.messages, direction)
@@ -140,7 +142,7 @@ def test_bytes_are_those_of_the_messages(ran, modality: str, name: str):
 def test_everything_is_delivered_and_counted(ran, modality: str, name: str):
     found = records(ran(modality, name), name)
     for round in range(1, ROUNDS + 1):
-        (row,) = found[round].rounds
+        row = found[round].round
         talks = METHODS[name].uses_participants and METHODS[name].trains_student
         assert row["delivered"] == (PEOPLE if talks else 0)
         assert {p["status"] for p in found[round].participants} <= {"ok"}
@@ -158,7 +160,7 @@ def test_everything_is_delivered_and_counted(ran, modality: str, name: str):
 @EVERY
 def test_the_last_round_has_a_score(ran, modality: str, name: str):
     folder = ran(modality, name)
-    (row,) = records(folder, name)[ROUNDS].rounds
+    row = records(folder, name)[ROUNDS].round
     assert math.isfinite(row["score"])
     assert row["score"] > 1 if modality == "text" else 0 <= row["score"] <= 1
     assert row["metric"] == {"text": "perplexity", "image": "accuracy"}[modality]
@@ -175,7 +177,7 @@ def test_a_round_changes_the_models(ran, modality: str, name: str):
     # Nothing else would notice a method that trains nobody.
     found = records(ran(modality, name), name)
     if METHODS[name].trains_student:
-        losses = [found[round].rounds[0]["loss"] for round in (0, 1, 2)]
+        losses = [found[round].round["loss"] for round in (0, 1, 2)]
     else:
         losses = [p["loss"] for p in found[2].participants]
     assert all(map(math.isfinite, losses))
@@ -190,9 +192,7 @@ def test_the_same_seed_gives_the_same_run(ran, name: str, tmp_path: Path):
     measured = {"wall_s", "peak_memory_mib", "model"}  # the model's path is another folder's
 
     def decided(found: dict[int, Records]) -> str:
-        rows = [
-            row for r in found.values() for table in (r.rounds, r.participants, r.messages) for row in table
-        ]
+        rows = [row for r in found.values() for row in (r.round, *r.participants, *r.messages)]
         return repr([{k: v for k, v in row.items() if k not in measured} for row in rows])
 
     assert decided(first) == decided(again)

@@ -1,4 +1,7 @@
-"""A run in which a random host is killed in every round and every coordinator once: `chaos.py FILE`.
+"""A run in which a random host is killed in every round and every coordinator once.
+
+`chaos.py FILE FOLDER [resume]` prints how many were killed and how long it took until the participants
+of a killed host had delivered after all.
 
 A program of its own, because it has to start Ray in its process.
 """
@@ -8,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import time
 
 from fedsim import config, runtime, simulation
 
@@ -24,17 +28,21 @@ class Chaos(OnRay):
 
     def __init__(self) -> None:
         super().__init__()
-        self.draw, self.killed, self.hit = random.Random(1), 0, set()
+        self.draw, self.killed, self.hit, self.recoveries = random.Random(1), 0, set(), []
 
     def kill(self, actor):
         with contextlib.suppress(RayActorError):  # the other lane was first
             os.kill(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
             self.killed += 1
 
-    def step(self, *arguments):
-        batches = super().step(*arguments)
-        self.kill(self.draw.choice(self._hosts))
-        yield from batches
+    def step(self, task):
+        batches = super().step(task)
+        victim, began = self.draw.randrange(self._number), time.perf_counter()
+        self.kill(self._hosts[victim])
+        for batch in batches:
+            if self._home[batch.reports[0].participant] == victim:
+                self.recoveries.append(time.perf_counter() - began)
+            yield batch
 
     def close(self, lane, round, *arguments):
         if round == 2 and lane not in self.hit:
@@ -44,5 +52,5 @@ class Chaos(OnRay):
 
 
 chaos = Chaos()
-simulation.run(config.load(sys.argv[1], output=sys.argv[2]), executor=chaos)
-print(f"killed {chaos.killed}")
+simulation.run(config.load(sys.argv[1], output=sys.argv[2]), executor=chaos, resume="resume" in sys.argv)
+print(f"killed {chaos.killed}; slowest recovery {max(chaos.recoveries):.1f} s")

@@ -13,6 +13,7 @@ def test_a_gpu_that_is_not_there(fedsim_command, configs, tmp_path):
     )  # fmt: skip
     said = [line for line in done.err.splitlines() if not line.startswith("[")]  # without the progress
     assert said == [
-        "fedsim: runtime.participant.gpus: 0.5 is not valid; expected at most 0: the cluster has no GPU"
+        "fedsim: runtime.participant.gpus: 0.5 is not valid; expected at most 0 for participant 0 "
+        "(cpus 0.2, gpus 0.5): the cluster has no GPU"
     ]
     assert "starting actors" not in done.err

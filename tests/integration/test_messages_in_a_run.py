@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import fedsim
 from fedsim import RunError, simulation
-from fedsim.executor import Batch, InProcess
+from fedsim.executor import Batch, InProcess, Task
 from fedsim.types import Parameters, Responses
 from fedsim.wire.container import pack, unpack
 from fedsim.wire.entropy import decode_symbols, encode_symbols
@@ -30,12 +29,12 @@ class Tampering(InProcess):
         super().__init__()
         self._tamper, self._who, self._when = tamper, who, when
 
-    def step(self, contender: str, round: int, *rest: Any) -> Iterator[Batch]:
-        self.method, self.round = self._world.method(contender), round
-        for batch in super().step(contender, round, *rest):
-            reports, messages = list(batch.reports), list(batch.messages)
+    def step(self, task: Task) -> Iterator[Batch]:
+        self.method, self.round = self._world.method(task.contender), task.round
+        for batch in super().step(task):
+            reports, messages = list(batch.reports), list(batch.delivery)
             for place, report in enumerate(reports):
-                if report.participant in self._who and round == self._when:
+                if report.participant in self._who and task.round == self._when:
                     messages[place] = self._tamper(self, messages[place], report.participant)
                     reports[place] = replace(report, sent=len(messages[place]))
             yield Batch(reports, messages)

@@ -25,7 +25,7 @@ from fedsim.methods.federated_distillation import (
     union,
 )
 from fedsim.process import set_up
-from fedsim.simulation import _world
+from fedsim.simulation import world as make_world
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Parameters, Responses
 from fedsim.wire import decode, encode
@@ -55,7 +55,7 @@ class Small:
             }
         )
         self.federation = data.build(data.plan(self.config))
-        self.world = _world(self.config, self.federation)
+        self.world = make_world(self.config, self.federation)
         self.shards = dict(enumerate(self.federation.shards))
 
     def site(self, participant: int = 0) -> Site:
@@ -127,7 +127,7 @@ def test_the_student_becomes_the_mean_of_what_was_sent():
         for k, m in enumerate(sent)
     ]
     coordinator.open(1)
-    coordinator.receive(1, range(3), sent)
+    coordinator.receive(range(3), sent)
     coordinator.close(1, None)
     vectors, counts = [r.vector for r in received], [r.examples for r in received]
     assert counts == [len(s.train) for s in small.shards.values()]
@@ -145,8 +145,8 @@ def test_with_one_participant_it_is_that_participants_training():
         message = coordinator.open(round)
         broadcast = message.data if message else None
         _, sent = host.step("fedavg", round, [0], broadcast, None, None)
-        coordinator.receive(round, [0], sent)
-        pooled = coordinator._pool.sum.mean()
+        coordinator.receive([0], sent)
+        pooled = coordinator._intake.pool.sum.mean()
         coordinator.close(round, None)
         alone.engine.reset()  # moments are not sent, so they begin anew each round
         alone.fit(method.phase(round, 0, "local", method.labelled(small.shards[0].train, 0)))
@@ -179,8 +179,8 @@ def test_who_arrives_when_changes_nothing_bit_for_bit(method: dict[str, Any]):
         coordinator = small.coordinator(method["name"])
         coordinator.open(1)
         first, *others = order
-        coordinator.receive(1, [first], [sent[first]])
-        coordinator.receive(1, others, [sent[k] for k in others])
+        coordinator.receive([first], [sent[first]])
+        coordinator.receive(others, [sent[k] for k in others])
         closing = coordinator.close(1, None)
         assert closing.statuses == {0: "ok", 1: "ok", 2: "ok"}
         ends.append((weights(coordinator).tobytes(), closing.score, closing.learn_loss))
@@ -199,8 +199,8 @@ def test_a_liar_is_left_out_and_the_round_goes_on():
 
     honest = len(small.shards[0].train)
     coordinator.open(1)
-    coordinator.receive(1, [0, 1], [message(0, honest + 1, 0.0), message(1, honest, np.nan)])
-    coordinator.receive(1, [2, 2], [sent[2], sent[2]])
+    coordinator.receive([0, 1], [message(0, honest + 1, 0.0), message(1, honest, np.nan)])
+    coordinator.receive([2, 2], [sent[2], sent[2]])
     closing = coordinator.close(1, None)
     assert closing.statuses == {0: "rejected:unexpected", 1: "rejected:non-finite", 2: "ok"}
     expected = decode(sent[2], small.world.method("fedavg").expect("up", 1, 2, size), 2**26)
@@ -400,8 +400,8 @@ def test_the_student_moves_towards_what_was_pooled():
     coordinator, sent = small.coordinator("federated_distillation"), small.messages("federated_distillation")
     method = small.world.method("federated_distillation")
     coordinator.open(1)
-    coordinator.receive(1, range(3), sent)
-    teacher = coordinator._pool.sum.result()
+    coordinator.receive(range(3), sent)
+    teacher = coordinator._intake.pool.sum.result()
     learner, proxy = coordinator._desk.learner, small.federation.public.proxy
 
     def distance() -> float:
@@ -439,7 +439,7 @@ def test_what_goes_down_is_what_the_student_says():
                 assert np.array_equal(of(answer), of(again))
             payload = message.data if message else None
             _, sent = host.step(contender, round, range(3), payload, None, None)
-            coordinator.receive(round, range(3), sent)
+            coordinator.receive(range(3), sent)
             coordinator.close(round, None)
         assert down == rounds_down
 

@@ -80,7 +80,7 @@ def test_the_manifest_runs_this_project(manifest):
     assert f"ray=={spec['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
     command = shlex.split(manifest["spec"]["entrypoint"])
     assert command[:4] == ["python", "-m", "fedsim", "run"]
-    assert (ROOT / command[4].removeprefix("/home/ray/fedsim/")).exists()
+    assert (ROOT / command[4].removeprefix("/fedsim/")).exists()
     output = next(part for part in command if part.startswith("output="))
     pods = [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
     for pod in pods:

@@ -1,0 +1,128 @@
+"""What a round of FedAvg costs, against the same work as a bare PyTorch loop on one and two processes.
+
+Whole runs, as a user starts them: actors, coded messages, checks, checkpoints and tables included. A
+round's time is from one finished round to the next.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import fedsim
+from benchmarks import bare
+from fedsim import simulation
+from fedsim.config import RunConfig
+from fedsim.progress import Quiet
+from fedsim.results import Row
+
+PER_PARTICIPANT = 20
+SGD = {
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "warmup": 0,
+    "gradient_clip": None,
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """limit: seconds that a round may take on two cores; None where only the ratio counts."""
+
+    participants: int
+    model: str
+    steps: int
+    limit: float | None = None
+    side: int = 28
+    batch: int = 10
+    rounds: int = 10
+    text: bool = False
+
+
+WORKLOADS = {
+    "echo 8 × 66 KB": Workload(8, "mlp", 0, 0.020, side=16),
+    "echo 100 × 1.1 MB": Workload(100, "mlp-wide", 0, 0.5, side=16),
+    "messages 50 × 106k": Workload(50, "cnn", 0, 0.12),
+    "messages 500 × 106k": Workload(500, "cnn", 0, 0.20),
+    "mlp 100 × 51k": Workload(100, "mlp", 2, 0.12),
+    "mlp 500 × 51k": Workload(500, "mlp", 2, 0.6),
+    "mlp 2000 × 51k": Workload(2000, "mlp", 2, rounds=6),
+    "mlp 100 × 814k": Workload(100, "mlp-wide", 2, 0.5),
+    "cnn 50 × 106k": Workload(50, "cnn", 20, rounds=6),
+    "decoder 20 × 0.5M": Workload(20, "pythia-tiny", 5, rounds=6, text=True, batch=16),
+}
+
+
+class Stopwatch(Quiet):
+    """Notes when rounds end."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def round(self, row: Row, rounds: int) -> None:
+        self.ends.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Median from one round's end to the next, without the first round."""
+        gaps = [b - a for a, b in zip(self.ends[:-1], self.ends[1:], strict=True)]
+        return statistics.median(gaps)
+
+
+def config(work: Workload, output: str) -> RunConfig:
+    private = work.participants * PER_PARTICIPANT
+    images: dict[str, Any] = {
+        "source": "synthetic",
+        "image_size": work.side,
+        "max_examples": private + 400,
+        "split": {
+            "test": 200 / (private + 400),
+            "validation": 100 / (private + 400),
+            "proxy": 100 / (private + 400),
+        },
+    }
+    text: dict[str, Any] = {
+        "source": "stdlib",
+        "max_examples": 1200,
+        "split": {"test": 0.02, "validation": 0.02, "proxy": 0.2},
+    }
+    training = {**SGD, "steps": work.steps, "batch_size": work.batch, "augment": False}
+    return fedsim.load(
+        {
+            "rounds": work.rounds,
+            "output": output,
+            "data": text if work.text else images,
+            "participants": {
+                "count": work.participants,
+                "models": [work.model],
+                "partition": {"kind": "iid", "test_fraction": 0.0},
+                "training": training,
+            },
+            "student": {"model": work.model, "training": training},
+            "evaluation": {"every": 1000, "participants": "never"},
+            "methods": ["fedavg"],
+        }
+    )
+
+
+def main(*names: str) -> None:
+    """Print a row per workload."""
+    print(f"\n{'a round of FedAvg, s':<22}{'fedsim':>9}{'limit':>8}{'bare ×2':>9}{'bare ×1':>9}{'ratio':>8}")
+    for name, work in WORKLOADS.items():
+        if names and not any(part in name for part in names):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            settings = config(work, f"{folder}/run")
+            watch = Stopwatch()
+            simulation.run(settings, progress=watch)
+        plain = {n: bare.seconds(settings, n, work.rounds) for n in (2, 1)}
+        ours = watch.seconds()
+        limit = "" if work.limit is None else f"{work.limit:.3f}"
+        print(
+            f"{name:<22}{ours:>9.4f}{limit:>8}{plain[2]:>9.4f}{plain[1]:>9.4f}{ours / plain[2]:>8.2f}",
+            flush=True,
+        )

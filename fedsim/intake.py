@@ -1,0 +1,61 @@
+"""Taking in messages: decode, check, pool. Whoever sends them is not trusted.
+
+The coordinator has an intake of its own. A host that runs several participants has one as well, on the
+coordinator's behalf: their messages end there, and only what was pooled goes on. Pools are exact sums,
+so it makes no difference to the result in which intake a message ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.errors import MessageError
+from fedsim.methods.base import Method, Pool
+from fedsim.wire.messages import decode
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What another intake of the same round needs.   pool: empty.   size: parameters of the student."""
+
+    pool: Pool
+    size: int
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What an intake has gathered.   statuses: participant → `ok` or `rejected:<reason>`."""
+
+    pool: Pool
+    statuses: dict[int, str]
+
+
+class Intake:
+    """The messages of one round.   limit: bytes that a message may cost, see `wire.messages.decode`."""
+
+    def __init__(self, method: Method, round: int, terms: Terms, limit: int) -> None:
+        self.pool = terms.pool
+        self.statuses: dict[int, str] = {}
+        self._method, self._round, self._size, self._limit = method, round, terms.size, limit
+
+    def receive(self, participant: int, data: Any) -> None:
+        """One message, bytes-like; None where nothing was sent. What is wrong with it is recorded."""
+        expected = self._method.expect("up", self._round, participant, self._size)
+        if data is None or expected is None:
+            return
+        try:
+            if participant in self.statuses:
+                raise MessageError("unexpected", f"a second message of participant {participant}")
+            self.pool.add(participant, decode(data, expected, self._limit))
+            self.statuses[participant] = "ok"
+        except MessageError as error:
+            self.statuses.setdefault(participant, f"rejected:{error.reason}")
+
+    def merge(self, other: Pooled) -> None:
+        """What another intake has gathered, of other participants."""
+        self.pool.merge(other.pool)
+        self.statuses.update(other.statuses)
+
+    def pooled(self) -> Pooled:
+        return Pooled(self.pool, self.statuses)
