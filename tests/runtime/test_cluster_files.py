@@ -10,6 +10,8 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from fedsim.config import load, parse_override
+
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "clusters" / "kuberay.yaml"
 LAUNCHED = {"aws": ROOT / "cluster.yaml", "local": ROOT / "clusters" / "local.yaml"}
@@ -80,13 +82,14 @@ def test_the_manifest_runs_this_project(manifest):
     assert f"ray=={spec['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
     command = shlex.split(manifest["spec"]["entrypoint"])
     assert command[:4] == ["python", "-m", "fedsim", "run"]
-    assert (ROOT / command[4].removeprefix("/fedsim/")).exists()
-    output = next(part for part in command if part.startswith("output="))
+    overrides = dict(map(parse_override, command[5:]))
+    config = load(ROOT / command[4].removeprefix("/fedsim/"), **overrides)
+    assert config.runtime.wait_s > 0, "or it would be refused before the workers come"
     pods = [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
     for pod in pods:
         (container,) = pod["containers"]
         (mount,) = container["volumeMounts"]
-        assert output.startswith(f"output={mount['mountPath']}/"), "results lie where every pod sees them"
+        assert config.folder.is_relative_to(mount["mountPath"]), "results lie where every pod sees them"
         assert pod["volumes"][0]["name"] == mount["name"]
     assert len({pod["containers"][0]["image"] for pod in pods}) == 1
     assert f"FROM rayproject/ray:{spec['rayVersion']}-py311" in KUBERAY.read_text(encoding="utf-8")
