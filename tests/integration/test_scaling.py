@@ -9,7 +9,8 @@ import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
 from ray.autoscaler._private.util import prepare_config
 
-FILE = Path(__file__).parents[2] / "cluster.yaml"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "cluster.yaml"
 PROGRAM = Path(__file__).with_name("scaling.py")
 HEAD, HEAD_TYPE = "f" * 51 + "00000", "ray.head.default"
 """What the provider calls its head."""
@@ -24,6 +25,8 @@ PRETENDED = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +46,19 @@ def config() -> dict:
     return config
 
 
-@pytest.mark.slow
-def test_workers_come_when_asked_for_and_leave_afterwards(config, start_head, fedsim_command, tmp_path):
-    head = start_head("--num-cpus=0", "--num-gpus=0", environment=PRETENDED, autoscaling=config)
+@pytest.fixture(scope="module")
+def head(config, start_head):
+    return start_head("--num-cpus=0", "--num-gpus=0", environment=PRETENDED, autoscaling=config)
+
+
+def client(head, *program: object) -> tuple[str, ...]:
+    """A program that finds the cluster in its environment."""
     access = [f"{name}={value}" for name, value in {**head.access, "RAY_ADDRESS": head.address}.items()]
-    done = fedsim_command(program=("env", *access, sys.executable, str(PROGRAM)))
+    return ("env", *access, f"PYTHONPATH={ROOT}", sys.executable, *map(str, program))
+
+
+def test_workers_come_when_asked_for_and_leave_afterwards(head, fedsim_command):
+    done = fedsim_command(program=client(head, PROGRAM))
     print(done.out)
     stages = {line["stage"]: line for line in map(json.loads, done.out.splitlines())}
     assert stages["at first"]["workers"] == {}
@@ -56,3 +67,14 @@ def test_workers_come_when_asked_for_and_leave_afterwards(config, start_head, fe
     assert stages["quarters of GPUs"]["workers"] == {"gpu_worker_spot": 2}
     assert stages["quarters of GPUs"]["participants"] == [4, 4]
     assert stages["without them"]["workers"] == {}
+
+
+def test_a_run_waits_for_its_workers(
+    head, fedsim_command, configs, digits_run, assert_same_results, tmp_path
+):
+    """Five participants of two fifths of a GPU, on a cluster that has no CPU and no GPU to begin with."""
+    folder = tmp_path / "run"
+    settings = ("runtime.executor=ray", "runtime.participant.gpus=0.4", "runtime.wait_s=200")
+    program = client(head, "-m", "fedsim")
+    fedsim_command("run", configs["distil"], f"output={folder}", *settings, program=program)
+    assert_same_results(folder, digits_run, methods=("federated_distillation",))
