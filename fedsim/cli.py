@@ -1,13 +1,14 @@
 """The command line: thin, everything it does is a function of the package.
 
 Exit status: 0 done; 1 something happened on the way (the folder can be resumed); 2 the user can
-mend it (a wrong field, a missing file), said in one line; 130 interrupted.
+mend it (a wrong field, a missing file), said in one line; 130 or 143 interrupted by SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import Any
 from fedsim import config as configs
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, FedsimError
+from fedsim.interrupt import Interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    interrupts = Interrupts()
     try:
-        return int(options.command(options))
+        with interrupts:
+            return int(options.command(options))
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 2
@@ -30,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fedsim: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        how = interrupt.args[0] if interrupt.args else "fedsim run --resume FOLDER continues the run"
-        print(f"fedsim: interrupted; {how}", file=sys.stderr)
-        return 130
+        print("fedsim: " + "; ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(interrupts.status)  # all is stopped; a thread that still reads data need not end first
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -144,11 +144,11 @@ class Link(Settings):
     """One participant's connection to the coordinator."""
 
     up_mbps: Positive = 100.0
-    """Mbit/s from participant to coordinator (1e6 bits a second)."""
+    """Mbit/s from participant to coordinator (1e6 bits a second, of packets with their headers)."""
     down_mbps: Positive = 100.0
     """Mbit/s from coordinator to participant."""
     latency_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
-    """One-way delay of every message."""
+    """One-way delay of every packet, in both directions."""
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of packets lost and sent again: transfer times grow by 1/(1 − loss)."""
 

@@ -91,6 +91,9 @@ class Executor(Protocol):
     def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
         """See Coordinator.export."""
 
+    def halt(self) -> None:
+        """Make the calls of all lanes fail, those under way and those to come; `stop` follows."""
+
     def stop(self) -> None:
         """End everything that was started."""
 
@@ -175,6 +178,8 @@ class InProcess:
 
     def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
         self._coordinator.export(folder, card, tokenizer)
+
+    def halt(self) -> None: ...  # there is one lane, in the thread that was interrupted
 
     def stop(self) -> None:
         from fedsim.student.deepspeed import leave

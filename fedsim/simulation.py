@@ -25,7 +25,7 @@ from fedsim import plugins, results
 from fedsim.checkpoints import PARTS, Checkpoints, Lock
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation
-from fedsim.errors import ConfigError, CoordinatorLostError, RunError
+from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
 from fedsim.executor import Executor, InProcess
 from fedsim.manifest import manifest, model_card
 from fedsim.methods import METHODS
@@ -35,6 +35,7 @@ from fedsim.network import Clock
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
 from fedsim.round import Place, Records, run_round
+from fedsim.runtime import in_job_copy
 from fedsim.types import Closing, Interface
 from fedsim.world import World
 
@@ -128,7 +129,8 @@ def run(
     """Run a config to its end, or continue it in its folder.
 
     Raises ConfigError for what the user can mend, RunError for what happened on the way; after a
-    RunError, or after the process died, `resume=True` continues at the last finished round.
+    RunError, an InterruptedRun, or after the process died, `resume=True` continues at the last
+    finished round.
     """
     progress = progress or Quiet()
     plan = check(config)
@@ -136,11 +138,16 @@ def run(
     lock = Lock(folder)
     runner = executor or _executor(config)
     try:
-        return Result(folder) if finished(folder) else _Run(config, folder, runner, progress).go(plan)
+        if not finished(folder):
+            # Actors on a cluster that was there before don't work in this process's directory.
+            _Run(config, folder.absolute(), runner, progress).go(plan)
+        return Result(folder)
     except ConfigError:
         if not resume:
             shutil.rmtree(folder)  # it was empty or not there: the mended config can have it again
         raise
+    except KeyboardInterrupt:
+        raise InterruptedRun(folder) from None
     finally:
         progress.close()
         runner.stop()
@@ -156,13 +163,16 @@ class _Run:
         self._tables = threading.Lock()
         self._tables_due = 0.0
 
-    def go(self, plan: federation.Plan) -> Result:
+    def go(self, plan: federation.Plan) -> None:
         began = time.time()
         self.progress.phase("preparing data")
-        with ThreadPoolExecutor(1) as beside:
+        beside = ThreadPoolExecutor(1)
+        try:
             building = beside.submit(federation.build, plan)
             self.executor.connect(self.config)
             data = building.result()  # the last that can be wrong with a config comes out here
+        finally:
+            beside.shutdown(wait=False)  # nobody who interrupts waits for the data
         self.progress.phase("starting actors")
         self.executor.start(self.config)
         self.data, self.world = data, world(self.config, data)
@@ -181,15 +191,18 @@ class _Run:
         from analysis.report import write
 
         write([self.folder], self.folder / "report.html")
-        return Result(self.folder)
 
     def _contenders(self) -> None:
         """Run all contenders, as many at a time as there are lanes."""
-        lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        stop = threading.Event()
         width = self.executor.lanes(self.config)
+        if width == 1:  # in this thread: a signal interrupts the work itself
+            for method in self.config.methods:
+                self._contender(method.contender, 0, stop)
+            return
+        lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
         for lane in range(width):
             lanes.put(lane)
-        stop = threading.Event()
 
         def contend(name: str) -> None:
             lane = lanes.get()
@@ -206,8 +219,9 @@ class _Run:
             futures = [pool.submit(contend, method.contender) for method in self.config.methods]
             try:
                 errors = [e for e in (future.exception() for future in futures) if e is not None]
-            except BaseException:  # Ctrl-C in the waiting thread
+            except BaseException:  # a signal in the waiting thread
                 stop.set()
+                self.executor.halt()
                 raise
         if errors:
             raise errors[0]
@@ -351,6 +365,7 @@ def _executor(config: RunConfig) -> Executor:
 def _open_folder(config: RunConfig, resume: bool) -> Path:
     """The run's folder: new and empty, or an earlier one with the same config."""
     folder = config.folder if resume or config.output else free(config.folder)
+    check_lasts(folder)
     saved = folder / "config.yaml"
     if resume:
         if not saved.exists():
@@ -366,6 +381,14 @@ def _open_folder(config: RunConfig, resume: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     results.write_text(saved, configs.to_yaml(config))
     return folder
+
+
+def check_lasts(folder: Path) -> None:
+    """Raise ConfigError for a folder that a job's end would take along."""
+    if not folder.is_absolute() and in_job_copy(Path.cwd()):
+        raise ConfigError(
+            "output", str(folder), "an absolute path: this job works in a copy of yours, which Ray removes"
+        )
 
 
 def finished(folder: Path) -> bool:

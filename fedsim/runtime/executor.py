@@ -50,6 +50,7 @@ class OnRay:
         self._models: list[str] = []
         self._starts: list[Any] = []
         self._guard = threading.Lock()
+        self._halted = False
 
     def lanes(self, config: RunConfig) -> int:
         return min(config.runtime.parallel_methods, len(config.methods))
@@ -207,6 +208,11 @@ class OnRay:
     def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
         _coordinator(self._lanes[lane].coordinator.export.remote(folder, card, tokenizer))
 
+    def halt(self) -> None:
+        self._halted = True
+        for actor in list(self._actors):
+            ray.kill(actor)
+
     def stop(self) -> None:
         for actor in list(self._actors):
             self._kill(actor)
@@ -222,6 +228,9 @@ class OnRay:
         remote = ray.remote(**need.for_actor(), scheduling_strategy=self._reservation.strategy(bundle))(kind)
         actor = remote.remote(self._config.runtime.threads, need.gpus > 0)
         self._actors.append(actor)
+        if self._halted:  # a lane is replacing what `halt` has killed
+            ray.kill(actor)
+            raise RunError("the run was interrupted")
         return actor
 
     def _kill(self, actor: Any) -> None:

@@ -97,8 +97,9 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
     Finished and stopped trials are not touched; failed ones are tried again. Trials that fail do not end
     a sweep: see `Outcome.failed`. Raises ConfigError for what the user can mend, before anything starts.
     """
-    folder = (sweep.folder if resume or sweep.output else simulation.free(sweep.folder)).absolute()
-    # Workers have working directories of their own.
+    folder = sweep.folder if resume or sweep.output else simulation.free(sweep.folder)
+    simulation.check_lasts(folder)
+    folder = folder.absolute()  # workers have working directories of their own
     sweep = sweep.model_copy(update={"output": str(folder)})
     trials = expand(sweep)
     check(trials)

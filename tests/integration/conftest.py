@@ -241,16 +241,26 @@ def ray_program() -> Callable[..., tuple[str, ...]]:
 def start_head(
     fedsim_command: Fedsim, ray_program: Callable, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Head]]:
-    """`start_head("--num-cpus=2", environment={…})`; its temporary files lie in its TMPDIR."""
+    """`start_head("--num-cpus=2", environment={…})`; its temporary files lie in its TMPDIR.
+
+    autoscaling: a cluster file's content, whose provider is told the head's address.
+    """
     heads = []
 
-    def start(*options: str, environment: dict[str, str] | None = None) -> Head:
+    def start(
+        *options: str, environment: dict[str, str] | None = None, autoscaling: dict | None = None
+    ) -> Head:
         with contextlib.ExitStack() as held:  # all at once, so that they differ
             sockets = [held.enter_context(socket.socket()) for _ in range(4)]
             for each in sockets:
                 each.bind(("127.0.0.1", 0))
             port, dashboard, agent, client = (each.getsockname()[1] for each in sockets)
-        token = tmp_path_factory.mktemp("token") / "auth_token"
+        folder = tmp_path_factory.mktemp("head")
+        if autoscaling:
+            autoscaling["provider"]["gcs_address"] = f"127.0.0.1:{port}"
+            (folder / "cluster.yaml").write_text(yaml.safe_dump(autoscaling))
+            options = (*options, f"--autoscaling-config={folder / 'cluster.yaml'}")
+        token = folder / "auth_token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of a job's `python`
