@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -17,7 +16,9 @@ from plotly.offline import get_plotlyjs
 from analysis import headline, style, units
 from analysis.figures import FIGURES
 from analysis.load import NoDataError, Tables, load
+from fedsim import storage
 from fedsim.results import write_text
+from fedsim.storage import AnyPath
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,19 @@ class Card:
 
 
 def write(
-    folders: str | Path | Iterable[str | Path],
-    path: str | Path,
+    folders: str | AnyPath | Iterable[str | AnyPath],
+    path: str | AnyPath,
     *,
     title: str = "",
     trials: pd.DataFrame | None = None,
-) -> Path:
-    """Write the report of these run folders to `path`, and return it.
+) -> AnyPath:
+    """Write the report of these run folders to `path`, and return it; all may be URIs.
 
     title: the runs' names if empty.   trials: of a sweep, as `fedsim.sweeps.Outcome.table`.
     What is missing is said in the report and left out; only a folder that is no run is an
     AnalysisError.
     """
-    path = Path(path)
+    path = storage.locate(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, render(load(folders, strict=False), title, trials))
     return path

@@ -11,13 +11,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fedsim import config as configs
+from fedsim import storage
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, FedsimError
 from fedsim.interrupt import Interrupts
+from fedsim.storage import AnyPath
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,8 +95,8 @@ def _report(options: argparse.Namespace) -> int:
     from analysis.load import AnalysisError
     from analysis.report import write
 
-    folders = [Path(folder) for folder in options.folders]
-    target = Path(options.output) if options.output else folders[0] / "report.html"
+    folders = [storage.locate(folder, "report") for folder in options.folders]
+    target = storage.locate(options.output) if options.output else folders[0] / "report.html"
     try:
         print(write(folders, target))
     except AnalysisError as error:
@@ -119,7 +120,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return configs.load(path, **overrides)
 
 
-def _source(options: argparse.Namespace, saved: str, example: str) -> tuple[str | Path, dict[str, Any]]:
+def _source(options: argparse.Namespace, saved: str, example: str) -> tuple[str | AnyPath, dict[str, Any]]:
     """The file to read and the overrides; with --resume the file that the folder keeps, if none is named."""
     folder, path, texts = getattr(options, "resume", None), options.config, options.overrides
     if folder is not None and path is not None and "=" in path:
@@ -131,9 +132,10 @@ def _source(options: argparse.Namespace, saved: str, example: str) -> tuple[str 
         return path, overrides
     if folder is None:
         raise ConfigError("config", None, f"a YAML file, e.g. {example}")
-    if not (Path(folder) / saved).exists():
+    kept = storage.locate(folder, "resume") / saved
+    if not kept.exists():
         raise ConfigError("resume", folder, f"the folder of an earlier {options.name} (it holds {saved})")
-    return Path(folder) / saved, overrides
+    return kept, overrides
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -23,8 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-from fedsim import plugins
+from fedsim import plugins, storage
 from fedsim.errors import ConfigError
+from fedsim.storage import AnyPath
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -310,7 +310,7 @@ class RunConfig(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     rounds: Annotated[int, Field(ge=1)] = 4
     output: str | None = None
-    """Folder of the results; `runs/<name>` if absent."""
+    """Folder of the results, also as a URI (`s3://bucket/runs/one`); `runs/<name>` if absent."""
     plugins: tuple[str, ...] = ()
     """Python files with your own methods, sources or partitioners; see `fedsim.plugins`. Relative paths
     start at the working directory."""
@@ -325,8 +325,9 @@ class RunConfig(Settings):
     runtime: Runtime = Runtime()
 
     @property
-    def folder(self) -> Path:
-        return Path(self.output or f"runs/{self.name}")
+    def folder(self) -> AnyPath:
+        """Raises ConfigError for a URI that can't be reached."""
+        return storage.locate(self.output or f"runs/{self.name}")
 
     @model_validator(mode="before")
     @classmethod
@@ -338,13 +339,15 @@ class RunConfig(Settings):
         return value
 
 
-def load(path: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> RunConfig:
+def load(path: str | AnyPath | Mapping[str, Any] | None = None, **overrides: Any) -> RunConfig:
     """Read a config file (or a mapping), apply overrides, validate.
 
     Overrides are dotted paths, `{"data.split.proxy": 0.1}` or `data__split__proxy=0.1`.
     Raises ConfigError.
     """
-    tree: Mapping[str, Any] = path if isinstance(path, Mapping) else read_yaml(Path(path)) if path else {}
+    if path is not None and not isinstance(path, Mapping):
+        path = read_yaml(storage.locate(path, "config"))
+    tree: Mapping[str, Any] = path or {}
     for dotted, value in overrides.items():
         tree = override(tree, dotted.replace("__", "."), value)
     return validate(tree)
@@ -372,7 +375,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(dotted, value, "a YAML value") from None
 
 
-def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: AnyPath, above: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
     """The tree of a file, laid over the file that its `base:` names (relative to it).
 
     above: the files that led here by their `base:`.
@@ -387,7 +390,7 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _merge(read_yaml(path.parent / base, above), tree)
 
 
-def read_tree(path: Path) -> dict[str, Any]:
+def read_tree(path: AnyPath) -> dict[str, Any]:
     """The mapping that a YAML file holds, as it stands there. Raises ConfigError."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -1,6 +1,11 @@
 """The errors a user can meet. Each says in one line what is wrong and what would be right."""
 
-from pathlib import Path
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedsim.storage import AnyPath
 
 
 class FedsimError(Exception):
@@ -45,7 +50,7 @@ class RunError(FedsimError):
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C or SIGTERM in a run; `folder` continues it with `--resume`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         super().__init__(f"fedsim run --resume {folder} continues the run")
 

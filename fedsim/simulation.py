@@ -9,20 +9,22 @@ side by side in lanes; each has its own state, so the order changes nothing.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import queue
-import shutil
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim import config as configs
-from fedsim import plugins, results
-from fedsim.checkpoints import PARTS, Checkpoints, Lock
+from fedsim import plugins, results, shortage, storage
+from fedsim.checkpoints import PARTS, Checkpoints, hold
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation
 from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
@@ -36,6 +38,7 @@ from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
 from fedsim.round import Place, Records, run_round
 from fedsim.runtime import in_job_copy
+from fedsim.storage import AnyPath, StorageError
 from fedsim.types import Closing, Interface
 from fedsim.world import World
 
@@ -50,13 +53,14 @@ ATTEMPTS = 3
 class Result:
     """A finished run's folder and its tables as DataFrames (columns: `fedsim.results.TABLES`)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_parquet(self.folder / f"{name}.parquet")
+        with storage.reading(self.folder / f"{name}.parquet") as source:
+            return pd.read_parquet(source)
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
@@ -78,15 +82,15 @@ class Result:
         """One row per contender."""
         import pandas as pd
 
-        return pd.read_json(self.folder / "summary.json")
+        return pd.read_json(io.StringIO((self.folder / "summary.json").read_text(encoding="utf-8")))
 
     @property
-    def report(self) -> Path:
+    def report(self) -> AnyPath:
         return self.folder / "report.html"
 
     @property
-    def student(self) -> Path:
-        """The exported student, for `from_pretrained`."""
+    def student(self) -> AnyPath:
+        """The exported student, for `from_pretrained` (which reads local folders)."""
         return self.folder / "student"
 
 
@@ -101,6 +105,7 @@ def check(config: RunConfig) -> federation.Plan:
 def check_settings(config: RunConfig) -> None:
     """The part of `check` that reads no data. Raises ConfigError."""
     people = config.participants
+    storage.locate(config.output or "")  # is it a URI that can be reached?
     if config.data.source not in SOURCES:
         raise ConfigError("data.source", config.data.source, "one of " + ", ".join(sorted(SOURCES)))
     modality = config.data.reads
@@ -134,8 +139,9 @@ def run(
     """
     progress = progress or Quiet()
     plan = check(config)
-    folder = _open_folder(config, resume)
-    lock = Lock(folder)
+    with _usable(config.folder):
+        folder = _open_folder(config, resume)
+        lock = hold(folder)
     runner = executor or _executor(config)
     try:
         if not finished(folder):
@@ -144,10 +150,15 @@ def run(
         return Result(folder)
     except ConfigError:
         if not resume:
-            shutil.rmtree(folder)  # it was empty or not there: the mended config can have it again
+            storage.remove(folder)  # it was empty or not there: the mended config can have it again
         raise
     except KeyboardInterrupt:
         raise InterruptedRun(folder) from None
+    except Exception as error:
+        short = shortage.explained(error, storage.local_part(folder))
+        if short is None:
+            raise
+        raise short from error
     finally:
         progress.close()
         runner.stop()
@@ -157,7 +168,7 @@ def run(
 class _Run:
     """One run in its folder; a class because lanes share what is below."""
 
-    def __init__(self, config: RunConfig, folder: Path, executor: Executor, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, folder: AnyPath, executor: Executor, progress: Progress) -> None:
         self.config, self.folder, self.executor, self.progress = config, folder, executor, progress
         self.clock = Clock(config)
         self._tables = threading.Lock()
@@ -232,7 +243,8 @@ class _Run:
         checkpoints = Checkpoints(self.folder, name)
         finished = checkpoints.finished()
         student = self.folder / "student"
-        exports = name == product(self.config) and not student.exists()
+        # Half a student must not be taken for a whole one; its card comes last.
+        exports = name == product(self.config) and not (student / "README.md").exists()
         if finished >= self.config.rounds and not exports:
             return
         if method.trains_student:
@@ -250,10 +262,9 @@ class _Run:
         if exports:
             rows = results.summarise(*self._scores())
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
-            partial = self.folder / "student.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            self.executor.export(lane, partial, card, self.data.tokenizer_json)
-            partial.rename(student)  # half a student would be taken for a whole one
+            storage.remove(storage.staged(student))
+            self.executor.export(lane, storage.staged(student), card, self.data.tokenizer_json)
+            storage.settle(student)
         self.executor.forget(name)
 
     def _round(self, method: Method, lane: int, round: int, checkpoints: Checkpoints) -> Records:
@@ -362,7 +373,7 @@ def _executor(config: RunConfig) -> Executor:
     return OnRay()
 
 
-def _open_folder(config: RunConfig, resume: bool) -> Path:
+def _open_folder(config: RunConfig, resume: bool) -> AnyPath:
     """The run's folder: new and empty, or an earlier one with the same config."""
     folder = config.folder if resume or config.output else free(config.folder)
     check_lasts(folder)
@@ -383,7 +394,20 @@ def _open_folder(config: RunConfig, resume: bool) -> Path:
     return folder
 
 
-def check_lasts(folder: Path) -> None:
+@contextmanager
+def _usable(folder: AnyPath) -> Iterator[None]:
+    """Say as an error of the config what is wrong with the place of the results."""
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        short = shortage.explained(error, storage.local_part(folder))
+        if short is not None:
+            raise short from error
+        detail = shortage.first_line(error)
+        raise ConfigError("output", str(folder), f"a folder that can be written to ({detail})") from error
+
+
+def check_lasts(folder: AnyPath) -> None:
     """Raise ConfigError for a folder that a job's end would take along."""
     if not folder.is_absolute() and in_job_copy(Path.cwd()):
         raise ConfigError(
@@ -391,7 +415,7 @@ def check_lasts(folder: Path) -> None:
         )
 
 
-def finished(folder: Path) -> bool:
+def finished(folder: AnyPath) -> bool:
     """Whether nothing is left to do in a run's folder; the report is the last that is written."""
     facts = folder / "manifest.json"
     if not facts.exists() or not (folder / "report.html").exists():
@@ -399,7 +423,7 @@ def finished(folder: Path) -> bool:
     return bool(json.loads(facts.read_text(encoding="utf-8"))["status"] == "finished")
 
 
-def free(folder: Path) -> Path:
+def free(folder: AnyPath) -> AnyPath:
     """The first of runs/NAME, runs/NAME-2, … that does not exist."""
     candidates = (folder.with_name(f"{folder.name}-{k}") for k in itertools.count(2))
     return folder if not folder.exists() else next(c for c in candidates if not c.exists())

@@ -1,4 +1,4 @@
-"""Write a trained student in the format of transformers: weights, config, tokenizer, model card."""
+"""Write a trained student in the format of transformers: weights, config, tokenizer or image processor."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fedsim.learner import Learner
 from fedsim.types import Interface
 
 
-def export(learner: Learner, interface: Interface, folder: Path, card: str, tokenizer: str | None) -> None:
+def export(learner: Learner, interface: Interface, folder: Path, tokenizer: str | None) -> None:
     """`AutoModel….from_pretrained(folder)` reads it back with the same weights.
 
-    tokenizer: the JSON of the byte-level BPE (text).   card: Markdown, written as README.md.
+    tokenizer: the JSON of the byte-level BPE (text).
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = learner.weights()
@@ -26,7 +26,6 @@ def export(learner: Learner, interface: Interface, folder: Path, card: str, toke
         _save_tokenizer(tokenizer, interface, folder)
     if interface.image_shape is not None:
         _save_image_processor(interface.image_shape, folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _save_tokenizer(tokenizer: str, interface: Interface, folder: Path) -> None:

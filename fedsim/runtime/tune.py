@@ -30,6 +30,7 @@ from fedsim.results import Row
 from fedsim.runtime.cluster import connect, inventory
 from fedsim.runtime.packing import UNIT, Room
 from fedsim.runtime.placement import bundles
+from fedsim.storage import AnyPath
 from fedsim.sweeps.config import SweepConfig
 from fedsim.sweeps.run import State, mark, score
 from fedsim.sweeps.trials import Trial
@@ -136,7 +137,7 @@ def _report(row: Row) -> None:
         tune.report({c: row[c] for c in ("round", "score", "loss", "bytes_up", "bytes_down", "virtual_s")})
 
 
-def _known_rounds(folder: Path, contender: str) -> list[Row]:
+def _known_rounds(folder: AnyPath, contender: str) -> list[Row]:
     """The finished rounds of a contender, without the start."""
     return [row for row in Checkpoints(folder, contender).rounds() if row["round"]]
 

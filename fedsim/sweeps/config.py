@@ -14,15 +14,16 @@ scenarios:                                  # names of your own; an option sets 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from fedsim import config as configs
+from fedsim import storage
 from fedsim.config import Settings
 from fedsim.errors import ConfigError
+from fedsim.storage import AnyPath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Bounds = tuple[float, float]
@@ -127,11 +128,12 @@ class SweepConfig(Settings):
     """Who else is told of every round: TensorBoard (files in `tune/`), MLflow (at MLFLOW_TRACKING_URI),
     Weights & Biases (project: the sweep's name; WANDB_MODE=offline needs no login)."""
     output: str | None = None
-    """Folder of the results; `sweeps/<name>` if absent."""
+    """Folder of the results, also as a URI; `sweeps/<name>` if absent."""
 
     @property
-    def folder(self) -> Path:
-        return Path(self.output or f"sweeps/{self.name}")
+    def folder(self) -> AnyPath:
+        """Raises ConfigError for a URI that can't be reached."""
+        return storage.locate(self.output or f"sweeps/{self.name}")
 
     @model_validator(mode="before")
     @classmethod
@@ -151,13 +153,13 @@ DECIDES = ("base", "set", "space", "scenarios", "search", "trials", "seed", "met
 """The fields that decide what the trials are and which go on; a resumed sweep must have the same."""
 
 
-def load(path: str | Path, **overrides: Any) -> SweepConfig:
+def load(path: str | AnyPath, **overrides: Any) -> SweepConfig:
     """Read a sweep's file, apply overrides, validate. Raises ConfigError.
 
     Overrides are dotted paths; behind `set.` and `space.` stands a run-config field, e.g.
     `{"set.rounds": 2, "space.participants.count": [5, 10]}`.
     """
-    path = Path(path)
+    path = storage.locate(path, "sweep")
     tree = configs.read_tree(path)
     tree.setdefault("name", path.stem)
     tree["base"] = _base(path, tree.get("base"))
@@ -175,9 +177,9 @@ def load(path: str | Path, **overrides: Any) -> SweepConfig:
     return sweep
 
 
-def is_sweep(path: str | Path) -> bool:
+def is_sweep(path: str | AnyPath) -> bool:
     """Whether a file describes a sweep rather than a run. Raises ConfigError where it can't be read."""
-    return bool({"space", "scenarios"} & set(configs.read_tree(Path(path))))
+    return bool({"space", "scenarios"} & set(configs.read_tree(storage.locate(path, "config"))))
 
 
 def to_yaml(sweep: SweepConfig) -> str:
@@ -185,7 +187,7 @@ def to_yaml(sweep: SweepConfig) -> str:
     return yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _base(path: Path, base: Any) -> dict[str, Any]:
+def _base(path: AnyPath, base: Any) -> dict[str, Any]:
     """The run config's tree. A base that is a mapping may have a `base` of its own: not followed."""
     if isinstance(base, str):
         return configs.read_yaml(path.parent / base)

@@ -15,16 +15,15 @@ lag behind the folders by seconds, know nothing of rounds, and can't be read by 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedsim import results, simulation
-from fedsim.checkpoints import Lock
+from fedsim import results, simulation, storage
+from fedsim.checkpoints import hold
 from fedsim.errors import ConfigError
 from fedsim.progress import Trials
+from fedsim.storage import AnyPath
 from fedsim.sweeps import config as sweep_configs
 from fedsim.sweeps.config import DECIDES, SweepConfig
 from fedsim.sweeps.trials import Trial, check, expand
@@ -46,12 +45,12 @@ class State:
 class Outcome:
     """A sweep's folder and what became of its trials."""
 
-    def __init__(self, folder: Path, trials: Sequence[Trial]) -> None:
+    def __init__(self, folder: AnyPath, trials: Sequence[Trial]) -> None:
         self.folder, self.trials = folder, trials
         self.states = {trial.name: state(trial) for trial in trials}
 
     @property
-    def report(self) -> Path | None:
+    def report(self) -> AnyPath | None:
         """The report, where a trial has finished."""
         path = self.folder / "report.html"
         return path if path.exists() else None
@@ -104,7 +103,7 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
     trials = expand(sweep)
     check(trials)
     _open(sweep, resume)
-    lock = Lock(folder)
+    lock = hold(folder)
     left = [trial for trial in trials if state(trial).status not in ("finished", "stopped")]
     progress = Trials(len(trials), len(trials) - len(left))
     try:
@@ -122,7 +121,7 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
         return _conclude(sweep.name, folder, trials)
     except ConfigError:
         if not resume and not (folder / "trials").exists():
-            shutil.rmtree(folder)  # nothing has started: the mended sweep can have it
+            storage.remove(folder)  # nothing has started: the mended sweep can have it
         raise
     finally:
         progress.close()
@@ -152,9 +151,9 @@ def score(trial: Trial) -> results.Row | None:
     return next((row for row in rows if row["contender"] in names and row["score"] is not None), None)
 
 
-def _mark(trial: Trial) -> Path:
+def _mark(trial: Trial) -> AnyPath:
     # Not in the trial's own folder: a run begins in an empty one.
-    return trial.config.folder.parents[1] / "states" / f"{trial.name}.json"
+    return trial.config.folder.parent.parent / "states" / f"{trial.name}.json"
 
 
 def _open(sweep: SweepConfig, resume: bool) -> None:
@@ -180,12 +179,11 @@ def _open(sweep: SweepConfig, resume: bool) -> None:
     results.write_text(saved, sweep_configs.to_yaml(sweep))
 
 
-def _conclude(name: str, folder: Path, trials: Sequence[Trial]) -> Outcome:
+def _conclude(name: str, folder: AnyPath, trials: Sequence[Trial]) -> Outcome:
     """The table of all trials, and the report where one has finished."""
     outcome = Outcome(folder, trials)
-    table, part = outcome.table, folder / ".trials.parquet.part"
-    table.to_parquet(part)
-    part.replace(folder / "trials.parquet")
+    table = outcome.table
+    storage.write(folder / "trials.parquet", table.to_parquet)
     finished = outcome.having("finished")
     if finished:
         from analysis.report import write
