@@ -145,6 +145,7 @@ def merge_tables(path: AnyPath, name: str, parts: Iterable[AnyPath]) -> None:
                     writer.write_table(pq.read_table(source, schema=schema(name)))
 
     storage.write(path, write)
+    pa.default_memory_pool().release_unused()  # it would keep as much as the largest table took
 
 
 def rows(path: AnyPath) -> list[Row]:
