@@ -111,11 +111,12 @@ def test_responses_round_trip(
 
 @given(st.lists(st.floats(-(2**18), 2**18, width=32), max_size=50), st.integers(0, 2**40))
 def test_parameters_round_trip(values: list[float], examples: int) -> None:
-    sent = Parameters(np.array(values, np.float32), examples)
+    vector = np.array(values, np.float32)
+    sent = Parameters(vector, examples, float(np.abs(vector).max(initial=0.0)))
     expect = expectation(sent)
     data = send(sent)
     assert_same(decode(data, expect, memory_limit(expect)), sent)
-    assert len(data) == 4 * len(values) + 24 + 2 * 5 + 9
+    assert len(data) == 4 * len(values) + 24 + 2 * 5 + 14
 
 
 def test_the_envelope_says_what_the_bytes_say() -> None:
