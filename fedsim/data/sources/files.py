@@ -4,6 +4,7 @@
 |---|---|---|
 | `.txt` | pieces of 1–2 KB, cut at blank lines | the file's name; its folder's where there are several |
 | `.jsonl`, `.json`, `.csv`, `.parquet` | rows | `data.label_column` |
+| WebDataset `.tar` | samples: files of one name, their endings the columns | `data.label_column` |
 | image folder | image files | the class folder they lie in |
 | folder of `save_to_disk` | rows of split `data.hub_split` | `data.label_column` |
 
@@ -29,10 +30,14 @@ from fedsim.errors import ConfigError
 if TYPE_CHECKING:
     import datasets
 
+_IMAGES = {".parquet": "parquet", ".tar": "webdataset"} | dict.fromkeys(
+    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "imagefolder"
+)
+
 KINDS = {
     "text": {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"},
-    "image": {".parquet": "parquet"}
-    | dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "imagefolder"),
+    "image": _IMAGES,
+    "image_text": _IMAGES,
 }
 """For each modality, the reader of each file ending; other files in a folder are not looked at."""
 
