@@ -152,7 +152,7 @@ class DataConfig(Source):
     def of_proxy(self) -> DataConfig:
         """What the proxy set's own source is asked for."""
         assert self.proxy is not None
-        return _ProxyData(**{**dict(self), **dict(self.proxy), "proxy": None})
+        return _ProxyData(**{**dict(self), **dict(self.proxy), "proxy": None, "modality": self.reads})
 
     @property
     def proxy_answered(self) -> bool:

@@ -30,6 +30,9 @@ from fedsim.errors import ConfigError
 if TYPE_CHECKING:
     import datasets
 
+TAR_END = 1024
+"""Bytes, all zero, that a tar ends with."""
+
 _IMAGES = {".parquet": "parquet", ".tar": "webdataset"} | dict.fromkeys(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "imagefolder"
 )
@@ -124,6 +127,8 @@ def _open(kind: str, files: list[Path], data: DataConfig, cache: str) -> dataset
     import datasets
 
     options: dict[str, Any] = {}
+    if kind == "webdataset":
+        _require_ends(files)
     if kind == "csv":
         options = _csv_options(files, data)
     elif kind == "parquet":
@@ -143,6 +148,15 @@ def _open(kind: str, files: list[Path], data: DataConfig, cache: str) -> dataset
         if "corresponds to no data" in problem:
             raise ConfigError("data.path", data.path, "data with at least one row") from None
         raise ConfigError("data.path", data.path, f"readable {kind} ({problem})") from error
+
+
+def _require_ends(tars: list[Path]) -> None:
+    """A tar ends with two empty blocks; readers take one that breaks off for a shorter one."""
+    for tar in tars:
+        with tar.open("rb") as content:
+            content.seek(max(0, tar.stat().st_size - TAR_END))
+            if content.read() != bytes(TAR_END):
+                raise ConfigError("data.path", str(tar), "a whole tar; this one breaks off or is none")
 
 
 def _csv_options(files: list[Path], data: DataConfig) -> dict[str, Any]:
