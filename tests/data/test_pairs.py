@@ -77,7 +77,7 @@ def test_captions_that_say_the_label_are_hidden_with_it(config, labelled: bool):
 def test_templates_and_names_of_labels_are_the_users(config):
     federation = digits(config, max_examples=100, templates=["{label} drawn by hand"])
     assert federation.prompts[3] == "3 drawn by hand"
-    with pytest.raises(ValueError, match="hold {label} once"):
+    with pytest.raises(ValueError, match=r"hold \{label\} once"):
         config(templates=["a photo"])
 
 

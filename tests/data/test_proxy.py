@@ -201,7 +201,7 @@ def server() -> Iterator[str]:
     """Serves /N.png for N below 6, a page for 6 and 7, nothing else."""
 
     class Images(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             number = int(self.path[1:].split(".")[0])
             self.send_response(200 if number < 8 else 404)
             self.end_headers()
