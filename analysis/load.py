@@ -16,8 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedsim import results
+from fedsim import results, storage
 from fedsim.errors import FedsimError
+from fedsim.storage import AnyPath, RemotePath
 
 
 class AnalysisError(FedsimError):
@@ -33,7 +34,7 @@ class Run:
     """One folder, without its tables."""
 
     name: str
-    folder: Path
+    folder: AnyPath
     config: str
     """Text of config.yaml; empty if absent."""
     manifest: dict[str, Any]
@@ -54,8 +55,8 @@ class Tables:
     summary: pd.DataFrame
 
 
-def load(paths: str | Path | Iterable[str | Path], *, strict: bool = True) -> Tables:
-    """Load one run folder or many.
+def load(paths: str | AnyPath | Iterable[str | AnyPath], *, strict: bool = True) -> Tables:
+    """Load one run folder or many, by path or URI.
 
     A foreign folder and a table of another schema version are always an AnalysisError. So is a
     missing file, unless `strict=False`: then its table is empty and `Run.missing` names it, so that
@@ -73,7 +74,7 @@ def load(paths: str | Path | Iterable[str | Path], *, strict: bool = True) -> Ta
     return Tables(tuple(runs), **{table: _stack(frames) for table, frames in parts.items()})
 
 
-def _load_one(name: str, folder: Path, strict: bool) -> tuple[Run, dict[str, pd.DataFrame]]:
+def _load_one(name: str, folder: AnyPath, strict: bool) -> tuple[Run, dict[str, pd.DataFrame]]:
     if not folder.is_dir():
         raise AnalysisError(f"{folder}: no such folder; expected the folder of a run")
     if not (folder / "rounds.parquet").exists():
@@ -101,7 +102,7 @@ def _load_one(name: str, folder: Path, strict: bool) -> tuple[Run, dict[str, pd.
     return run, tables
 
 
-def _table(folder: Path, table: str) -> pd.DataFrame:
+def _table(folder: AnyPath, table: str) -> pd.DataFrame:
     """One Parquet file, with exactly the columns that `fedsim.results` documents."""
     columns = results.TABLES[table]
     path = folder / f"{table}.parquet"
@@ -109,7 +110,7 @@ def _table(folder: Path, table: str) -> pd.DataFrame:
         empty = pa.table({c: pa.array([], kind) for c, (kind, _) in columns.items()})
         return cast(pd.DataFrame, empty.to_pandas())
     try:
-        with pq.ParquetFile(path) as file:
+        with storage.reading(path) as source, pq.ParquetFile(source) as file:
             schema = file.schema_arrow
             _check_schema(path, table, schema)
             return cast(pd.DataFrame, file.read(columns=list(columns)).to_pandas())
@@ -117,7 +118,7 @@ def _table(folder: Path, table: str) -> pd.DataFrame:
         raise AnalysisError(f"{path}: not a readable Parquet file ({_line(error)})") from None
 
 
-def _check_schema(path: Path, table: str, schema: pa.Schema) -> None:
+def _check_schema(path: AnyPath, table: str, schema: pa.Schema) -> None:
     metadata = schema.metadata or {}
     written = metadata.get(b"fedsim_schema", b"").decode()
     if metadata.get(b"fedsim_table", b"").decode() != table or not written.isdigit():
@@ -134,7 +135,7 @@ def _check_schema(path: Path, table: str, schema: pa.Schema) -> None:
             raise AnalysisError(f"{path}: column {column} holds {found}; expected {kind}")
 
 
-def _summary(folder: Path, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def _summary(folder: AnyPath, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """summary.json, or the same rows computed from the tables where a run hasn't written it yet."""
     path = folder / "summary.json"
     rounds = tables["rounds"]
@@ -157,7 +158,7 @@ def _summary(folder: Path, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return frame
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: AnyPath) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.exists():
         return {}
@@ -167,21 +168,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return value
 
 
-def _json(path: Path) -> Any:
+def _json(path: AnyPath) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise AnalysisError(f"{path}: not readable JSON ({_line(error)})") from None
 
 
-def _folders(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    several = [paths] if isinstance(paths, str | Path) else list(paths)
+def _folders(paths: str | AnyPath | Iterable[str | AnyPath]) -> list[AnyPath]:
+    several = [paths] if isinstance(paths, str | Path | RemotePath) else list(paths)
     if not several:
         raise AnalysisError("no run folder given")
-    return list({Path(p).resolve(): Path(p) for p in several}.values())
+    located = [storage.locate(p, "report") for p in several]
+    return list({folder.resolve(): folder for folder in located}.values())
 
 
-def _names(folders: list[Path]) -> list[str]:
+def _names(folders: list[AnyPath]) -> list[str]:
     """The folder's own name, with its parent's in front where two would be called the same."""
     names = [f.resolve().name for f in folders]
     doubled = [n for n in names if names.count(n) > 1]

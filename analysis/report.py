@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -17,7 +16,9 @@ from plotly.offline import get_plotlyjs
 from analysis import headline, style, units
 from analysis.figures import FIGURES
 from analysis.load import NoDataError, Tables, load
+from fedsim import storage
 from fedsim.results import write_text
+from fedsim.storage import AnyPath
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,27 @@ class Card:
     figure: dict[str, Any]
 
 
-def write(folders: str | Path | Iterable[str | Path], path: str | Path) -> Path:
-    """Write the report of these run folders to `path`, and return it.
+def write(
+    folders: str | AnyPath | Iterable[str | AnyPath],
+    path: str | AnyPath,
+    *,
+    title: str = "",
+    trials: pd.DataFrame | None = None,
+) -> AnyPath:
+    """Write the report of these run folders to `path`, and return it; all may be URIs.
 
+    title: the runs' names if empty.   trials: of a sweep, as `fedsim.sweeps.Outcome.table`.
     What is missing is said in the report and left out; only a folder that is no run is an
     AnalysisError.
     """
-    path = Path(path)
+    path = storage.locate(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, render(load(folders, strict=False)))
+    write_text(path, render(load(folders, strict=False), title, trials))
     return path
 
 
-def render(tables: Tables) -> str:
-    """The page as text."""
+def render(tables: Tables, title: str = "", trials: pd.DataFrame | None = None) -> str:
+    """The page as text; see `write`."""
     cards, omitted = _cards(tables)
     missing = [f"{file} is missing in {run.name}" for run in tables.runs for file in run.missing]
     names = [run.name for run in tables.runs]
@@ -77,13 +85,15 @@ def render(tables: Tables) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("report.html.j2").render(
-        title=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+        title=title or ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
         headline=headline.headline(tables),
         context=headline.context(tables),
         evidence=headline.evidence(tables),
         columns=_columns(tables.summary),
         lines=list(_lines(tables.summary)),
         several=len(tables.runs) > 1,
+        axes=[] if trials is None else _axes(trials),
+        trials=[] if trials is None else list(_trials(trials)),
         ratio_note=_ratio_note(tables.summary),
         cards=cards,
         omitted=missing + omitted,
@@ -159,6 +169,22 @@ def _lines(summary: pd.DataFrame) -> Iterator[Line]:
                 Cell(units.seconds_text(row["virtual_s"]), _key(row["virtual_s"])),
             ),
         )
+
+
+def _axes(trials: pd.DataFrame) -> list[str]:
+    """What a sweep varies, by the last part of its name where that is enough."""
+    names = [str(column).removeprefix("axis.") for column in trials if str(column).startswith("axis.")]
+    tails = [name.rsplit(".", 1)[-1] for name in names]
+    return [tail if tails.count(tail) == 1 else name for name, tail in zip(names, tails, strict=True)]
+
+
+def _trials(trials: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
+    """(name, cells): where a trial stands in the sweep, how it ended, its score."""
+    for row in trials.to_dict("records"):
+        place = [str(value) for column, value in row.items() if str(column).startswith("axis.")]
+        score = row["score"]
+        ended = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
+        yield row["trial"], [*place, "–" if pd.isna(score) else units.significant(score), ended]
 
 
 def _ratio_note(summary: pd.DataFrame) -> str:

@@ -5,21 +5,23 @@
     checkpoints/<contender>/round-0003.*.parquet its part of the other tables
 
 A round is written to `round-0003.partial/` and becomes finished by one rename, so a process may die
-at any moment: what has no final name does not exist. States of older rounds are removed, their rows
-stay; the tables are made of the rows.
+at any moment: what has no final name does not exist. In an object store, which has no rename, states are
+written to `round-0003/` itself; there and here a round exists once its row does. States of older rounds
+are removed, their rows stay; the tables are made of the rows.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
-import shutil
 from pathlib import Path
 
+from fedsim import storage
 from fedsim.errors import ConfigError
+from fedsim.lease import Lease
 from fedsim.results import Row, write_json, write_table
 from fedsim.round import Records
+from fedsim.storage import AnyPath
 
 PARTS = ("participants", "messages")
 """Tables whose rows can be many: they are kept as Parquet and never all in memory."""
@@ -40,10 +42,15 @@ class Lock:
         self._file.close()
 
 
+def hold(folder: AnyPath) -> Lock | Lease:
+    """Keep other runs out of a folder until `release`; raises ConfigError where one is at work."""
+    return Lock(folder) if isinstance(folder, Path) else Lease(folder)
+
+
 class Checkpoints:
     """Finished rounds of one contender."""
 
-    def __init__(self, folder: Path, contender: str) -> None:
+    def __init__(self, folder: AnyPath, contender: str) -> None:
         self.folder = folder / "checkpoints" / contender
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -51,51 +58,51 @@ class Checkpoints:
         """The last finished round; −1 where not even the start was recorded."""
         return max(map(_round, self.folder.glob("round-*.json")), default=-1)
 
-    def state(self, round: int) -> Path:
+    def state(self, round: int) -> AnyPath:
         """Folder of the states at the end of a round."""
         return self.folder / f"round-{round:04d}"
 
-    def partial(self, round: int) -> Path:
+    def partial(self, round: int) -> AnyPath:
         """Folder to write a round's states to; what an earlier attempt left there is removed."""
-        folder = self.folder / f"round-{round:04d}.partial"
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = storage.staged(self.state(round))
+        storage.remove(folder)
         folder.mkdir()
         return folder
 
     def commit(self, round: int, records: Records) -> None:
         """Make a round final. The rows' file comes last: it is what says that the round exists."""
-        partial = self.folder / f"round-{round:04d}.partial"
+        partial = storage.staged(self.state(round))
         if partial.exists():
             self._carry(self.state(round - 1), partial)
-            shutil.rmtree(self.state(round), ignore_errors=True)
-            partial.rename(self.state(round))
+            storage.settle(self.state(round))
         for table in PARTS:
             write_table(self.folder / f"round-{round:04d}.{table}.parquet", table, getattr(records, table))
         write_json(self.folder / f"round-{round:04d}.json", records.round)
         for old in self.folder.glob("round-*[0-9]"):
             if old != self.state(round):
-                shutil.rmtree(old, ignore_errors=True)
+                storage.remove(old)
 
     @staticmethod
-    def _carry(previous: Path, partial: Path) -> None:
-        """Keep the specialists of those who did not work in this round; links, so nothing is copied."""
+    def _carry(previous: AnyPath, partial: AnyPath) -> None:
+        """Keep the specialists of those who did not work in this round."""
+        there = {state.name for state in partial.glob("participant-*")}
         for state in previous.glob("participant-*"):
-            if not (partial / state.name).exists():
-                shutil.copytree(state, partial / state.name, copy_function=os.link)
+            if state.name not in there:
+                storage.carry(state, partial / state.name)
 
     def rounds(self) -> list[Row]:
         """The rows of the rounds table, in order."""
         return [_with_nan(json.loads(file.read_text(encoding="utf-8"))) for file in self._files()]
 
-    def parts(self, table: str) -> list[Path]:
+    def parts(self, table: str) -> list[AnyPath]:
         """The files that make up another table, in order."""
         return [file.with_name(f"{file.stem}.{table}.parquet") for file in self._files()]
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> list[AnyPath]:
         return sorted(self.folder.glob("round-*.json"), key=_round)
 
 
-def _round(file: Path) -> int:
+def _round(file: AnyPath) -> int:
     return int(file.stem.removeprefix("round-"))
 
 

@@ -1,36 +1,43 @@
 """The command line: thin, everything it does is a function of the package.
 
 Exit status: 0 done; 1 something happened on the way (the folder can be resumed); 2 the user can
-mend it (a wrong field, a missing file), said in one line; 130 interrupted.
+mend it (a wrong field, a missing file), said in one line; 130 or 143 interrupted by SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 from fedsim import config as configs
+from fedsim import storage
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, FedsimError
+from fedsim.interrupt import Interrupts
+from fedsim.storage import AnyPath
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    interrupts = Interrupts()
     try:
-        return int(options.command(options))
+        with interrupts:
+            return int(options.command(options))
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 2
     except FedsimError as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("fedsim: interrupted; `fedsim run --resume FOLDER` continues the run", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print("fedsim: " + "; ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(interrupts.status)  # all is stopped; a thread that still reads data need not end first
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -49,9 +56,33 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _validate(options: argparse.Namespace) -> int:
-    from fedsim import simulation
+def _sweep(options: argparse.Namespace) -> int:
+    from fedsim import sweeps
 
+    path, overrides = _source(options, "sweep.yaml", "experiments/sweeps/quick.yaml")
+    outcome = sweeps.run(sweeps.load(path, **overrides), resume=options.resume is not None)
+    counts = [(s, len(outcome.having(s))) for s in ("finished", "stopped", "failed", "unfinished")]
+    print(f"\n{len(outcome.trials)} trials: " + ", ".join(f"{n} {status}" for status, n in counts if n))
+    if outcome.best:
+        trial, row = outcome.best
+        print(f"best     {trial.name}: {row['contender']} {row['metric']} {row['score']:.4g}")
+    print(f"table    {outcome.folder / 'trials.parquet'}")
+    if outcome.report:
+        print(f"report   {outcome.report}")
+    for name, reason in outcome.failed.items():
+        print(f"fedsim: trial {name} failed: {reason}", file=sys.stderr)
+    return 1 if outcome.failed or outcome.having("unfinished") else 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from fedsim import simulation, sweeps
+
+    if options.config is not None and sweeps.is_sweep(options.config):
+        path, overrides = _source(options, "sweep.yaml", "experiments/sweeps/quick.yaml")
+        trials = sweeps.expand(sweeps.load(path, **overrides))
+        sweeps.check(trials)
+        print(f"{options.config}: valid. {len(trials)} trials, {trials[0].name} to {trials[-1].name}")
+        return 0
     config = _config(options)
     plan = simulation.check(config)
     sizes = [len(train) for train, _ in plan.shards]
@@ -64,8 +95,8 @@ def _report(options: argparse.Namespace) -> int:
     from analysis.load import AnalysisError
     from analysis.report import write
 
-    folders = [Path(folder) for folder in options.folders]
-    target = Path(options.output) if options.output else folders[0] / "report.html"
+    folders = [storage.locate(folder, "report") for folder in options.folders]
+    target = storage.locate(options.output) if options.output else folders[0] / "report.html"
     try:
         print(write(folders, target))
     except AnalysisError as error:
@@ -85,20 +116,26 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
+    path, overrides = _source(options, "config.yaml", "experiments/quickstart.yaml")
+    return configs.load(path, **overrides)
+
+
+def _source(options: argparse.Namespace, saved: str, example: str) -> tuple[str | AnyPath, dict[str, Any]]:
+    """The file to read and the overrides; with --resume the file that the folder keeps, if none is named."""
     folder, path, texts = getattr(options, "resume", None), options.config, options.overrides
     if folder is not None and path is not None and "=" in path:
         path, texts = None, [path, *texts]  # with --resume the config can be left out
     overrides = dict(configs.parse_override(text) for text in texts)
-    if folder is None:
-        if path is None:
-            raise ConfigError("config", None, "a YAML file, e.g. experiments/quickstart.yaml")
-        return configs.load(path, **overrides)
+    if folder is not None:
+        overrides["output"] = folder
     if path is not None:
-        return configs.load(path, **{**overrides, "output": folder})
-    saved = Path(folder) / "config.yaml"
-    if not saved.exists():
-        raise ConfigError("resume", folder, "the folder of an earlier run (it holds config.yaml)")
-    return configs.load(saved, **{**overrides, "output": folder})
+        return path, overrides
+    if folder is None:
+        raise ConfigError("config", None, f"a YAML file, e.g. {example}")
+    kept = storage.locate(folder, "resume") / saved
+    if not kept.exists():
+        raise ConfigError("resume", folder, f"the folder of an earlier {options.name} (it holds {saved})")
+    return kept, overrides
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,14 +144,20 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: object, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, name=name)
         return sub
 
     run = add("run", _run, "run a config, or continue a run")
     run.add_argument("config", nargs="?", help="YAML file, e.g. experiments/quickstart.yaml")
     run.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. rounds=2 participants.count=8")
     run.add_argument("--resume", metavar="FOLDER", help="continue the run in this folder")
-    validate = add("validate", _validate, "check a config and its data without starting anything")
+    sweep = add("sweep", _sweep, "run the trials of a sweep side by side, or continue a sweep")
+    sweep.add_argument("config", nargs="?", help="YAML file, e.g. experiments/sweeps/quick.yaml")
+    sweep.add_argument(
+        "overrides", nargs="*", metavar="field=value", help="e.g. set.rounds=2 max_concurrent=2"
+    )
+    sweep.add_argument("--resume", metavar="FOLDER", help="continue the sweep in this folder")
+    validate = add("validate", _validate, "check a config or a sweep without starting anything")
     validate.add_argument("config")
     validate.add_argument("overrides", nargs="*", metavar="field=value")
     report = add("report", _report, "build one HTML report from run folders")

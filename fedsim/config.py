@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -23,8 +22,10 @@ from pydantic import (
     model_validator,
 )
 
+from fedsim import plugins, storage
 from fedsim.catalog import HUB
 from fedsim.errors import ConfigError
+from fedsim.storage import AnyPath
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -210,11 +211,11 @@ class Link(Settings):
     """One participant's connection to the coordinator."""
 
     up_mbps: Positive = 100.0
-    """Mbit/s from participant to coordinator (1e6 bits a second)."""
+    """Mbit/s from participant to coordinator (1e6 bits a second, of packets with their headers)."""
     down_mbps: Positive = 100.0
     """Mbit/s from coordinator to participant."""
     latency_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
-    """One-way delay of every message."""
+    """One-way delay of every packet, in both directions."""
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of packets lost and sent again: transfer times grow by 1/(1 − loss)."""
 
@@ -376,7 +377,10 @@ class RunConfig(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     rounds: Annotated[int, Field(ge=1)] = 4
     output: str | None = None
-    """Folder of the results; `runs/<name>` if absent."""
+    """Folder of the results, also as a URI (`s3://bucket/runs/one`); `runs/<name>` if absent."""
+    plugins: tuple[str, ...] = ()
+    """Python files with your own methods, sources or partitioners; see `fedsim.plugins`. Relative paths
+    start at the working directory."""
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)] = (
         MethodConfig(name="federated_distillation"),
     )
@@ -388,8 +392,9 @@ class RunConfig(Settings):
     runtime: Runtime = Runtime()
 
     @property
-    def folder(self) -> Path:
-        return Path(self.output or f"runs/{self.name}")
+    def folder(self) -> AnyPath:
+        """Raises ConfigError for a URI that can't be reached."""
+        return storage.locate(self.output or f"runs/{self.name}")
 
     @model_validator(mode="before")
     @classmethod
@@ -401,15 +406,17 @@ class RunConfig(Settings):
         return value
 
 
-def load(path: str | Path | Mapping[str, Any] | None = None, **overrides: Any) -> RunConfig:
+def load(path: str | AnyPath | Mapping[str, Any] | None = None, **overrides: Any) -> RunConfig:
     """Read a config file (or a mapping), apply overrides, validate.
 
     Overrides are dotted paths, `{"data.split.proxy": 0.1}` or `data__split__proxy=0.1`.
     Raises ConfigError.
     """
-    tree = dict(path) if isinstance(path, Mapping) else read_yaml(Path(path)) if path else {}
+    if path is not None and not isinstance(path, Mapping):
+        path = read_yaml(storage.locate(path, "config"))
+    tree: Mapping[str, Any] = path or {}
     for dotted, value in overrides.items():
-        _set(tree, dotted.replace("__", "."), value)
+        tree = override(tree, dotted.replace("__", "."), value)
     return validate(tree)
 
 
@@ -418,7 +425,8 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, tree) from None
+        raise explain(error, tree) from None
+    plugins.load(plugins.read(config.plugins))
     _check_methods(config)
     return config
 
@@ -434,11 +442,23 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(dotted, value, "a YAML value") from None
 
 
-def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: AnyPath, above: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
     """The tree of a file, laid over the file that its `base:` names (relative to it).
 
     above: the files that led here by their `base:`.
     """
+    tree = read_tree(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    above = (*above, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
+        raise ConfigError("base", base, f"the path of another YAML file, seen from {path}")
+    return _merge(read_yaml(path.parent / base, above), tree)
+
+
+def read_tree(path: AnyPath) -> dict[str, Any]:
+    """The mapping that a YAML file holds, as it stands there. Raises ConfigError."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -450,13 +470,7 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError("config", str(path), f"valid YAML ({where})") from None
     if not isinstance(tree, dict):
         raise ConfigError("config", str(path), "a mapping of fields")
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    above = (*above, path.resolve())
-    if not isinstance(base, str) or (path.parent / base).resolve() in above:
-        raise ConfigError("base", base, f"the path of another YAML file, seen from {path}")
-    return _merge(read_yaml(path.parent / base, above), tree)
+    return tree
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -479,6 +493,16 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(dict(merged[key]), value) if both else value
     return merged
+
+
+def override(tree: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """The tree with one field, given by its dotted path, set to a value; the caller's own stays as it is.
+
+    Raises ConfigError where the path leads through something that holds no fields.
+    """
+    changed = dict(tree)
+    _set(changed, dotted, value)
+    return changed
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -527,7 +551,7 @@ def _check_methods(config: RunConfig) -> None:
         try:
             METHODS[method.name].Settings.model_validate(method.options)
         except ValidationError as error:
-            raise _explain(error, method.options, where, METHODS[method.name].Settings) from None
+            raise explain(error, method.options, where, METHODS[method.name].Settings) from None
 
 
 def _one_of(value: str, known: Mapping[str, Any] | list[str]) -> str:
@@ -536,7 +560,7 @@ def _one_of(value: str, known: Mapping[str, Any] | list[str]) -> str:
     return "one of " + ", ".join(sorted(known)) + hint
 
 
-def _explain(
+def explain(
     error: ValidationError, tree: Any, prefix: str = "", model: type[BaseModel] = RunConfig
 ) -> ConfigError:
     """The first of pydantic's findings as field, value, what would be right."""
@@ -546,7 +570,7 @@ def _explain(
     field = ".".join([prefix, *path] if prefix else path) or "config"
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
-        if model is not RunConfig:  # a method's entry holds more than the method's own settings
+        if prefix:  # a method's entry holds more than the method's own settings
             known += [name for name in MethodConfig.model_fields if name not in known]
         return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -10,15 +10,16 @@ import copy
 import json
 import resource
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
+from fedsim import storage
 from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
+from fedsim.storage import AnyPath
 from fedsim.types import COORDINATOR, Closing, Examples, Message, Public
 from fedsim.wire.messages import encode, memory_limit
 from fedsim.world import World
@@ -49,7 +50,7 @@ class Coordinator:
         self._intake: Intake | None = None
 
     def begin(
-        self, contender: str, finished: int, checkpoint: Path | None, private: Examples | None = None
+        self, contender: str, finished: int, checkpoint: AnyPath | None, private: Examples | None = None
     ) -> Closing:
         """Take up a contender after `finished` rounds; round 0 is the public start, scored here."""
         self._release()
@@ -104,7 +105,7 @@ class Coordinator:
         for participant, data in zip(participants, delivery, strict=True):
             self._intake.receive(participant, data)
 
-    def close(self, round: int, target: Path | None, silent: bool = False) -> Closing:
+    def close(self, round: int, target: AnyPath | None, silent: bool = False) -> Closing:
         """The student learns from the pool, is scored and saved below `target`.
 
         silent: nobody could deliver, by configuration; the student stays as it is.
@@ -135,11 +136,16 @@ class Coordinator:
             peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )
 
-    def export(self, folder: Path, card: str, tokenizer: str | None) -> None:
-        """Write the student as transformers reads it, with its tokenizer or image processor."""
+    def export(self, folder: AnyPath, card: str, tokenizer: str | None) -> None:
+        """Write the student as transformers reads it, with its tokenizer or image processor.
+
+        card: Markdown for its README.md, which is written last: once it is there, all is.
+        """
         from fedsim.models.export import export
 
-        export(self._desk.learner, self.world.interface, folder, card, tokenizer)
+        with storage.saving(folder) as local:
+            export(self._desk.learner, self.world.interface, local, tokenizer)
+        storage.write(folder / "README.md", lambda part: part.write_text(card, encoding="utf-8"))
 
     def _check_limit(self) -> None:
         """Refuse a limit that would reject every honest message."""
@@ -156,15 +162,15 @@ class Coordinator:
             self._desk.learner.release()
             self._contender = ""
 
-    def _save(self, folder: Path) -> None:
-        self._desk.learner.save(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._desk.memory:
-            save_file(self._desk.memory, str(folder / MEMORY))
-        (folder / "flops.json").write_text(json.dumps(self._desk.learner.flops))
+    def _save(self, folder: AnyPath) -> None:
+        self._desk.learner.save(folder)  # each of its ranks a part, maybe on a machine of its own
+        with storage.saving(folder) as local:
+            if self._desk.memory:
+                save_file(self._desk.memory, str(local / MEMORY))
+            (local / "flops.json").write_text(json.dumps(self._desk.learner.flops))
 
-    def _load(self, folder: Path) -> None:
+    def _load(self, folder: AnyPath) -> None:
         self._desk.learner.load(folder)
         if (folder / MEMORY).exists():
-            self._desk.memory = load_file(str(folder / MEMORY))
+            self._desk.memory = load((folder / MEMORY).read_bytes())
         self._desk.learner.flops = json.loads((folder / "flops.json").read_text())

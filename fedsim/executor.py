@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
 from fedsim.errors import ConfigError, RunError
+from fedsim.storage import AnyPath
 from fedsim.types import Closing, Examples, Report, concatenate
 from fedsim.world import World
 
@@ -40,8 +40,8 @@ class Task:
     round: int
     participants: Sequence[int]
     opening: Opening
-    previous: Path | None
-    target: Path
+    previous: AnyPath | None
+    target: AnyPath
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Executor(Protocol):
     def prepare(self, world: World, federation: Federation) -> None:
         """Hand every process its data and the public start."""
 
-    def begin(self, lane: int, contender: str, finished: int, checkpoint: Path | None) -> Closing:
+    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Closing:
         """See Coordinator.begin."""
 
     def open(self, lane: int, round: int) -> Opening:
@@ -79,7 +79,7 @@ class Executor(Protocol):
     def receive(self, lane: int, batch: Batch) -> None:
         """See Coordinator.receive."""
 
-    def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
+    def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
         """See Coordinator.close."""
 
     def revive(self, lane: int) -> None:
@@ -88,8 +88,11 @@ class Executor(Protocol):
     def forget(self, contender: str) -> None:
         """A contender has finished: hosts let go of its specialists."""
 
-    def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
+    def export(self, lane: int, folder: AnyPath, card: str, tokenizer: str | None) -> None:
         """See Coordinator.export."""
+
+    def halt(self) -> None:
+        """Make the calls of all lanes fail, those under way and those to come; `stop` follows."""
 
     def stop(self) -> None:
         """End everything that was started."""
@@ -138,7 +141,7 @@ class InProcess:
         self._coordinator = Coordinator(world, federation.public, starts)
         self._world, self._shards = world, federation.shards
 
-    def begin(self, lane: int, contender: str, finished: int, checkpoint: Path | None) -> Closing:
+    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Closing:
         private: Examples | None = None
         if self._world.method(contender).gathers_private_data:
             private = concatenate([shard.train for shard in self._shards])
@@ -164,7 +167,7 @@ class InProcess:
     def receive(self, lane: int, batch: Batch) -> None:
         self._coordinator.receive([report.participant for report in batch.reports], batch.delivery)
 
-    def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
+    def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
         return self._coordinator.close(round, target, silent)
 
     def revive(self, lane: int) -> None:
@@ -173,8 +176,10 @@ class InProcess:
     def forget(self, contender: str) -> None:
         self._host.forget(contender)
 
-    def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
+    def export(self, lane: int, folder: AnyPath, card: str, tokenizer: str | None) -> None:
         self._coordinator.export(folder, card, tokenizer)
+
+    def halt(self) -> None: ...  # there is one lane, in the thread that was interrupted
 
     def stop(self) -> None:
         from fedsim.student.deepspeed import leave

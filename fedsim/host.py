@@ -10,17 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from fedsim import events
+from fedsim import events, storage
 from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.learner import Specialist
 from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
+from fedsim.storage import AnyPath
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Public, Report, Shard
 from fedsim.wire.container import Buffer
@@ -91,8 +91,8 @@ class Host:
         round: int,
         participants: Sequence[int],
         broadcast: Buffer | None,
-        previous: Path | None,
-        target: Path | None,
+        previous: AnyPath | None,
+        target: AnyPath | None,
         terms: Terms | None = None,
     ) -> tuple[list[Report], list[bytes | None] | Pooled]:
         """One round of several participants: reports, and the messages that arrive (None: none does).
@@ -183,7 +183,7 @@ class Host:
         return self._methods[contender]
 
     def _site(
-        self, method: Method, participant: int, round: int, previous: Path | None
+        self, method: Method, participant: int, round: int, previous: AnyPath | None
     ) -> tuple[Site, Specialist]:
         """The participant as it was at the end of the last round it worked in."""
         key = method.contender, participant
@@ -263,16 +263,18 @@ class _Received:
         return self._decoded[size]
 
 
-def _save(site: Site, folder: Path) -> None:
-    site.learner.save(folder)
-    if site.memory:
-        save_file(site.memory, str(folder / MEMORY))
+def _save(site: Site, folder: AnyPath) -> None:
+    with storage.saving(folder) as local:
+        site.learner.save(local)
+        if site.memory:
+            save_file(site.memory, str(local / MEMORY))
 
 
-def _load(site: Site, folder: Path) -> None:
+def _load(site: Site, folder: AnyPath) -> None:
     """Its last good state; where it never finished a round well, there is none and it starts anew."""
     if not folder.exists():
         return
-    site.learner.load(folder)
-    if (folder / MEMORY).exists():
-        site.memory = load_file(str(folder / MEMORY))
+    with storage.loading(folder) as local:
+        site.learner.load(local)
+        if (local / MEMORY).exists():
+            site.memory = load_file(str(local / MEMORY))

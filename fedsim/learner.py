@@ -11,19 +11,19 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsim import losses
+from fedsim import losses, storage
 from fedsim.aggregation.exact import Pooled
 from fedsim.errors import DivergedError
 from fedsim.modalities.base import Modality, chunks
 from fedsim.models.flops import TRAINING_FACTOR, forward_flops
 from fedsim.seeding import generator, torch_seed
+from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
 from fedsim.training import Fit, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
@@ -221,13 +221,15 @@ class Learner:
         """Set the weights from a vector [P]; the optimiser's moments stay."""
         self.engine.load_vector(vector)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: AnyPath) -> None:
         """Weights and optimiser, to go on bit for bit."""
-        self.engine.save(folder)
+        with storage.saving(folder) as local:
+            self.engine.save(local)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: AnyPath) -> None:
         """Take up what `save` wrote."""
-        self.engine.load(folder)
+        with storage.loading(folder) as local:
+            self.engine.load(local)
 
     def release(self) -> None:
         """Let go of the model and its optimiser."""
@@ -243,7 +245,7 @@ class Learner:
     ) -> None:
         """Add `passes` examples in `calls` forward passes, `factor` times."""
         together = self.modality.together
-        key = (want.response > 0, want.task > 0) if together else None
+        key = (want.response > 0, want.task > 0 and self.modality.learnable(examples)) if together else None
         if key not in self._flops:
             one = self._forward_flops(examples, 1, want)
             each = self._forward_flops(examples, 2, want) - one if together else one

@@ -25,15 +25,39 @@ class Timing:
         return self.down_s + self.compute_s + self.up_s
 
 
-def transfer_s(link: Link, size: int | None, direction: str) -> float:
-    """Seconds for a message of `size` bytes; 0 where none is sent.
+PAYLOAD, HEADERS = 1448, 52
+"""Bytes of a full packet of TCP over IPv4, as Ethernet carries it: of the message, and in front of it."""
+FIRST_WINDOW = 10
+"""Packets that a sender may have under way before the first answer (RFC 6928)."""
 
-    latency + 8 · size / bandwidth / (1 − loss): lost packets are sent again.
+
+def transfer_s(link: Link, size: int | None, direction: str) -> float:
+    """Seconds from the first byte sent to the last received of `size` bytes; 0 where none is sent.
+
+    The message goes over a TCP connection that is open and idle:
+
+        latency + 8 · (size + headers) / rate + waits,    rate = bandwidth · (1 − loss)
+
+    Lost packets are sent again. The waits are slow start's: a sender may have ten packets under way,
+    then twenty, and so on; as long as such a window is sent in less than a round trip of 2 · latency,
+    it waits for the rest of it.
+
+    Real connections between two network namespaces took this within 2 % at 1, 10 and 100 Mbit/s
+    with 0 and 50 ms (Linux, cubic; `tests/test_network_real.py`).
     """
     if size is None:
         return 0.0
     mbps = link.up_mbps if direction == "up" else link.down_mbps
-    return link.latency_ms / 1e3 + 8 * size / (mbps * 1e6) / (1 - link.loss)
+    rate = mbps * 1e6 * (1 - link.loss)
+    packets = -(-size // PAYLOAD)
+    latency = link.latency_ms / 1e3
+    seconds = latency + 8 * (size + HEADERS * packets) / rate
+    window = FIRST_WINDOW
+    while packets > window and (wait := 2 * latency - 8 * (PAYLOAD + HEADERS) * window / rate) > 0:
+        seconds += wait
+        packets -= window
+        window *= 2
+    return seconds
 
 
 class Clock:

@@ -105,6 +105,43 @@ class Live:
             return table
 
 
+class Trials:
+    """A sweep: a line for every trial that ends, and in a terminal a bar below them."""
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        """done: trials that ended in an earlier attempt."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._total, self._done, self._began = total, done, time.monotonic()
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._bar = Progress(
+            BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal, refresh_per_second=4,
+        )  # fmt: skip
+        self._task = self._bar.add_task("trials", total=total, completed=done)
+        self._bar.start()
+        if done:
+            self.phase(f"{done} of {total} trials are done already")
+
+    def phase(self, what: str) -> None:
+        """A part of the sweep begins, or something else worth a line."""
+        self._bar.console.print(f"[{time.monotonic() - self._began:6.1f} s] {what}")
+
+    def running(self, number: int) -> None:
+        """So many trials are at work."""
+        self._bar.update(self._task, description=f"trials, {number} running")
+
+    def ended(self, what: str) -> None:
+        """A trial has ended for good."""
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)
+        self.phase(f"{self._done}/{self._total} {what}")
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
 def best(contenders: list[str], rounds: int) -> Progress:
     """A live table where there is a terminal, lines where there is none."""
     return Live(contenders, rounds) if sys.stderr.isatty() else Lines()

@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from fedsim import storage
+from fedsim.storage import AnyPath
 
 Row = dict[str, Any]
 Columns = dict[str, tuple[pa.DataType, str]]
@@ -122,7 +124,7 @@ def schema(name: str) -> pa.Schema:
     )
 
 
-def write_table(path: Path, name: str, rows: Iterable[Row]) -> None:
+def write_table(path: AnyPath, name: str, rows: Iterable[Row]) -> None:
     """Replace a Parquet file in one step: a reader sees the old table or the new one."""
     columns = TABLES[name]
     rows = list(rows)
@@ -130,35 +132,38 @@ def write_table(path: Path, name: str, rows: Iterable[Row]) -> None:
     if unknown:
         raise KeyError(f"{name} has no column {sorted(unknown)}")
     data = [pa.array([row.get(c) for row in rows], kind) for c, (kind, _) in columns.items()]
-    _replace(path, lambda part: pq.write_table(pa.table(data, schema=schema(name)), part))
+    storage.write(path, lambda part: pq.write_table(pa.table(data, schema=schema(name)), part))
 
 
-def merge_tables(path: Path, name: str, parts: Iterable[Path]) -> None:
+def merge_tables(path: AnyPath, name: str, parts: Iterable[AnyPath]) -> None:
     """Replace a Parquet file by its parts, in their order; only one of them is in memory at a time."""
 
     def write(target: Path) -> None:
         with pq.ParquetWriter(target, schema(name)) as writer:
             for part in parts:
-                writer.write_table(pq.read_table(part, schema=schema(name)))
+                with storage.reading(part) as source:
+                    writer.write_table(pq.read_table(source, schema=schema(name)))
 
-    _replace(path, write)
+    storage.write(path, write)
+    pa.default_memory_pool().release_unused()  # it would keep as much as the largest table took
 
 
-def rows(path: Path) -> list[Row]:
+def rows(path: AnyPath) -> list[Row]:
     """The rows of a Parquet file."""
-    table: list[Row] = pq.read_table(path).to_pylist()
+    with storage.reading(path) as source:
+        table: list[Row] = pq.read_table(source).to_pylist()
     return table
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
     """Replace a JSON file in one step; NaN becomes null, so that any reader can parse it."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False)
-    _replace(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    storage.write(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Replace a text file in one step."""
-    _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
+    storage.write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def summarise(rounds: list[Row], participants: list[Row]) -> list[Row]:
@@ -213,12 +218,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return value
-
-
-def _replace(path: Path, write: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from fedsim import events
 from fedsim.executor import Executor, Opening, Task
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
 from fedsim.results import Row
+from fedsim.storage import AnyPath
 from fedsim.types import Closing, Report
 
 
@@ -29,8 +29,8 @@ class Place:
 
     method: Method
     lane: int
-    previous: Path | None
-    target: Path
+    previous: AnyPath | None
+    target: AnyPath
 
 
 def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Records:

@@ -9,23 +9,25 @@ side by side in lanes; each has its own state, so the order changes nothing.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import queue
-import shutil
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim import config as configs
-from fedsim import results
-from fedsim.checkpoints import PARTS, Checkpoints, Lock
+from fedsim import plugins, results, shortage, storage
+from fedsim.checkpoints import PARTS, Checkpoints, hold
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation, tokenizers
-from fedsim.errors import ConfigError, CoordinatorLostError, RunError
+from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
 from fedsim.executor import Executor, InProcess
 from fedsim.manifest import manifest, model_card
 from fedsim.methods import METHODS
@@ -35,6 +37,8 @@ from fedsim.network import Clock
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
 from fedsim.round import Place, Records, run_round
+from fedsim.runtime import in_job_copy
+from fedsim.storage import AnyPath, StorageError
 from fedsim.types import Closing, Interface
 from fedsim.world import World
 
@@ -49,13 +53,14 @@ ATTEMPTS = 3
 class Result:
     """A finished run's folder and its tables as DataFrames (columns: `fedsim.results.TABLES`)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_parquet(self.folder / f"{name}.parquet")
+        with storage.reading(self.folder / f"{name}.parquet") as source:
+            return pd.read_parquet(source)
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
@@ -77,15 +82,15 @@ class Result:
         """One row per contender."""
         import pandas as pd
 
-        return pd.read_json(self.folder / "summary.json")
+        return pd.read_json(io.StringIO((self.folder / "summary.json").read_text(encoding="utf-8")))
 
     @property
-    def report(self) -> Path:
+    def report(self) -> AnyPath:
         return self.folder / "report.html"
 
     @property
-    def student(self) -> Path:
-        """The exported student, for `from_pretrained`."""
+    def student(self) -> AnyPath:
+        """The exported student, for `from_pretrained` (which reads local folders)."""
         return self.folder / "student"
 
 
@@ -93,7 +98,14 @@ def check(config: RunConfig) -> federation.Plan:
     """All that can be found wrong without starting anything; returns the data plan.
 
     Raises ConfigError."""
+    check_settings(config)
+    return federation.plan(config)
+
+
+def check_settings(config: RunConfig) -> None:
+    """The part of `check` that reads no data. Raises ConfigError."""
     people = config.participants
+    storage.locate(config.output or "")  # is it a URI that can be reached?
     if config.data.source not in SOURCES:
         raise ConfigError("data.source", config.data.source, "one of " + ", ".join(sorted(SOURCES)))
     modality = config.data.reads
@@ -112,7 +124,6 @@ def check(config: RunConfig) -> federation.Plan:
         raise ConfigError(
             "pretraining.steps", config.pretraining.steps, "0: an unlabelled proxy set can't be trained on"
         )
-    return federation.plan(config)
 
 
 def run(
@@ -125,19 +136,31 @@ def run(
     """Run a config to its end, or continue it in its folder.
 
     Raises ConfigError for what the user can mend, RunError for what happened on the way; after a
-    RunError, or after the process died, `resume=True` continues at the last finished round.
+    RunError, an InterruptedRun, or after the process died, `resume=True` continues at the last
+    finished round.
     """
     progress = progress or Quiet()
     plan = check(config)
-    folder = _open_folder(config, resume)
-    lock = Lock(folder)
+    with _usable(config.folder):
+        folder = _open_folder(config, resume)
+        lock = hold(folder)
     runner = executor or _executor(config)
     try:
-        return Result(folder) if _finished(folder) else _Run(config, folder, runner, progress).go(plan)
+        if not finished(folder):
+            # Actors on a cluster that was there before don't work in this process's directory.
+            _Run(config, folder.absolute(), runner, progress).go(plan)
+        return Result(folder)
     except ConfigError:
         if not resume:
-            shutil.rmtree(folder)  # it was empty or not there: the mended config can have it again
+            storage.remove(folder)  # it was empty or not there: the mended config can have it again
         raise
+    except KeyboardInterrupt:
+        raise InterruptedRun(folder) from None
+    except Exception as error:
+        short = shortage.explained(error, storage.local_part(folder))
+        if short is None:
+            raise
+        raise short from error
     finally:
         progress.close()
         runner.stop()
@@ -147,19 +170,22 @@ def run(
 class _Run:
     """One run in its folder; a class because lanes share what is below."""
 
-    def __init__(self, config: RunConfig, folder: Path, executor: Executor, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, folder: AnyPath, executor: Executor, progress: Progress) -> None:
         self.config, self.folder, self.executor, self.progress = config, folder, executor, progress
         self.clock = Clock(config)
         self._tables = threading.Lock()
         self._tables_due = 0.0
 
-    def go(self, plan: federation.Plan) -> Result:
+    def go(self, plan: federation.Plan) -> None:
         began = time.time()
         self.progress.phase("preparing data")
-        with ThreadPoolExecutor(1) as beside:
+        beside = ThreadPoolExecutor(1)
+        try:
             building = beside.submit(federation.build, plan)
             self.executor.connect(self.config)
             data = building.result()  # the last that can be wrong with a config comes out here
+        finally:
+            beside.shutdown(wait=False)  # nobody who interrupts waits for the data
         self.progress.phase("starting actors")
         self.executor.start(self.config)
         self.data, self.world = data, world(self.config, data)
@@ -178,15 +204,18 @@ class _Run:
         from analysis.report import write
 
         write([self.folder], self.folder / "report.html")
-        return Result(self.folder)
 
     def _contenders(self) -> None:
         """Run all contenders, as many at a time as there are lanes."""
-        lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        stop = threading.Event()
         width = self.executor.lanes(self.config)
+        if width == 1:  # in this thread: a signal interrupts the work itself
+            for method in self.config.methods:
+                self._contender(method.contender, 0, stop)
+            return
+        lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
         for lane in range(width):
             lanes.put(lane)
-        stop = threading.Event()
 
         def contend(name: str) -> None:
             lane = lanes.get()
@@ -203,8 +232,9 @@ class _Run:
             futures = [pool.submit(contend, method.contender) for method in self.config.methods]
             try:
                 errors = [e for e in (future.exception() for future in futures) if e is not None]
-            except BaseException:  # Ctrl-C in the waiting thread
+            except BaseException:  # a signal in the waiting thread
                 stop.set()
+                self.executor.halt()
                 raise
         if errors:
             raise errors[0]
@@ -215,7 +245,8 @@ class _Run:
         checkpoints = Checkpoints(self.folder, name)
         finished = checkpoints.finished()
         student = self.folder / "student"
-        exports = name == self._product() and not student.exists()
+        # Half a student must not be taken for a whole one; its card comes last.
+        exports = name == product(self.config) and not (student / "README.md").exists()
         if finished >= self.config.rounds and not exports:
             return
         if method.trains_student:
@@ -233,10 +264,9 @@ class _Run:
         if exports:
             rows = results.summarise(*self._scores())
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
-            partial = self.folder / "student.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            self.executor.export(lane, partial, card, self.data.tokenizer_json)
-            partial.rename(student)  # half a student would be taken for a whole one
+            storage.remove(storage.staged(student))
+            self.executor.export(lane, storage.staged(student), card, self.data.tokenizer_json)
+            storage.settle(student)
         self.executor.forget(name)
 
     def _round(self, method: Method, lane: int, round: int, checkpoints: Checkpoints) -> Records:
@@ -252,14 +282,6 @@ class _Run:
             except CoordinatorLostError as error:
                 lost = error
         raise RunError(f"{method.contender}, round {round}: {ATTEMPTS} coordinators died in it ({lost})")
-
-    def _product(self) -> str | None:
-        """Whose student is exported: the first contender that distils or averages one, else the
-        first that trains one at all."""
-        trained = [m for m in self.config.methods if METHODS[m.name].trains_student]
-        federated = [m for m in trained if METHODS[m.name].uses_participants]
-        chosen = (federated or trained)[:1]
-        return chosen[0].contender if chosen else None
 
     def _scores(self) -> tuple[list[Row], list[Row]]:
         """Rows of the rounds table; and those of institutions on their own, where a contender is that."""
@@ -287,6 +309,15 @@ class _Run:
                 results.merge_tables(self.folder / f"{table}.parquet", table, itertools.chain(*of_all))
             results.write_json(self.folder / "summary.json", results.summarise(rounds, alone))
             self._tables_due = time.monotonic() + 20 * (time.monotonic() - began)
+
+
+def product(config: RunConfig) -> str | None:
+    """Whose student is exported: the first contender that distils or averages one, else the first
+    that trains one at all."""
+    trained = [m for m in config.methods if METHODS[m.name].trains_student]
+    federated = [m for m in trained if METHODS[m.name].uses_participants]
+    chosen = (federated or trained)[:1]
+    return chosen[0].contender if chosen else None
 
 
 def _start(world: World, contender: str, closing: Closing) -> Records:
@@ -324,6 +355,7 @@ def world(config: RunConfig, data: federation.Federation) -> World:
         positions=config.data.window - 1 if text else 1,
         proxy_labelled=text or not {"labels", "input_ids"}.isdisjoint(data.public.proxy.arrays),
         sizes=tuple(len(shard.train) for shard in data.shards),
+        plugins=plugins.read(config.plugins),
     )
 
 
@@ -346,9 +378,10 @@ def _executor(config: RunConfig) -> Executor:
     return OnRay()
 
 
-def _open_folder(config: RunConfig, resume: bool) -> Path:
+def _open_folder(config: RunConfig, resume: bool) -> AnyPath:
     """The run's folder: new and empty, or an earlier one with the same config."""
-    folder = config.folder if resume or config.output else _free(config.folder)
+    folder = config.folder if resume or config.output else free(config.folder)
+    check_lasts(folder)
     saved = folder / "config.yaml"
     if resume:
         if not saved.exists():
@@ -366,7 +399,28 @@ def _open_folder(config: RunConfig, resume: bool) -> Path:
     return folder
 
 
-def _finished(folder: Path) -> bool:
+@contextmanager
+def _usable(folder: AnyPath) -> Iterator[None]:
+    """Say as an error of the config what is wrong with the place of the results."""
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        short = shortage.explained(error, storage.local_part(folder))
+        if short is not None:
+            raise short from error
+        detail = shortage.first_line(error)
+        raise ConfigError("output", str(folder), f"a folder that can be written to ({detail})") from error
+
+
+def check_lasts(folder: AnyPath) -> None:
+    """Raise ConfigError for a folder that a job's end would take along."""
+    if not folder.is_absolute() and in_job_copy(Path.cwd()):
+        raise ConfigError(
+            "output", str(folder), "an absolute path: this job works in a copy of yours, which Ray removes"
+        )
+
+
+def finished(folder: AnyPath) -> bool:
     """Whether nothing is left to do in a run's folder; the report is the last that is written."""
     facts = folder / "manifest.json"
     if not facts.exists() or not (folder / "report.html").exists():
@@ -374,7 +428,7 @@ def _finished(folder: Path) -> bool:
     return bool(json.loads(facts.read_text(encoding="utf-8"))["status"] == "finished")
 
 
-def _free(folder: Path) -> Path:
+def free(folder: AnyPath) -> AnyPath:
     """The first of runs/NAME, runs/NAME-2, … that does not exist."""
     candidates = (folder.with_name(f"{folder.name}-{k}") for k in itertools.count(2))
     return folder if not folder.exists() else next(c for c in candidates if not c.exists())
@@ -387,22 +441,23 @@ def _same(old: RunConfig, new: RunConfig) -> None:
         tree["threads"] = tree["runtime"]["threads"]  # part of the arithmetic
         for free in ("runtime", "output", "name"):
             tree.pop(free)
-    difference = _first_difference(before, after)
+    difference = first_difference(before, after)
     if difference:
         field, was, now = difference
         raise ConfigError(f"resume: {field}", now, f"{was!r}, as the run began")
 
 
-def _first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:
+def first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:
+    """Where two trees of dicts and lists first differ: dotted path, value in a, value in b."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in {**a, **b}:
-            found = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+            found = first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
             if found:
                 return found
         return None
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for place, pair in enumerate(zip(a, b, strict=True)):
-            found = _first_difference(*pair, f"{path}.{place}")
+            found = first_difference(*pair, f"{path}.{place}")
             if found:
                 return found
         return None

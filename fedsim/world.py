@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.config import MethodConfig, RunConfig, Training
+from fedsim.plugins import load
 from fedsim.types import METRICS, Interface, Metric
 
 if TYPE_CHECKING:  # torch is imported only in processes that compute
@@ -24,7 +26,7 @@ class World:
 
     proxy_size: samples in the proxy set.   positions: predictions per sample.
     proxy_labelled: whether the proxy set can be learnt from by itself (text always can).
-    sizes: private training examples of each participant.
+    sizes: private training examples of each participant.   plugins: path → text, see `plugins`.
     """
 
     config: RunConfig
@@ -33,6 +35,7 @@ class World:
     positions: int
     proxy_labelled: bool
     sizes: tuple[int, ...]
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -49,6 +52,7 @@ class World:
         """The method of a contender, with its validated settings."""
         from fedsim.methods import METHODS
 
+        load(self.plugins)  # this may be a process that has not seen them yet
         config = self.contender(contender)
         kind = METHODS[config.name]
         return kind(kind.Settings.model_validate(config.options), self, contender)

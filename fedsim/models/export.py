@@ -1,5 +1,5 @@
-"""Write a trained student in the format of transformers: weights, config, model card, and the tokenizer or
-image processor that it was trained with (image–text: both, as one processor)."""
+"""Write a trained student in the format of transformers: weights, config, and the tokenizer or image
+processor that it was trained with (image–text: both, as one processor)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fedsim.learner import Learner
 from fedsim.types import Interface
 
 
-def export(learner: Learner, interface: Interface, folder: Path, card: str, tokenizer: str | None) -> None:
+def export(learner: Learner, interface: Interface, folder: Path, tokenizer: str | None) -> None:
     """`AutoModel….from_pretrained(folder)` reads it back with the same weights.
 
-    tokenizer: the text of its `tokenizer.json` (text, image–text).   card: Markdown, written as README.md.
+    tokenizer: the text of its `tokenizer.json` (text, image–text).
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = learner.weights()
@@ -29,7 +29,6 @@ def export(learner: Learner, interface: Interface, folder: Path, card: str, toke
         _save_tokenizer(tokenizer, interface, folder)
     if interface.image_shape is not None:
         _save_image_processor(interface, folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _save_tokenizer(tokenizer: str, interface: Interface, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from pathlib import Path
 
 
 def guard(address: str | None) -> None:
@@ -19,3 +20,8 @@ def guard(address: str | None) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         # In the environment rather than in a file: only this user's processes can read it.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def in_job_copy(folder: Path) -> bool:
+    """Whether a folder lies in what `ray job submit --working-dir` has uploaded."""
+    return ("runtime_resources", "working_dir_files") in zip(folder.parts, folder.parts[1:], strict=False)

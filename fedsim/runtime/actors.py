@@ -6,14 +6,15 @@ brings the data by reference. Messages leave as arrays of bytes, which Ray moves
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 
 from fedsim.intake import Pooled, Terms
+from fedsim.storage import AnyPath
 from fedsim.types import Closing, Examples, Public, Report, Shard, concatenate
 from fedsim.world import World
 
@@ -37,6 +38,8 @@ class HostActor:
         mib = world.config.runtime.resident_mib
         budget = mib * 2**20 if mib is not None else memory() / 2 / neighbours
         self._host = Host(world, public, {shard.participant: shard for shard in shards}, budget)
+        # What is there now stays: the collector needn't look through all of torch again and again.
+        gc.freeze()
 
     def alive(self) -> None:
         """Answers if the process does."""
@@ -53,8 +56,8 @@ class HostActor:
         round: int,
         participants: Sequence[int],
         broadcast: np.ndarray | None,
-        previous: Path | None,
-        target: Path,
+        previous: AnyPath | None,
+        target: AnyPath,
         terms: Terms | None,
     ) -> tuple[list[Report], list[np.ndarray | None] | Pooled]:
         reports, delivery = self._host.step(
@@ -101,7 +104,9 @@ class CoordinatorActor:
             world, public, dict(zip(models, starts, strict=True)), student=spread(list(peers))
         )
 
-    def begin(self, contender: str, finished: int, checkpoint: Path | None, *private: list[Shard]) -> Closing:
+    def begin(
+        self, contender: str, finished: int, checkpoint: AnyPath | None, *private: list[Shard]
+    ) -> Closing:
         shards = sorted((shard for some in private for shard in some), key=lambda shard: shard.participant)
         together: Examples | None = concatenate([shard.train for shard in shards]) if shards else None
         return self._coordinator.begin(contender, finished, checkpoint, together)
@@ -119,10 +124,10 @@ class CoordinatorActor:
         else:
             self._coordinator.receive(participants, delivery)
 
-    def close(self, round: int, target: Path, silent: bool) -> Closing:
+    def close(self, round: int, target: AnyPath, silent: bool) -> Closing:
         return self._coordinator.close(round, target, silent)
 
-    def export(self, folder: Path, card: str, tokenizer: str | None) -> None:
+    def export(self, folder: AnyPath, card: str, tokenizer: str | None) -> None:
         self._coordinator.export(folder, card, tokenizer)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import ray
 from ray._private.state import available_resources_per_node  # no public name tells what a node has free
@@ -14,6 +11,7 @@ from ray._private.state import available_resources_per_node  # no public name te
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, RunError
 from fedsim.runtime.packing import UNIT, Node, Resources, Room
+from fedsim.runtime.session import Folder, own_sigterm
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Cluster:
     process was connected before, as in a trial of Tune or a notebook, and stays so.
     """
 
-    folder: Path | None = None
+    folder: Folder | None = None
     outer: bool = False
 
     def close(self) -> None:
@@ -33,7 +31,7 @@ class Cluster:
             return
         ray.shutdown()
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.remove()
 
 
 def connect(config: RunConfig) -> Cluster:
@@ -47,27 +45,31 @@ def connect(config: RunConfig) -> Cluster:
         return Cluster(outer=True)
     if address:
         try:
-            ray.init(address=address, logging_level="ERROR", runtime_env={"env_vars": _environment()})
+            with own_sigterm():
+                ray.init(address=address, logging_level="ERROR", runtime_env={"env_vars": _environment()})
         except (ConnectionError, ValueError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0]
             raise ConfigError("runtime.address", address, f"a Ray cluster that answers ({first})") from None
         return Cluster()
-    # The path of a Unix socket may have 107 characters, so the directory must not lie deep.
-    folder = Path(tempfile.mkdtemp(prefix="fedsim-"))
+    folder = Folder()
     os.environ.update(_environment())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=max(2, os.cpu_count() or 2),
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder / "ray"),
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
-    except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        with own_sigterm():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=max(2, os.cpu_count() or 2),
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder.path / "ray"),
+                logging_level="ERROR",
+                log_to_driver=False,
+            )
+    except BaseException as error:
+        ray.shutdown()
+        folder.remove()
+        if not isinstance(error, Exception):
+            raise
         raise RunError(f"Ray did not start on this machine: {error}") from error
     return Cluster(folder)
 

@@ -6,15 +6,16 @@ host to coordinator by reference. The driver passes references on and reads the 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from fedsim import shortage
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
@@ -24,11 +25,14 @@ from fedsim.runtime.cluster import Cluster, connect
 from fedsim.runtime.packing import Resources
 from fedsim.runtime.ranks import RankActor
 from fedsim.runtime.reservation import Reservation
+from fedsim.storage import AnyPath
 from fedsim.types import Closing
 from fedsim.world import World
 
 ATTEMPTS = 3
 """How often a host's step is begun again in a new process before the run gives up."""
+_DEATHS = (RayActorError, OutOfMemoryError)
+"""What a call of a dead actor raises; the second where Ray killed it, because the node's memory ran low."""
 
 
 @dataclass
@@ -50,6 +54,7 @@ class OnRay:
         self._models: list[str] = []
         self._starts: list[Any] = []
         self._guard = threading.Lock()
+        self._halted = False
 
     def lanes(self, config: RunConfig) -> int:
         return min(config.runtime.parallel_methods, len(config.methods))
@@ -125,7 +130,7 @@ class OnRay:
         self._lanes[lane] = self._new_lane(lane)
         _get(self._equip_lane(self._lanes[lane]))
 
-    def begin(self, lane: int, contender: str, finished: int, checkpoint: Path | None) -> Closing:
+    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Closing:
         private = self._shards if self._world.method(contender).gathers_private_data else []
         closing: Closing = _coordinator(
             self._lanes[lane].coordinator.begin.remote(contender, finished, checkpoint, *private)
@@ -165,7 +170,7 @@ class OnRay:
             number, delivery = pending.pop(done)
             try:
                 reports = ray.get(done)
-            except RayActorError as error:
+            except _DEATHS as error:
                 # Its participants take up their checkpoints in a new process and do the step again.
                 deaths += 1
                 if deaths > ATTEMPTS * self._number:
@@ -184,7 +189,7 @@ class OnRay:
             try:
                 ray.get(self._hosts[number].alive.remote())
                 return
-            except RayActorError:
+            except _DEATHS:
                 self._kill(self._hosts[number])
             self._hosts[number] = self._new_host(number)
             self._equip_host(number)
@@ -195,7 +200,7 @@ class OnRay:
         ref = self._lanes[lane].coordinator.receive.remote(who, batch.delivery)
         self._received[lane].append(ref)
 
-    def close(self, lane: int, round: int, target: Path, silent: bool) -> Closing:
+    def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
         _coordinator(self._received[lane])
         closing: Closing = _coordinator(self._lanes[lane].coordinator.close.remote(round, target, silent))
         return closing
@@ -204,8 +209,13 @@ class OnRay:
         for host in self._hosts:
             host.forget.remote(contender)
 
-    def export(self, lane: int, folder: Path, card: str, tokenizer: str | None) -> None:
+    def export(self, lane: int, folder: AnyPath, card: str, tokenizer: str | None) -> None:
         _coordinator(self._lanes[lane].coordinator.export.remote(folder, card, tokenizer))
+
+    def halt(self) -> None:
+        self._halted = True
+        for actor in list(self._actors):
+            ray.kill(actor)
 
     def stop(self) -> None:
         for actor in list(self._actors):
@@ -222,6 +232,9 @@ class OnRay:
         remote = ray.remote(**need.for_actor(), scheduling_strategy=self._reservation.strategy(bundle))(kind)
         actor = remote.remote(self._config.runtime.threads, need.gpus > 0)
         self._actors.append(actor)
+        if self._halted:  # a lane is replacing what `halt` has killed
+            ray.kill(actor)
+            raise RunError("the run was interrupted")
         return actor
 
     def _kill(self, actor: Any) -> None:
@@ -235,7 +248,7 @@ def _get(refs: Any) -> Any:
         return ray.get(refs)
     except RayTaskError as error:
         raise _own(error) from None
-    except RayActorError as error:
+    except _DEATHS as error:
         raise RunError(f"an actor died: {_line(error)}; the run can be resumed") from error
 
 
@@ -244,17 +257,35 @@ def _coordinator(refs: Any) -> Any:
     try:
         return ray.get(refs)
     except RayTaskError as error:
-        if isinstance(error.cause, RayActorError):  # one of its ranks
+        if isinstance(error.cause, _DEATHS):  # one of its ranks
             raise CoordinatorLostError(_line(error.cause)) from None
         raise _own(error) from None
-    except RayActorError as error:
+    except _DEATHS as error:
         raise CoordinatorLostError(_line(error)) from None
 
 
 def _own(error: RayTaskError) -> Exception:
     """The error as our code raised it, without Ray's wrapping, where it is one for users."""
-    return error.cause if isinstance(error.cause, FedsimError) else error
+    if isinstance(error.cause, FedsimError):
+        return error.cause
+    if shortage.out_of_memory(error.cause):
+        actor = f"{_ROLES.get(error.function_name.partition('.')[0], 'an actor')} on {error.ip}"
+        return RunError(
+            shortage.no_memory(actor, shortage.first_line(error.cause)) + "; the run can be resumed"
+        )
+    whole: Exception = error
+    return whole
+
+
+_ROLES = {"HostActor": "a host of participants", "CoordinatorActor": "a coordinator", "RankActor": "a rank"}
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """Why an actor died. Ray's own account of low memory is forty lines long."""
+    if not isinstance(error, OutOfMemoryError):
+        return shortage.first_line(error)
+    text = str(error)
+    actor = re.search(r"task name=(\w+)", text)
+    used = re.search(r"was (\S+GB) used / (\S+GB) limit", text)
+    detail = f"Ray ended it with {used[1]} of {used[2]} in use on its node" if used else "Ray ended it"
+    return shortage.no_memory(_ROLES.get(actor[1] if actor else "", "an actor"), detail)

@@ -5,6 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 import analysis
@@ -193,3 +194,19 @@ def test_hostile_names_stay_text(make, tmp_path):
 
 def test_the_same_folder_gives_the_same_page(run):
     assert report.render(analysis.load(run)) == report.render(analysis.load(run))
+
+
+def test_the_trials_of_a_sweep_are_listed_with_those_that_did_not_finish(make, tmp_path):
+    names = ["0001-alpha=0.1", "0002-alpha=10", f"0003-alpha={HOSTILE}"]
+    table = pd.DataFrame({
+        "trial": names, "status": ["finished", "finished", "failed"], "reason": ["", "", "no message came"],
+        "axis.participants.partition.alpha": [0.1, 10, HOSTILE], "score": [48.0, 49.0, None],
+    })  # fmt: skip
+    folders = [make(name) for name in names[:2]]
+    path = report.write(folders, tmp_path / "report.html", title="my sweep", trials=table)
+    whole = Page(path.read_text(encoding="utf-8"))
+    assert "fedsim · my sweep" in whole.text
+    assert whole.having(**{"aria-label": "Trials"})
+    assert "failed: no message came" in whole.text and names[2] in whole.text
+    assert not [e for e in whole.elements if e[0] == "img"]
+    assert not Page(report.render(analysis.load(folders))).having(**{"aria-label": "Trials"})

@@ -7,8 +7,10 @@ several tests compare with are made once.
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -207,6 +209,82 @@ def fedsim_command() -> Iterator[Fedsim]:
     commands = Fedsim()
     yield commands
     commands.clean()
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head of a Ray cluster, started by hand on ports of its own, that asks for a token."""
+
+    command: Command
+    address: str
+    dashboard: str
+    token: Path
+
+    @property
+    def access(self) -> dict[str, str]:
+        """What a client's environment must hold."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
+
+
+@pytest.fixture(scope="session")
+def ray_program() -> Callable[..., tuple[str, ...]]:
+    """`ray_program(environment, "job", "list")`: the command line of Ray's own commands."""
+
+    def program(environment: dict[str, str], *arguments: object) -> tuple[str, ...]:
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        return ("env", *variables, sys.executable, "-m", "ray.scripts.scripts", *map(str, arguments))
+
+    return program
+
+
+@pytest.fixture(scope="module")
+def start_head(
+    fedsim_command: Fedsim, ray_program: Callable, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Head]]:
+    """`start_head("--num-cpus=2", environment={…})`; its temporary files lie in its TMPDIR.
+
+    autoscaling: a cluster file's content, whose provider is told the head's address.
+    """
+    heads = []
+
+    def start(
+        *options: str, environment: dict[str, str] | None = None, autoscaling: dict | None = None
+    ) -> Head:
+        with contextlib.ExitStack() as held:  # all at once, so that they differ
+            sockets = [held.enter_context(socket.socket()) for _ in range(4)]
+            for each in sockets:
+                each.bind(("127.0.0.1", 0))
+            port, dashboard, agent, client = (each.getsockname()[1] for each in sockets)
+        folder = tmp_path_factory.mktemp("head")
+        if autoscaling:
+            autoscaling["provider"]["gcs_address"] = f"127.0.0.1:{port}"
+            (folder / "cluster.yaml").write_text(yaml.safe_dump(autoscaling))
+            options = (*options, f"--autoscaling-config={folder / 'cluster.yaml'}")
+        token = folder / "auth_token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of a job's `python`
+        access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": path}
+        command = fedsim_command.start(
+            "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
+            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={client}", "--disable-usage-stats", *options,
+            program=ray_program({**access, **(environment or {})}),
+        )  # fmt: skip
+        heads.append(command)
+        until = time.monotonic() + 60
+        while "Ray runtime started" not in command.text("out"):
+            assert command.process.poll() is None, command.text("err")
+            assert time.monotonic() < until, command.text("out")
+            time.sleep(0.1)
+        return Head(command, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", token)
+
+    yield start
+    for head in heads:
+        head.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            head.process.wait(20)
+        head.kill_all()
 
 
 @pytest.fixture(scope="session")

@@ -136,11 +136,10 @@ def test_what_is_exported_comes_back_with_the_same_weights(name: str, tmp_path: 
     named = name in ("llama-tiny", "clip-micro")
     tokenizer = tokenizers.train(["a few words, and a few more words"], 300) if named else None
     learner = learner_of(name, interface)
-    export(learner, interface, tmp_path / "student", "# A card\n", tokenizer)
+    export(learner, interface, tmp_path / "student", tokenizer)
     back = build(str(tmp_path / "student"), interface, seed=5)  # the seed must not matter
     assert same(back, learner.engine.model)
     assert torch.equal(logits(back, interface), logits(learner.engine.model, interface))
-    assert (tmp_path / "student/README.md").read_text() == "# A card\n"
     assert not list((tmp_path / "student").glob("*.bin"))  # no pickle
 
 
@@ -155,7 +154,7 @@ def test_transformers_reads_the_student_with_its_tokenizer(tmp_path: Path):
     text = "def f(x):\n    return x + 1  # ünïcode"
     trained = tokenizers.train([text], 300)
     learner = learner_of("pythia-tiny", TEXT)
-    export(learner, TEXT, tmp_path, "", trained)
+    export(learner, TEXT, tmp_path, trained)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(model, TEXT), logits(learner.engine.model, TEXT))
     reader = AutoTokenizer.from_pretrained(tmp_path)
@@ -172,7 +171,7 @@ def test_transformers_reads_the_student_with_its_image_processor(channels: int, 
 
     interface = replace(IMAGE, image_shape=(channels, 8, 8))
     learner = learner_of("vit-micro", interface)
-    export(learner, interface, tmp_path, "", None)
+    export(learner, interface, tmp_path, None)
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert model.config.id2label == {0: "cat", 1: "dog", 2: "eel"}
     assert torch.equal(logits(model, interface), logits(learner.engine.model, interface))
@@ -197,7 +196,7 @@ def test_transformers_reads_the_student_with_its_image_processor(channels: int, 
 def test_a_pretrained_model_of_other_classes_is_refused(
     modality: str, other: Interface, said: str, tmp_path: Path
 ):
-    export(learner_of(ANY[modality], INTERFACES[modality]), INTERFACES[modality], tmp_path, "", None)
+    export(learner_of(ANY[modality], INTERFACES[modality]), INTERFACES[modality], tmp_path, None)
     with pytest.raises(ConfigError, match=said):
         build(str(tmp_path), other, seed=0)
 

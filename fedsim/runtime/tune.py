@@ -1,0 +1,297 @@
+"""Trials on Ray Tune: each reserves all that it needs as one placement group, so they share a cluster.
+
+A placement group is given whole or not at all, which is why trials can't block each other half placed.
+A trial is an ordinary run in its own folder; Tune starts it, hears of its rounds, may stop it, and
+starts it again after a failure, where the folder lets it continue.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray import tune
+from ray.exceptions import RayTaskError
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from fedsim import simulation
+from fedsim.checkpoints import Checkpoints
+from fedsim.config import RunConfig
+from fedsim.errors import ConfigError
+from fedsim.progress import Quiet, Trials
+from fedsim.results import Row
+from fedsim.runtime.cluster import connect, inventory
+from fedsim.runtime.packing import UNIT, Room
+from fedsim.runtime.placement import bundles
+from fedsim.storage import AnyPath
+from fedsim.sweeps.config import SweepConfig
+from fedsim.sweeps.run import State, mark, score
+from fedsim.sweeps.trials import Trial
+from fedsim.types import METRICS
+
+Bundle = dict[str, float]
+
+_HOSTS = 2
+"""Actors that the participants of a trial share, unless `runtime.participants_per_actor` says more."""
+
+
+def compact(config: RunConfig) -> RunConfig:
+    """The run as a trial: few hosts, so that many trials fit and little time goes into starting them."""
+    runtime = config.runtime
+    if runtime.executor == "in_process" or runtime.participants_per_actor != "auto":
+        return config
+    each = -(-config.participants.count // _HOSTS)
+    return config.model_copy(update={"runtime": runtime.model_copy(update={"participants_per_actor": each})})
+
+
+def reserved(config: RunConfig, room: Room) -> list[Bundle]:
+    """What a compact run reserves: first its own process, then coordinators with their ranks, hosts.
+
+    Raises ConfigError for a trial that the cluster can't hold even when it is empty: Tune would wait.
+    """
+    if config.runtime.executor == "in_process":
+        threads, most = config.runtime.threads, max(node.total.cpus for node in room.nodes) / UNIT
+        if threads > most:
+            raise ConfigError("runtime.threads", threads, f"at most {most:g}: {room.describe()}")
+        return [{"CPU": float(threads)}]
+    return bundles(config, room)
+
+
+def execute(sweep: SweepConfig, trials: Sequence[Trial], left: Sequence[Trial], progress: Trials) -> None:
+    """Run the trials that are left; `trials` are all, of which the scheduler hears what is known.
+
+    What becomes of a trial is in its folder and its mark. Raises ConfigError before anything starts.
+    """
+    _quieten()
+    callbacks, scheduler = [_TRACKERS[name](sweep) for name in sweep.trackers], _scheduler(sweep, trials)
+    runs = {trial.name: compact(trial.config) for trial in left}
+    cluster = connect(next(iter(runs.values())))
+    try:
+        room = inventory()
+        needs = {name: _needs(name, config, room) for name, config in runs.items()}
+        _tell(scheduler, [trial for trial in trials if trial.name not in runs])
+        progress.phase(f"{len(left)} trials")
+        tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(_trial, runs=runs, contenders={t.name: t.contender for t in left}),
+                lambda variant: tune.PlacementGroupFactory(needs[variant["trial"]["name"]]),
+            ),
+            param_space={"trial": tune.grid_search([{"name": t.name, **t.plain} for t in left])},
+            tune_config=tune.TuneConfig(
+                scheduler=scheduler,
+                max_concurrent_trials=sweep.max_concurrent,
+                reuse_actors=True,  # a process has imported what a trial needs after its first
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(sweep.folder),
+                failure_config=tune.FailureConfig(max_failures=sweep.retries),
+                callbacks=[_Watch({t.name: t for t in left}, sweep.retries, progress), *callbacks],
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        cluster.close()
+
+
+def _needs(name: str, config: RunConfig, room: Room) -> list[Bundle]:
+    try:
+        return reserved(config, room)
+    except ConfigError as error:
+        raise ConfigError(f"trial {name}: {error.field}", error.value, error.expected) from None
+
+
+def _trial(variant: dict[str, Any], runs: Mapping[str, RunConfig], contenders: Mapping[str, str]) -> None:
+    """A trial's process: run, or resume what an earlier attempt left in its folder."""
+    name = variant["trial"]["name"]
+    config, contender = runs[name], contenders[name]
+    begun = (config.folder / "config.yaml").exists()
+    if begun:
+        for row in _known_rounds(config.folder, contender):
+            _report(row)
+    simulation.run(config, resume=begun, progress=_Reports(contender))
+
+
+class _Reports(Quiet):
+    """Tells Tune of every round of the contender that is compared."""
+
+    def __init__(self, contender: str) -> None:
+        self._contender = contender
+
+    def round(self, row: Row, rounds: int) -> None:
+        if row["method"] == self._contender:
+            _report(row)
+
+
+def _report(row: Row) -> None:
+    if row["score"] == row["score"]:  # not every round is evaluated
+        tune.report({c: row[c] for c in ("round", "score", "loss", "bytes_up", "bytes_down", "virtual_s")})
+
+
+def _known_rounds(folder: AnyPath, contender: str) -> list[Row]:
+    """The finished rounds of a contender, without the start."""
+    return [row for row in Checkpoints(folder, contender).rounds() if row["round"]]
+
+
+class _Watch(tune.Callback):  # type: ignore[misc]
+    """Remembers what becomes of the trials, and shows it."""
+
+    def __init__(self, trials: Mapping[str, Trial], retries: int, progress: Trials) -> None:
+        self._trials, self._retries, self._progress = trials, retries, progress
+        self._began: dict[str, float] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune writes its callbacks down, for a restore that is not used
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._began.setdefault(_name(trial), time.monotonic())
+        self._progress.running(len(self._began))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        ours, seconds = self._trials[_name(trial)], self._took(trial)
+        row = score(ours)
+        reached = f"{row['metric']} {row['score']:.4g}" if row else "no score"
+        if simulation.finished(ours.config.folder):
+            self._progress.ended(f"{ours.name}: {reached}, {seconds:.1f} s")
+        else:
+            reason = f"by the scheduler after round {(trial.last_result or {}).get('round')}"
+            mark(ours, State("stopped", reason))
+            self._progress.ended(f"{ours.name}: stopped {reason}, {reached}, {seconds:.1f} s")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        again = f"attempt {trial.num_failures + 1} of {self._retries + 1} follows"
+        self._progress.phase(f"{_name(trial)} failed: {_reason(trial)}; {again}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        ours, seconds = self._trials[_name(trial)], self._took(trial)
+        mark(ours, State("failed", _reason(trial)))
+        self._progress.ended(f"{ours.name}: failed: {_reason(trial)}, {seconds:.1f} s")
+
+    def _took(self, trial: Any) -> float:
+        took = time.monotonic() - self._began.pop(_name(trial), time.monotonic())
+        self._progress.running(len(self._began))
+        return took
+
+
+def _name(trial: Any) -> str:
+    """Our name of one of Tune's trials."""
+    return str(trial.config["trial"]["name"])
+
+
+def _reason(trial: Any) -> str:
+    """Why a trial failed, in one line, without Ray's wrapping where there is an error inside."""
+    try:
+        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # an error that can't be read is one we didn't raise
+        return "it ended without a reason"
+    if isinstance(error, RayTaskError):
+        error = error.cause
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _line(error)
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _scheduler(sweep: SweepConfig, trials: Sequence[Trial]) -> TrialScheduler | None:
+    if sweep.scheduler.kind == "fifo":
+        return None
+    metrics = {METRICS[trial.config.data.reads or "text"] for trial in trials}
+    if len(metrics) > 1:
+        raise ConfigError("scheduler.kind", "asha", "fifo: the trials have different metrics")
+    # Never in the last round: nothing is left to save, and the run still has a report to write.
+    last, grace = min(trial.config.rounds for trial in trials) - 1, sweep.scheduler.grace_rounds
+    if grace > last:
+        raise ConfigError("scheduler.grace_rounds", grace, f"at most {last}: trials end a round later")
+    return ASHAScheduler(
+        time_attr="round",
+        metric="score",
+        mode="max" if metrics.pop().higher_is_better else "min",
+        max_t=last,
+        grace_period=grace,
+        reduction_factor=sweep.scheduler.reduction_factor,
+        stop_last_trials=False,
+    )
+
+
+def _tell(scheduler: TrialScheduler | None, trials: Iterable[Trial]) -> None:
+    """Let a scheduler know the rounds of trials that ended before this process began."""
+    if scheduler is None:
+        return
+    for trial in trials:
+        earlier = SimpleNamespace(trial_id=trial.name)
+        scheduler.on_trial_add(None, earlier)
+        for row in _known_rounds(trial.config.folder, trial.contender):
+            if row["score"] == row["score"]:
+                scheduler.on_trial_result(None, earlier, row)
+
+
+def _tensorboard(sweep: SweepConfig) -> tune.Callback:
+    from ray.tune.logger import TBXLoggerCallback
+
+    return TBXLoggerCallback()
+
+
+def _mlflow(sweep: SweepConfig) -> tune.Callback:
+    _need("mlflow", "mlflow-skinny")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise ConfigError("trackers", "mlflow", "MLFLOW_TRACKING_URI in the environment, e.g. a server's URL")
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        raise ConfigError("MLFLOW_TRACKING_URI", uri, f"a store that answers ({_line(error)})") from None
+    return MLflowLoggerCallback(tracking_uri=uri, experiment_name=sweep.name)
+
+
+def _wandb(sweep: SweepConfig) -> tune.Callback:
+    _need("wandb", "wandb")
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    callback = WandbLoggerCallback(project=sweep.name)
+    try:
+        callback.setup()  # Tune would do so when all has begun
+    except ValueError:  # it finds no key
+        expected = "a login (`wandb login`), or WANDB_MODE=offline in the environment"
+        raise ConfigError("trackers", "wandb", expected) from None
+    return callback
+
+
+_TRACKERS: dict[str, Callable[[SweepConfig], tune.Callback]] = {
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+    "wandb": _wandb,
+}
+
+
+def _need(tracker: str, package: str) -> None:
+    if find_spec(tracker) is None:
+        raise ConfigError("trackers", tracker, f"an installed tracker: pip install {package}")
+
+
+def _quieten() -> None:
+    """Tune's own output off, its handling of Ctrl-C too, and its habit of changing directories."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said by `_Watch`
+    os.environ.update(
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        RAY_AIR_NEW_OUTPUT="0",  # the new one prints a banner even at verbosity 0
+        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+    )

@@ -1,0 +1,15 @@
+"""Sweeps: one question asked of many runs, from one file to one report.
+
+    sweep = sweeps.load("experiments/sweeps/quick.yaml")
+    outcome = sweeps.run(sweep)
+    outcome.table  # a DataFrame: one row per trial
+
+`config` is what a sweep is, `trials` what it expands to, `run` its folder and its end; where trials
+run is `fedsim.runtime.tune`.
+"""
+
+from fedsim.sweeps.config import SweepConfig, is_sweep, load
+from fedsim.sweeps.run import Outcome, run
+from fedsim.sweeps.trials import Trial, check, expand
+
+__all__ = ["Outcome", "SweepConfig", "Trial", "check", "expand", "is_sweep", "load", "run"]
