@@ -20,17 +20,20 @@ from torch.nn import functional as F
 from fedsim import losses, storage
 from fedsim.aggregation.exact import Pooled
 from fedsim.errors import DivergedError
-from fedsim.modalities.base import Inputs, Modality, chunks
+from fedsim.modalities.base import Modality, chunks
 from fedsim.models.flops import TRAINING_FACTOR, forward_flops
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
-from fedsim.training import Fit, Phase, Stream
+from fedsim.training import Fit, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
 from fedsim.wire.quantise import QUANTISERS
 
 _CHUNK_VALUES = 2**22
 """Logits held at once when a model only answers: 16 MiB in fp32."""
+
+_ANSWER = Objective(response=1.0, task=0.0)
+"""What is asked of a model that only answers."""
 
 
 class Learner:
@@ -41,7 +44,7 @@ class Learner:
         self.modality = modality
         self.classes = classes
         self.flops = 0.0
-        self._flops_per_example: float | None = None
+        self._flops: dict[tuple[bool, bool] | None, tuple[float, float]] = {}
 
     # Learning -------------------------------------------------------------------------------------
 
@@ -76,7 +79,8 @@ class Learner:
                 for name, term in terms.items():
                     sums[name] += term.item()
         for stream, of_stream in zip(streams, batches, strict=True):
-            self._count(stream.examples, sum(map(len, of_stream)) * TRAINING_FACTOR)
+            passes = sum(map(len, of_stream))
+            self._count(stream.examples, passes, steps, stream.objective, TRAINING_FACTOR)
         means = {name: total / steps for name, total in sums.items()}
         if len(means) == 1:
             means[name] = means["loss"]  # the only term is the loss
@@ -96,16 +100,17 @@ class Learner:
         if self.engine.world > 1:
             share = slice(self.engine.rank, None, self.engine.world)
             inputs, batch = {name: column[share] for name, column in inputs.items()}, batch[share]
-        logits_RK = self._logits(inputs)
+        logits = self.modality.logits(self.engine.forward(**self.modality.asked(inputs, want)))
+        logits_RK = self.modality.rows(logits).float()
         terms: dict[str, Tensor] = {}
         if want.response and stream.teacher is not None:
             teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
             kl = losses.response_kl(logits_RK, teacher_RK, want.temperature)
             terms["response"] = stream.weight * want.response * kl
         if want.task:
-            answers = self.modality.answers(stream.examples, batch, self.engine.device)
-            if answers is not None:
-                terms["task"] = stream.weight * want.task * F.cross_entropy(logits_RK, answers)
+            task = self.modality.task_loss(logits, logits_RK, stream.examples, batch, self.engine.device)
+            if task is not None:
+                terms["task"] = stream.weight * want.task * task
         if not terms:
             raise ValueError("a stream has neither a teacher nor answers to learn from")
         return terms
@@ -163,7 +168,8 @@ class Learner:
     def evaluate(self, examples: Examples) -> tuple[float, float]:
         """(metric, mean loss in nats) on labelled examples."""
         total, correct, rows = 0.0, 0, 0
-        for index, logits_RK in self._answers(examples, np.arange(len(examples))):
+        judge, examples = self.modality.judged(examples)
+        for index, logits_RK in self._answers(examples, np.arange(len(examples)), judge):
             answers = self._known(examples, index)
             total += float(self._nll(examples, index, logits_RK).double().sum())
             correct += int(torch.eq(logits_RK.argmax(-1), answers).sum())
@@ -181,15 +187,20 @@ class Learner:
             raise ValueError("only labelled examples can be scored")
         return answers
 
-    def _answers(self, examples: Examples, samples: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """(indices, logits [R, K] fp32) chunk by chunk."""
+    def _answers(
+        self, examples: Examples, samples: np.ndarray, modality: Modality | None = None
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """(indices, logits [R, K] fp32) chunk by chunk.   modality: what asks, if not the learner's."""
+        modality = modality or self.modality
         self.engine.model.eval()
         size = max(1, _CHUNK_VALUES // (self.modality.positions(examples) * self.classes))
         with torch.no_grad():
             for part in chunks(len(samples), size):
                 index = np.asarray(samples)[part]
-                yield index, self._logits(self.modality.inputs(examples, index, self.engine.device))
-        self._count(examples, len(samples))
+                inputs = modality.inputs(examples, index, self.engine.device)
+                outputs = self.engine.forward(**modality.asked(inputs, _ANSWER))
+                yield index, modality.rows(modality.logits(outputs)).float()
+        self._count(examples, len(samples), -(-len(samples) // size))
 
     # Weights --------------------------------------------------------------------------------------
 
@@ -226,17 +237,25 @@ class Learner:
 
     # Helpers --------------------------------------------------------------------------------------
 
-    def _logits(self, inputs: Inputs) -> Tensor:
-        return self.modality.rows(self.engine.forward(**inputs).logits).float()
-
     def _trainable(self) -> list[Tensor]:
         return [p for p in self.engine.model.parameters() if p.requires_grad]
 
-    def _count(self, examples: Examples, passes: float) -> None:
-        if self._flops_per_example is None:
-            one = self.modality.inputs(examples, np.arange(1), self.engine.device)
-            self._flops_per_example = forward_flops(self.engine.model, dict(one))
-        self.flops += self._flops_per_example * passes
+    def _count(
+        self, examples: Examples, passes: int, calls: int, want: Objective = _ANSWER, factor: int = 1
+    ) -> None:
+        """Add `passes` examples in `calls` forward passes, `factor` times."""
+        together = self.modality.together
+        key = (want.response > 0, want.task > 0 and self.modality.learnable(examples)) if together else None
+        if key not in self._flops:
+            one = self._forward_flops(examples, 1, want)
+            each = self._forward_flops(examples, 2, want) - one if together else one
+            self._flops[key] = one - each, each
+        fixed, each = self._flops[key]
+        self.flops += (fixed * calls + each * passes) * factor
+
+    def _forward_flops(self, examples: Examples, number: int, want: Objective) -> float:
+        inputs = self.modality.inputs(examples, np.zeros(number, np.int64), self.engine.device)
+        return forward_flops(self.engine.model, self.modality.asked(inputs, want))
 
 
 class Specialist(Learner):

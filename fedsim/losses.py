@@ -32,6 +32,17 @@ def response_kl(logits_RK: Tensor, teacher_RK: Tensor, temperature: float = 1.0)
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean")
 
 
+def contrastive(logits_BB: Tensor, alike_BB: Tensor) -> Tensor:
+    """½ · (image → text + text → image) cross-entropy over a batch of pairs, mean over B: CLIP's loss.
+
+    logits_BB: image i against text j, scaled by the temperature.   alike_BB: bool, symmetric: whether
+    text j is right for image i, its own always; all right ones are wanted equally.
+    """
+    wanted = alike_BB.to(logits_BB.dtype)
+    wanted = wanted / wanted.sum(-1, keepdim=True)
+    return 0.5 * (F.cross_entropy(logits_BB, wanted) + F.cross_entropy(logits_BB.t(), wanted))
+
+
 def proximal(parameters: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
     """½ · Σ (w − w_t)²: FedProx's term without its μ (Li et al., arXiv 1812.06127, equation 2)."""
     pairs = zip(parameters, anchors, strict=True)

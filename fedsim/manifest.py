@@ -14,6 +14,13 @@ from fedsim.world import World
 
 _LIBRARIES = ("fedsim", "ray", "torch", "transformers", "deepspeed", "numpy", "datasets", "tokenizers")
 
+_LIBRARY_NAMES = {
+    "text": ("AutoModelForCausalLM", "text-generation"),
+    "image": ("AutoModelForImageClassification", "image-classification"),
+    "image_text": ("CLIPModel", "zero-shot-image-classification"),
+}
+"""For each modality, the class that reads the student and what the hub calls its task."""
+
 
 def manifest(world: World, data: Federation, began: float) -> dict[str, Any]:
     """Versions, seed, data fingerprints, hardware; times are seconds since 1970."""
@@ -53,8 +60,7 @@ def manifest(world: World, data: Federation, began: float) -> dict[str, Any]:
 def model_card(world: World, data: Federation, product: Row, summary: list[Row]) -> str:
     """README.md of the exported student: data, method, scores and bytes."""
     student, metric = world.config.student.model, product["metric"]
-    auto = "AutoModelForCausalLM" if data.modality == "text" else "AutoModelForImageClassification"
-    task = "text-generation" if data.modality == "text" else "image-classification"
+    auto, task = _LIBRARY_NAMES[data.modality]
     lines = [
         "---",
         "library_name: transformers",
@@ -88,6 +94,13 @@ def model_card(world: World, data: Federation, product: Row, summary: list[Row])
         "```",
         "",
     ]
+    if data.prompts:
+        lines += [
+            "It answers about an image by its similarity to:",
+            "",
+            *(f"- {p}" for p in data.prompts),
+            "",
+        ]
     return "\n".join(lines)
 
 

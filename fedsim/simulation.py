@@ -26,7 +26,7 @@ from fedsim import config as configs
 from fedsim import plugins, results, shortage, storage
 from fedsim.checkpoints import PARTS, Checkpoints, hold
 from fedsim.config import RunConfig
-from fedsim.data import SOURCES, federation
+from fedsim.data import SOURCES, federation, tokenizers
 from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
 from fedsim.executor import Executor, InProcess
 from fedsim.manifest import manifest, model_card
@@ -111,14 +111,16 @@ def check_settings(config: RunConfig) -> None:
     modality = config.data.reads
     if modality is None:
         raise ConfigError(
-            "data.modality", config.data.modality, f"text or image for source {config.data.source}"
+            "data.modality",
+            config.data.modality,
+            f"text, image or image_text for source {config.data.source}",
         )
     for place, model in enumerate(people.models):
         presets.check(model, modality, f"participants.models.{place}")
     presets.check(config.student.model, modality, "student.model")
     for place, entry in enumerate(config.methods):
         METHODS[entry.name].check(config, entry, f"methods.{place}")
-    if modality == "image" and config.pretraining.steps and not config.data.proxy_labelled:
+    if config.pretraining.steps and not config.data.proxy_answered:
         raise ConfigError(
             "pretraining.steps", config.pretraining.steps, "0: an unlabelled proxy set can't be trained on"
         )
@@ -338,9 +340,12 @@ def world(config: RunConfig, data: federation.Federation) -> World:
     interface = Interface(
         modality=data.modality,
         classes=data.classes,
-        window=config.data.window,
+        window=len(data.prompt_ids[0]) if data.prompt_ids else config.data.window,
         image_shape=data.image_shape,
         group_names=data.group_names,
+        prompts=data.prompt_ids,
+        vocabulary=tokenizers.size(data.tokenizer_json) if data.prompts and data.tokenizer_json else 0,
+        end_of_text=data.end_of_text or 0,
     )
     text = data.modality == "text"
     return World(
@@ -348,7 +353,7 @@ def world(config: RunConfig, data: federation.Federation) -> World:
         interface=interface,
         proxy_size=len(data.public.proxy),
         positions=config.data.window - 1 if text else 1,
-        proxy_labelled=text or config.data.proxy_labelled,
+        proxy_labelled=text or not {"labels", "input_ids"}.isdisjoint(data.public.proxy.arrays),
         sizes=tuple(len(shard.train) for shard in data.shards),
         plugins=plugins.read(config.plugins),
     )

@@ -20,7 +20,8 @@ class Examples:
     """N examples of one split, ready for a modality to batch.
 
     arrays: columns with first dimension N (text: `input_ids` [N, S] int32; images:
-        `pixel_values` [N, C, H, W] uint8 and `labels` [N] int64, absent where unlabelled).
+        `pixel_values` [N, C, H, W] uint8 and `labels` [N] int64, absent where unlabelled;
+        image–text: those of images and the captions' `input_ids` [N, S] int32, absent where unknown).
     groups: [N] int64, index of the example's domain or label in `Federation.group_names`.
     keys: [N] uint64, fingerprint of the source document or image: proves that splits are disjoint.
     """
@@ -41,9 +42,11 @@ class Examples:
 class Interface:
     """What the data demands of every model, so that their responses are about the same classes.
 
-    modality: `text` or `image`.   classes: vocabulary size or number of labels, K.
-    window: text, tokens per window.   image_shape: images, (channels, height, width).
-    group_names: the domains (text) or labels (images).
+    modality: `text`, `image` or `image_text`.   classes: vocabulary size, labels or prompts, K.
+    window: tokens per window (text) or caption (image–text).
+    image_shape: images, (channels, height, width).   group_names: the domains (text) or labels (images).
+    prompts: image–text, the K texts that an image is compared with, each `window` token ids.
+    vocabulary, end_of_text: image–text, tokens that there are, and the one that ends a caption.
     """
 
     modality: str
@@ -51,6 +54,9 @@ class Interface:
     window: int
     image_shape: tuple[int, int, int] | None = None
     group_names: tuple[str, ...] = ()
+    prompts: tuple[tuple[int, ...], ...] = ()
+    vocabulary: int = 0
+    end_of_text: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,12 @@ class Metric:
     higher_is_better: bool
 
 
-METRICS = {"text": Metric("perplexity", False), "image": Metric("accuracy", True)}
-"""What each modality is scored by, on the global test set."""
+METRICS = {
+    "text": Metric("perplexity", False),
+    "image": Metric("accuracy", True),
+    "image_text": Metric("accuracy", True),
+}
+"""What each modality is scored by, on the global test set; image–text by zero-shot classification."""
 
 
 @dataclass(frozen=True)

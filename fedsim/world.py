@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # torch is imported only in processes that compute
 
     from fedsim.learner import Learner, Specialist
     from fedsim.methods.base import Method
+    from fedsim.modalities.base import Modality
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class World:
     """Frozen facts of one run.
 
     proxy_size: samples in the proxy set.   positions: predictions per sample.
-    proxy_labelled: whether the proxy set carries the answers (text always does).
+    proxy_labelled: whether the proxy set can be learnt from by itself (text always can).
     sizes: private training examples of each participant.   plugins: path → text, see `plugins`.
     """
 
@@ -75,12 +76,11 @@ class World:
         import torch
 
         from fedsim.learner import Specialist
-        from fedsim.modalities import modality
         from fedsim.student.engine import TorchEngine
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         engine = TorchEngine(self._model(model), training, device)
-        learner = Specialist(engine, modality(self.interface.modality), self.interface.classes)
+        learner = Specialist(engine, self._modality(), self.interface.classes)
         if start is not None:
             learner.load_parameters(start)
         return learner
@@ -90,16 +90,20 @@ class World:
         import torch
 
         from fedsim.learner import Learner
-        from fedsim.modalities import modality
         from fedsim.student.deepspeed import DeepSpeedEngine
 
         settings = self.config.student
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         engine = DeepSpeedEngine(self._model(settings.model), settings.training, settings.engine, device)
-        learner = Learner(engine, modality(self.interface.modality), self.interface.classes)
+        learner = Learner(engine, self._modality(), self.interface.classes)
         if start is not None:
             learner.load_parameters(start)
         return learner
+
+    def _modality(self) -> Modality:
+        from fedsim.modalities import modality
+
+        return modality(self.interface.modality, self.interface.prompts)
 
     def _model(self, name: str) -> nn.Module:
         from fedsim.models.factory import build

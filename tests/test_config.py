@@ -189,7 +189,7 @@ WRONG = {
     "modality of another source": (["data.modality=text"], ["data.modality", "'text'", "image"]),
     "files of no modality": (
         ["data={source: files, path: x.csv}"],
-        ["data.modality", "None", "text or image"],
+        ["data.modality", "None", "text, image or image_text"],
     ),
     "offload without its optimiser": (["student.engine.offload=cpu"], ["student.engine", "'cpu'", "fused"]),
     "less GPU than Ray can count": (

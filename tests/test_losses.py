@@ -1,11 +1,13 @@
 """Losses against torch's own distributions, and the properties that the papers claim for them."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from fedsim.losses import proximal, response_kl, temper
+from fedsim.losses import contrastive, proximal, response_kl, temper
 
 R, K = 16, 7
 
@@ -84,3 +86,46 @@ def test_proximal_is_half_the_squared_distance():
     assert torch.equal(w[1].grad, torch.tensor([-2.0]))
     with pytest.raises(ValueError, match="zip"):
         proximal(w, anchors[:1])
+
+
+def by_hand(logits: list[list[float]], alike: list[list[bool]]) -> float:
+    """CLIP's loss with several right texts, pair by pair: −log softmax, averaged over what is right."""
+    n, total = len(logits), 0.0
+    for i in range(n):
+        rows = logits[i], [logits[j][i] for j in range(n)]
+        right = [alike[i][j] for j in range(n)], [alike[j][i] for j in range(n)]
+        for row, wanted in zip(rows, right, strict=True):
+            norm = math.log(math.fsum(math.exp(x) for x in row))
+            of_right = [norm - x for x, is_right in zip(row, wanted, strict=True) if is_right]
+            total += math.fsum(of_right) / len(of_right)
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("concepts", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 0], [7, 7, 7, 7, 7]])
+def test_the_contrastive_loss_pair_by_pair(concepts: list[int]):
+    n = len(concepts)
+    logits = 5 * torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alike = torch.tensor([[a == b for b in concepts] for a in concepts])
+    assert contrastive(logits, alike).item() == pytest.approx(
+        by_hand(logits.tolist(), alike.tolist()), rel=1e-12
+    )
+
+
+def test_with_distinct_pairs_the_contrastive_loss_is_that_of_transformers():
+    from transformers.models.clip.modeling_clip import image_text_contrastive_loss
+
+    logits = rows(3)[:K, :K]
+    torch.testing.assert_close(
+        contrastive(logits, torch.eye(K).bool()), image_text_contrastive_loss(logits.t())
+    )
+
+
+def test_equal_captions_do_not_push_each_other_away():
+    # Two images of one class: as long as both texts are equally near, nothing pulls them apart.
+    logits = torch.tensor([[4.0, 4.0, -9.0], [4.0, 4.0, -9.0], [-9.0, -9.0, 4.0]]).requires_grad_()
+    alike = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
+    contrastive(logits, alike).backward()
+    assert logits.grad.abs().max() < 1e-5
+    logits.grad = None
+    contrastive(logits, torch.eye(3).bool()).backward()
+    assert logits.grad[0, 1] > 0.1

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedsim.config import RunConfig
-from fedsim.data import tokenizers
+from fedsim.config import DataConfig, RunConfig
+from fedsim.data import captions, tokenizers
 from fedsim.data.partition import PARTITIONERS, distribution
+from fedsim.data.proxy import UNKNOWN, join
 from fedsim.data.sources import SOURCES, Raw
 from fedsim.data.splits import split, stratify
 from fedsim.errors import ConfigError
@@ -43,9 +44,12 @@ class Plan:
 class Federation:
     """All the data of a run.
 
-    modality: `text` or `image`.   classes: V tokens or K labels: the width of a response.
+    modality: `text`, `image` or `image_text`.
+    classes: V tokens, K labels or K prompts: the width of a response.
     group_names: name of each domain or label.   image_shape: (C, H, W).
-    end_of_text: token id between documents.   tokenizer_json: the text of a `tokenizer.json`.
+    end_of_text: token id between documents, or after captions.
+    tokenizer_json: the text of a `tokenizer.json`.
+    prompts, prompt_ids: image–text, the K texts that responses are about, and their tokens.
     distribution: [participants, groups] int64, private documents or images, train and test.
     fingerprints: BLAKE2b (hex) of `proxy`, `validation`, `test`, `private` and `tokenizer`.
     description: one line for reports.   origin: where from and its licence, for model cards.
@@ -63,24 +67,19 @@ class Federation:
     fingerprints: dict[str, str]
     description: str
     origin: str
+    prompts: tuple[str, ...] = ()
+    prompt_ids: tuple[tuple[int, ...], ...] = ()
 
 
 def plan(config: RunConfig) -> Plan:
     """Load, split and partition. Raises ConfigError for whatever the config can be wrong in, except
     that only `build` can tell whether texts fill a window."""
     data, people = config.data, config.participants
-    source = _known(SOURCES, "data.source", data.source)
     partitioner = _known(PARTITIONERS, "participants.partition.kind", people.partition.kind)
     if data.tokenizer is not None:
         tokenizers.load(data.tokenizer)  # fails here rather than in build
-    raw = source(data, generator(config.seed, "data/draw"))
-    if data.modality not in (None, raw.modality):
-        raise ConfigError("data.modality", data.modality, f"{raw.modality}, or nothing: {data.source} tells")
-    if raw.modality == "image" and not raw.labelled:
-        raise ConfigError(
-            "data.label_column", data.label_column, "a column of labels: images are learnt by them"
-        )
-    splits = split(raw.groups, data.split, generator(config.seed, "data/split"))
+    raw = _load(data, generator(config.seed, "data/draw"))
+    raw, splits = _divide(config, raw)
     private = splits["private"]
     parts = partitioner(
         raw.groups[private], people.count, people.partition, generator(config.seed, "data/partition")
@@ -106,13 +105,50 @@ def build(plan: Plan) -> Federation:
     return _build_text(plan) if plan.raw.modality == "text" else _build_images(plan)
 
 
+def _load(data: DataConfig, rng: np.random.Generator) -> Raw:
+    raw = _known(SOURCES, "data.source", data.source)(data, rng)
+    if raw.modality == "image" and data.modality == "image_text":
+        raw = replace(raw, modality="image_text")
+    if data.modality not in (None, raw.modality):
+        raise ConfigError("data.modality", data.modality, f"{raw.modality}, or nothing: {data.source} tells")
+    if raw.modality != "text" and data.answers and not (raw.labelled or raw.captions):
+        expected = "a column of labels: images are learnt by them"
+        raise ConfigError("data.label_column", data.label_column, expected)
+    return raw
+
+
+def _divide(config: RunConfig, raw: Raw) -> tuple[Raw, dict[str, np.ndarray]]:
+    """All examples of the run with the captions that may be known, and the splits they are in."""
+    data, brought = config.data, bool(raw.captions)
+    if raw.modality != "text" and data.proxy_labelled and not raw.labelled:
+        raise ConfigError("data.proxy_labelled", True, "false: the data has captions and no labels")
+    splits = split(raw.groups, data.split, generator(config.seed, "data/split"), proxy=data.proxy is None)
+    if data.proxy is not None:
+        raw, splits["proxy"] = join(raw, _load_proxy(config), data)
+    if raw.modality == "image_text":
+        told = captions.of_labels(raw, data.templates, generator(config.seed, "data/captions"))
+        if data.proxy is None and not brought and not data.proxy_labelled:
+            for i in splits["proxy"]:
+                told[i] = ""  # it would say the label
+        raw = replace(raw, captions=told)
+    return raw, splits
+
+
+def _load_proxy(config: RunConfig) -> Raw:
+    try:
+        return _load(config.data.of_proxy, generator(config.seed, "data/draw proxy"))
+    except ConfigError as error:
+        field = error.field.replace("data.", "data.proxy.", 1)
+        raise ConfigError(field, error.value, error.expected) from None
+
+
 def overlap(examples: Examples, *others: Examples) -> int:
     """How many of the examples have an input that also stands in one of the others, bit for bit.
 
     Documents never stand in two splits, but two documents can share a stretch of text (a licence,
     a table) that happens to be cut into the same window: this counts them.
     """
-    column = "input_ids" if "input_ids" in examples.arrays else "pixel_values"
+    column = "pixel_values" if "pixel_values" in examples.arrays else "input_ids"
     seen = {row.tobytes() for other in others for row in other.arrays[column]}
     return sum(row.tobytes() in seen for row in examples.arrays[column])
 
@@ -127,7 +163,10 @@ def _build_text(plan: Plan) -> Federation:
     tokens = tokenizers.encode(tokenizer_json, raw.documents, end)
 
     def windows(index: np.ndarray) -> Examples:
-        return tokenizers.pack([tokens[i] for i in index], raw.groups[index], raw.keys[index], data.window)
+        # A proxy set of its own has no domain of these: −1, which can't be counted.
+        names, groups = np.unique(raw.groups[index], return_inverse=True)
+        packed = tokenizers.pack([tokens[i] for i in index], groups, raw.keys[index], data.window)
+        return replace(packed, groups=names[packed.groups])
 
     public_parts = {name: windows(plan.splits[name]) for name in ("proxy", "validation", "test")}
     for name, examples in public_parts.items():
@@ -163,26 +202,47 @@ def _build_text(plan: Plan) -> Federation:
 def _build_images(plan: Plan) -> Federation:
     raw = plan.raw
     assert raw.pixels is not None
+    columns = {"pixel_values": raw.pixels}
+    if raw.labelled:
+        columns["labels"] = raw.groups
+    asked: dict[str, Any] = {"classes": len(raw.group_names), "tokenizer_json": None, "end_of_text": None}
+    if raw.modality == "image_text":
+        columns["input_ids"], asked = _texts(plan)
 
     def examples(index: np.ndarray) -> Examples:
-        arrays = {"pixel_values": raw.pixels[index], "labels": raw.groups[index]}  # type: ignore[index]
+        arrays = {name: column[index] for name, column in columns.items()}
         return Examples(arrays, raw.groups[index], raw.keys[index])
 
     proxy = examples(plan.splits["proxy"])
+    # Removed rather than ignored, so that no method can look.
     if not plan.config.data.proxy_labelled:
-        # Removed rather than ignored, so that no method can look.
-        hidden = {"pixel_values": proxy.arrays["pixel_values"]}
-        proxy = replace(proxy, arrays=hidden, groups=np.full(len(proxy), -1, dtype=np.int64))
+        arrays = {name: column for name, column in proxy.arrays.items() if name != "labels"}
+        proxy = replace(proxy, arrays=arrays, groups=np.full(len(proxy), UNKNOWN, dtype=np.int64))
+    if raw.captions and not all(raw.captions[i] for i in plan.splits["proxy"]):
+        arrays = {name: column for name, column in proxy.arrays.items() if name != "input_ids"}
+        proxy = replace(proxy, arrays=arrays)
     channels, height, width = raw.pixels.shape[1:]
     return _assemble(
         plan,
         Public(proxy, examples(plan.splits["validation"]), examples(plan.splits["test"])),
         [Shard(p, examples(train), examples(test)) for p, (train, test) in enumerate(plan.shards)],
-        classes=len(raw.group_names),
-        tokenizer_json=None,
-        end_of_text=None,
         image_shape=(channels, height, width),
+        **asked,
     )
+
+
+def _texts(plan: Plan) -> tuple[np.ndarray, dict[str, Any]]:
+    """Captions [N, S] int32, and what of a federation their tokenizer and the prompts decide."""
+    data, public, rng = plan.config.data, plan.splits["proxy"], generator(plan.config.seed, "data/prompts")
+    prompts = captions.prompts(plan.raw, public, data, rng)
+    tokenizer, end, ids, prompt_ids = captions.tokenized(plan.raw, public, prompts, data)
+    return ids, {
+        "classes": len(prompts),
+        "tokenizer_json": tokenizer,
+        "end_of_text": end,
+        "prompts": prompts,
+        "prompt_ids": tuple(map(tuple, prompt_ids.tolist())),
+    }
 
 
 def _assemble(plan: Plan, public: Public, shards: Sequence[Shard], **fields: Any) -> Federation:

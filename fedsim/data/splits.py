@@ -10,13 +10,18 @@ from fedsim.config import Split
 from fedsim.errors import ConfigError
 
 
-def split(groups: np.ndarray, settings: Split, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def split(
+    groups: np.ndarray, settings: Split, rng: np.random.Generator, *, proxy: bool = True
+) -> dict[str, np.ndarray]:
     """`test`, `validation`, `proxy`, `private` → ascending positions int64, disjoint and complete.
 
     groups: [N] int64. Every group is spread over the parts in their proportion.
+    proxy: whether the proxy set is one of the parts; it may come from elsewhere.
     Raises ConfigError for the first part that would be empty.
     """
-    fractions = {"test": settings.test, "validation": settings.validation, "proxy": settings.proxy}
+    fractions = {"test": settings.test, "validation": settings.validation}
+    if proxy:
+        fractions["proxy"] = settings.proxy
     private = 1.0 - sum(fractions.values())
     parts = stratify(groups, [*fractions.values(), private], rng)
     named = dict(zip([*fractions, "private"], parts, strict=True))

@@ -44,6 +44,17 @@ def train(documents: Sequence[str], vocabulary: int) -> str:
     return str(tokenizer.to_str())
 
 
+def train_for_captions(texts: Sequence[str], vocabulary: int) -> str:
+    """As `train`, but whoever encodes with it gets the end of text as well: a dual encoder answers there."""
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_str(train(texts, vocabulary))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, 0)]
+    )
+    return str(tokenizer.to_str())
+
+
 def load(folder: str) -> tuple[str, int]:
     """(text of `tokenizer.json`, id of its end-of-text) of a ready tokenizer's folder.
 
@@ -79,6 +90,24 @@ def encode(tokenizer_json: str, documents: Sequence[str], end_of_text: int = 0) 
     """
     encoded = _reader(tokenizer_json).encode_batch_fast(list(documents), add_special_tokens=False)
     return [np.array([*e.ids, end_of_text], dtype=np.int32) for e in encoded]
+
+
+def encode_captions(
+    tokenizer_json: str, captions: Sequence[str], window: int, end_of_text: int = 0
+) -> np.ndarray:
+    """[N, window] int32: each caption with the tokens its tokenizer puts around it, cut to `window`, its end
+    kept, and filled up with ends."""
+    rows = np.full((len(captions), window), end_of_text, dtype=np.int32)
+    for row, encoded in zip(rows, _reader(tokenizer_json).encode_batch_fast(list(captions)), strict=True):
+        ids = [i for i in encoded.ids if i != end_of_text][: window - 1]
+        row[: len(ids)] = ids
+    return rows
+
+
+def longest(tokenizer_json: str, captions: Sequence[str], end_of_text: int = 0) -> int:
+    """Tokens of the longest caption, its end included."""
+    encoded = _reader(tokenizer_json).encode_batch_fast(list(captions))
+    return 1 + int(max(sum(i != end_of_text for i in e.ids) for e in encoded))
 
 
 def pack(tokens: Sequence[np.ndarray], groups: np.ndarray, keys: np.ndarray, window: int) -> Examples:

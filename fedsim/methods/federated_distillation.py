@@ -94,9 +94,12 @@ class FederatedDistillation(Method):
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
         """The student must have something to learn from."""
         settings = DistillationSettings.model_validate(entry.options)
-        labelled = config.data.proxy_labelled or config.data.reads == "text"
-        if not settings.response and not (settings.task and labelled):
+        if not settings.response and not (settings.task and config.data.proxy_answered):
             raise ConfigError(f"{where}.response", settings.response, "above 0: nothing else is learnt from")
+        if settings.confidence and config.data.reads == "image_text" and not config.data.proxy_labelled:
+            raise ConfigError(
+                f"{where}.confidence", settings.confidence, "0 where no prompt is known as right"
+            )
 
     def samples(self, round: int) -> np.ndarray:
         """The proxy samples of a round, ascending; both ends know them from the seed.

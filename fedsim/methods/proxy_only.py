@@ -1,7 +1,7 @@
 """The student on the proxy set alone: the control that shows what the knowledge added.
 
 The same student, the same number of optimiser steps, no participant. Possible only where the proxy
-set can be learnt from by itself: text carries its own next tokens, images need labels.
+set can be learnt from by itself: text carries its own next tokens, images need labels or captions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ class ProxyOnly(Method):
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
-        images = config.data.reads == "image"
-        if images and not config.data.proxy_labelled:
+        if not config.data.proxy_answered:
             raise ConfigError(
                 f"{where}.name",
                 entry.name,

@@ -1,4 +1,4 @@
-"""The interface of a modality, and scoring, which is the same for all.
+"""The interface of a modality, and what is the same for most.
 
 Legend: B batch, R rows (predictions), K classes.
 """
@@ -7,20 +7,34 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from fedsim.training import Objective
 from fedsim.types import Examples
 
 Inputs = dict[str, Tensor]
 
 
 class Modality(ABC):
+    together: ClassVar[bool] = False
+    """Whether a forward pass computes something once for all its examples, beside what each costs."""
+
     @abstractmethod
     def inputs(self, examples: Examples, index: np.ndarray, device: torch.device) -> Inputs:
-        """What the model's forward takes, for the examples at `index`."""
+        """The columns of the examples at `index` that a model reads, each [B, …]."""
+
+    def asked(self, inputs: Inputs, want: Objective) -> Inputs:
+        """What the model's forward takes to serve `want`; the columns themselves by default."""
+        return inputs
+
+    def logits(self, outputs: Any) -> Tensor:
+        """What the model's forward returned → its logits."""
+        return outputs.logits  # type: ignore[no-any-return]
 
     @abstractmethod
     def rows(self, logits: Tensor) -> Tensor:
@@ -33,6 +47,24 @@ class Modality(ABC):
     def labelled(self, examples: Examples) -> bool:
         """Whether the examples carry their answers."""
         return self.answers(examples, np.arange(min(1, len(examples))), torch.device("cpu")) is not None
+
+    def learnable(self, examples: Examples) -> bool:
+        """Whether there is a task loss on the examples."""
+        return self.labelled(examples)
+
+    def task_loss(
+        self, logits: Tensor, rows: Tensor, examples: Examples, index: np.ndarray, device: torch.device
+    ) -> Tensor | None:
+        """The supervised loss of the batch at `index`, nats; None where the examples lack the answers.
+
+        By default the mean cross-entropy of `rows`, which are `self.rows(logits)` in fp32.
+        """
+        answers = self.answers(examples, index, device)
+        return None if answers is None else F.cross_entropy(rows, answers)
+
+    def judged(self, examples: Examples) -> tuple[Modality, Examples]:
+        """By which questions a model is scored on these examples, and the examples with the answers."""
+        return self, examples
 
     @abstractmethod
     def positions(self, examples: Examples) -> int:

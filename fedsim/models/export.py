@@ -1,4 +1,5 @@
-"""Write a trained student in the format of transformers: weights, config, tokenizer or image processor."""
+"""Write a trained student in the format of transformers: weights, config, and the tokenizer or image
+processor that it was trained with (image–text: both, as one processor)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from fedsim.types import Interface
 def export(learner: Learner, interface: Interface, folder: Path, tokenizer: str | None) -> None:
     """`AutoModel….from_pretrained(folder)` reads it back with the same weights.
 
-    tokenizer: the JSON of the byte-level BPE (text).
+    tokenizer: the text of its `tokenizer.json` (text, image–text).
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = learner.weights()
@@ -20,30 +21,37 @@ def export(learner: Learner, interface: Interface, folder: Path, tokenizer: str 
     # Tied parameters are one object under several names; ZeRO 3 leaves nothing in their tensors here.
     whole = {id(p): weights[n] for n, p in model.named_parameters()}
     state = {n: whole[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
+    if "logit_scale" in state:
+        state["logit_scale"] = state["logit_scale"].reshape(())  # the factory made a vector of it
     buffers = {n: b for n, b in model.state_dict().items() if n not in state}
     model.save_pretrained(str(folder), state_dict={**buffers, **state})  # type: ignore[operator]
     if tokenizer is not None:
         _save_tokenizer(tokenizer, interface, folder)
     if interface.image_shape is not None:
-        _save_image_processor(interface.image_shape, folder)
+        _save_image_processor(interface, folder)
 
 
 def _save_tokenizer(tokenizer: str, interface: Interface, folder: Path) -> None:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    end = "<|endoftext|>"
+    reader = Tokenizer.from_str(tokenizer)
+    end = reader.id_to_token(interface.end_of_text)
+    pairs = interface.modality == "image_text"
+    padding = {"pad_token": end, "model_input_names": ["input_ids"]} if pairs else {}
     PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(tokenizer),
+        tokenizer_object=reader,
         bos_token=end,
         eos_token=end,
         model_max_length=interface.window,
+        **padding,
     ).save_pretrained(str(folder))
 
 
-def _save_image_processor(shape: tuple[int, int, int], folder: Path) -> None:
+def _save_image_processor(interface: Interface, folder: Path) -> None:
     """The processor that gives the pixels the student was trained on: ÷ 127.5 − 1."""
-    channels, height, width = shape
+    assert interface.image_shape is not None
+    channels, height, width = interface.image_shape
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -54,4 +62,6 @@ def _save_image_processor(shape: tuple[int, int, int], folder: Path) -> None:
         "image_mean": [0.5] * channels,
         "image_std": [0.5] * channels,
     }
+    if interface.modality == "image_text":
+        processor["processor_class"] = "CLIPProcessor"
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2), encoding="utf-8")

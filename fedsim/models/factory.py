@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     kind, fields = _described(name)
     if kind in plain.KINDS:
         return _plain(name, {"model_type": kind, **fields}, interface, seed)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    auto = AutoModelForCausalLM if interface.modality == "text" else AutoModelForImageClassification
+    auto = _auto(interface.modality)
+    if interface.modality == "image_text" and kind != "clip":
+        raise ConfigError("model", name, f"a model of type clip for image–text; it is {kind}")
     if name in PRESETS:
         torch.manual_seed(torch_seed(seed, "weights", name))
-        fields = {**_fitting(kind, interface), **fields}
+        fields = _merged(_fitting(kind, interface), fields)
         return _ready(auto.from_config(AutoConfig.for_model(kind, **fields)))
     path = _file(name)
     if _has_weights(path.parent) and path.name == "config.json":
@@ -40,9 +43,33 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     # By its content: where a file lies must not decide the weights.
     torch.manual_seed(torch_seed(seed, "weights", path.read_text(encoding="utf-8")))
     config = AutoConfig.from_pretrained(str(path))
-    for field, value in _fitting(config.model_type, interface).items():
-        setattr(config, field, value)
+    _set(config, _fitting(config.model_type, interface))
     return _ready(auto.from_config(config))
+
+
+def _auto(modality: str) -> Any:
+    """What of transformers builds and reads the models of a modality."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageClassification
+
+    return {
+        "text": AutoModelForCausalLM,
+        "image": AutoModelForImageClassification,
+        "image_text": AutoModel,
+    }[modality]
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Both, the second first where they meet; configs of two encoders hold one for each."""
+    nested = {k: {**base[k], **v} for k, v in over.items() if isinstance(v, dict) and k in base}
+    return {**base, **over, **nested}
+
+
+def _set(config: Any, fields: dict[str, Any]) -> None:
+    for field, value in fields.items():
+        if isinstance(value, dict) and field.endswith("_config"):
+            _set(getattr(config, field), value)
+        else:
+            setattr(config, field, value)
 
 
 def _described(name: str) -> tuple[str, dict[str, Any]]:
@@ -85,6 +112,16 @@ def _fitting(model_type: str, interface: Interface) -> dict[str, Any]:
         length = "n_positions" if model_type == "gpt2" else "max_position_embeddings"
         return {"vocab_size": interface.classes, length: max(interface.window, 64), **ends}
     channels, height = _square(interface)
+    if interface.modality == "image_text":
+        end = interface.end_of_text
+        text = {
+            "vocab_size": interface.vocabulary,
+            "max_position_embeddings": max(interface.window, 77),
+            "eos_token_id": end,
+            "bos_token_id": end,
+            "pad_token_id": end,
+        }
+        return {"text_config": text, "vision_config": {"image_size": height, "num_channels": channels}}
     names = interface.group_names or tuple(str(k) for k in range(interface.classes))
     return {
         "image_size": height,
@@ -110,12 +147,26 @@ def _has_weights(folder: Path) -> bool:
 
 def _pretrained(auto: Any, folder: Path, interface: Interface) -> nn.Module:
     model: nn.Module = auto.from_pretrained(str(folder), use_safetensors=True)
-    config: Any = model.config
-    have = config.vocab_size if interface.modality == "text" else config.num_labels
-    if have != interface.classes:
-        what = "vocabulary (data.tokenizer must be its own)" if interface.modality == "text" else "labels"
-        raise ConfigError("model", str(folder), f"a model with {interface.classes} {what}; it has {have}")
+    for what, have, want in _sizes(model.config, interface):
+        if have != want:
+            raise ConfigError("model", str(folder), f"a model with {want} {what}; it has {have}")
     return model
+
+
+def _sizes(config: Any, interface: Interface) -> list[tuple[str, Any, Any]]:
+    """What of a pretrained model the data must fit: (what it is, the model's, the data's)."""
+    vocabulary = "vocabulary (data.tokenizer must be its own)"
+    if interface.modality == "text":
+        return [(vocabulary, config.vocab_size, interface.classes)]
+    channels, side = _square(interface)
+    if interface.modality == "image":
+        return [("labels", config.num_labels, interface.classes)]
+    vision = config.vision_config
+    return [
+        (vocabulary, config.text_config.vocab_size, interface.vocabulary),
+        ("pixels a side (data.image_size)", vision.image_size, side),
+        ("channels", vision.num_channels, channels),
+    ]
 
 
 def _ready(model: nn.Module) -> nn.Module:
@@ -123,7 +174,16 @@ def _ready(model: nn.Module) -> nn.Module:
     config: Any = model.config
     if hasattr(config, "use_cache"):
         config.use_cache = False
+    if hasattr(model, "logit_scale"):
+        # One number in a vector: DeepSpeed doesn't send scalars between ranks.
+        model.logit_scale = nn.Parameter(model.get_parameter("logit_scale").detach().reshape(1))
+        model.register_forward_pre_hook(_bounded)
     return model.float()
+
+
+def _bounded(model: Any, inputs: object) -> None:
+    """Keep the learned temperature from running away, as CLIP does (arXiv 2103.00020, section 2.5)."""
+    model.logit_scale.data.clamp_(max=math.log(100))
 
 
 def size(model: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 The model types are those of transformers, and the small ones of `plain`.
 The tiny ones are real models of the same families as the large ones, small enough to train on a
-laptop in seconds.
+laptop in seconds; the large ones state how many parameters they have at the sizes of `REFERENCE`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,34 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import ConfigError
+from fedsim.types import Interface
 
 
 @dataclass(frozen=True)
 class Preset:
     """model_type: transformers' name of the family, or a kind of `plain`.   modality: what it reads.
     shape: fields of its config; vocabulary, window, image size and number of labels
-    are filled in from the data."""
+    are filled in from the data.   millions: parameters at the sizes of REFERENCE; None of a tiny one."""
 
     model_type: str
     modality: str
     shape: dict[str, Any]
+    millions: float | None = None
+
+
+REFERENCE = {
+    "text": Interface("text", classes=50_272, window=2048),
+    "image": Interface("image", classes=1000, window=0, image_shape=(3, 224, 224)),
+    "image_text": Interface(
+        "image_text",
+        classes=1000,
+        window=77,
+        image_shape=(3, 224, 224),
+        vocabulary=49_408,
+        end_of_text=49_407,
+    ),
+}
+"""The data that the families were made for: OPT's vocabulary and window, ImageNet, CLIP's vocabulary."""
 
 
 # The usual initialisation (0.02) is meant for widths in the thousands: models this small barely move
@@ -79,6 +96,51 @@ def _vit(width: int, layers: int, heads: int, patch: int) -> Preset:
     return Preset("vit", "image", shape)
 
 
+def _opt(width: int, layers: int, heads: int, millions: float | None = None) -> Preset:
+    shape: dict[str, Any] = {
+        "hidden_size": width,
+        "word_embed_proj_dim": width,
+        "ffn_dim": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "dropout": 0.0,
+    }
+    if millions is None:
+        shape["init_std"] = 0.06
+    return Preset("opt", "text", shape, millions)
+
+
+def _full_vit(width: int, layers: int, heads: int, patch: int, millions: float) -> Preset:
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "patch_size": patch,
+    }
+    return Preset("vit", "image", shape, millions)
+
+
+def _clip(
+    vision: tuple[int, int, int], text: tuple[int, int, int], patch: int, millions: float | None = None
+) -> Preset:
+    """vision, text: (width, layers, heads) of each encoder; the common space is as wide as the text's.
+
+    CLIP scales its initialisation with width and depth, so that the tiny ones need none of their own.
+    """
+
+    def encoder(width: int, layers: int, heads: int) -> dict[str, Any]:
+        sizes = {"hidden_size": width, "intermediate_size": 4 * width}
+        return {**sizes, "num_hidden_layers": layers, "num_attention_heads": heads, "projection_dim": text[0]}
+
+    shape = {
+        "projection_dim": text[0],
+        "text_config": encoder(*text),
+        "vision_config": {**encoder(*vision), "patch_size": patch},
+    }
+    return Preset("clip", "image_text", shape, millions)
+
+
 def _plain(kind: str, **shape: list[int]) -> Preset:
     return Preset(kind, "image", shape)
 
@@ -90,6 +152,23 @@ PRESETS: dict[str, Preset] = {
     "vit-micro": _vit(48, 2, 4, 4),
     "vit-tiny": _vit(64, 3, 4, 4),
     "vit-wide": _vit(96, 2, 4, 4),
+    "opt-tiny": _opt(128, 2, 4),
+    # The sizes of GPT-3 (arXiv 2005.14165, table 2.1) and of OPT (arXiv 2205.01068, table 1), where the
+    # 350M model is as the others here: with its norms first and embeddings of its own width.
+    "opt-125m": _opt(768, 12, 12, millions=125.2),
+    "opt-350m": _opt(1024, 24, 16, millions=355.9),
+    "opt-760m": _opt(1536, 24, 16, millions=760.3),
+    "opt-1.3b": _opt(2048, 24, 32, millions=1315.8),
+    # Arxiv 2010.11929, table 1: Base with patches of 16 and Large with patches of 16.
+    "vit-b16": _full_vit(768, 12, 12, 16, millions=86.6),
+    "vit-l16": _full_vit(1024, 24, 16, 16, millions=304.3),
+    "clip-micro": _clip((48, 2, 4), (32, 1, 2), 4),
+    "clip-tiny": _clip((64, 3, 4), (48, 2, 4), 4),
+    "clip-wide": _clip((96, 2, 4), (48, 1, 4), 4),
+    # Arxiv 2103.00020, tables 19 and 20: ViT-B/32, ViT-B/16 and ViT-L/14.
+    "clip-b32": _clip((768, 12, 12), (512, 12, 8), 32, millions=151.3),
+    "clip-b16": _clip((768, 12, 12), (512, 12, 8), 16, millions=149.6),
+    "clip-l14": _clip((1024, 24, 16), (768, 12, 12), 14, millions=427.6),
     "mlp": _plain("mlp", hidden_sizes=[64]),
     "mlp-wide": _plain("mlp", hidden_sizes=[1024]),
     "cnn": _plain("cnn", conv_channels=[16, 32], hidden_sizes=[64]),

@@ -1,4 +1,4 @@
-"""What every registered method promises: two rounds of a tiny run on images and on text."""
+"""What every registered method promises: two rounds of a tiny run of every modality."""
 
 import json
 import math
@@ -16,6 +16,7 @@ from fedsim.methods import METHODS
 from fedsim.methods.base import Method
 from fedsim.results import Row
 from fedsim.round import Records
+from fedsim.types import METRICS
 
 ROUNDS, PEOPLE = 2, 3
 MODEL = {
@@ -36,8 +37,14 @@ MODEL = {
         "patch_size": 4,
     },
 }
-MODALITIES = list(MODEL)
-BOTH = pytest.mark.parametrize("modality", MODALITIES)
+ENCODER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+MODEL["image_text"] = {
+    "model_type": "clip",
+    "projection_dim": 16,
+    "text_config": {**ENCODER, "projection_dim": 16},
+    "vision_config": {**ENCODER, "projection_dim": 16, "patch_size": 4},
+}
+EACH = pytest.mark.parametrize("modality", METRICS)
 EVERY = pytest.mark.parametrize("name", METHODS)
 
 
@@ -47,6 +54,8 @@ def tiny(folder: Path, modality: str, name: str) -> RunConfig:
     model = folder / "config.json"
     model.write_text(json.dumps(MODEL[modality]))
     data: dict[str, Any] = {"source": "digits", "max_examples": 120, "proxy_labelled": True}
+    if modality == "image_text":
+        data["modality"] = modality
     if modality == "text":
         # Files named by their domain; enough different documents that nobody's text is too short.
         for domain in range(3):
@@ -99,7 +108,7 @@ def sent(rows: list[Row], direction: str) -> int:
     return sum(row["bytes"] for row in rows if row["direction"] == direction)
 
 
-@BOTH
+@EACH
 @EVERY
 def test_rows_have_exactly_the_documented_columns(ran, modality: str, name: str):
     found = records(ran(modality, name), name)
@@ -116,7 +125,7 @@ def test_rows_have_exactly_the_documented_columns(ran, modality: str, name: str)
         assert record.round["planned"] == asked
 
 
-@BOTH
+@EACH
 @EVERY
 def test_bytes_are_those_of_the_messages(ran, modality: str, name: str):
     total = 0
@@ -137,7 +146,7 @@ def test_bytes_are_those_of_the_messages(ran, modality: str, name: str):
     assert (total > 0) == talks
 
 
-@BOTH
+@EACH
 @EVERY
 def test_everything_is_delivered_and_counted(ran, modality: str, name: str):
     found = records(ran(modality, name), name)
@@ -156,14 +165,14 @@ def test_everything_is_delivered_and_counted(ran, modality: str, name: str):
         assert row["virtual_s"] > 0
 
 
-@BOTH
+@EACH
 @EVERY
 def test_the_last_round_has_a_score(ran, modality: str, name: str):
     folder = ran(modality, name)
     row = records(folder, name)[ROUNDS].round
     assert math.isfinite(row["score"])
     assert row["score"] > 1 if modality == "text" else 0 <= row["score"] <= 1
-    assert row["metric"] == {"text": "perplexity", "image": "accuracy"}[modality]
+    assert row["metric"] == METRICS[modality].name
     summary = json.loads((folder / "summary.json").read_text())
     expected = [name] if METHODS[name].trains_student else [f"{name}_best", f"{name}_mean"]
     assert [line["contender"] for line in summary] == expected
@@ -171,7 +180,7 @@ def test_the_last_round_has_a_score(ran, modality: str, name: str):
     assert (folder / "student").exists() == METHODS[name].trains_student
 
 
-@BOTH
+@EACH
 @EVERY
 def test_a_round_changes_the_models(ran, modality: str, name: str):
     # Nothing else would notice a method that trains nobody.

@@ -9,6 +9,7 @@ import torch
 from fedsim.modalities import modality
 from fedsim.modalities.base import Modality, chunks
 from fedsim.models.factory import build
+from fedsim.training import Objective
 from fedsim.types import METRICS, Examples, Interface
 
 CPU = torch.device("cpu")
@@ -21,7 +22,21 @@ EXAMPLES = {
         "labels": np.random.default_rng(2).integers(K, size=N),
     },
 }
-MODELS = {"text": "llama-tiny", "image": "vit-micro"}
+EXAMPLES["image_text"] = {
+    **EXAMPLES["image"],
+    "input_ids": np.pad(np.random.default_rng(3).integers(1, 20, size=(N, 4)), ((0, 0), (0, 2))).astype(
+        np.int32
+    ),
+}
+PROMPTS = tuple((k + 1, k + 2, 0, 0, 0, 0) for k in range(K))
+SHAPE = (1, 8, 8)
+INTERFACES = {
+    "text": Interface("text", K, WINDOW),
+    "image": Interface("image", K, 0, SHAPE),
+    "image_text": Interface("image_text", K, 6, SHAPE, prompts=PROMPTS, vocabulary=20),
+}
+MODELS = {"text": "llama-tiny", "image": "vit-micro", "image_text": "clip-micro"}
+ANSWER, LEARN, BOTH = Objective(1.0, 0.0), Objective(0.0, 1.0), Objective(1.0, 1.0)
 
 
 @pytest.fixture(params=METRICS)
@@ -31,7 +46,7 @@ def name(request) -> str:
 
 @pytest.fixture
 def kind(name: str) -> Modality:
-    return modality(name)
+    return modality(name, INTERFACES[name].prompts)
 
 
 @pytest.fixture
@@ -39,13 +54,22 @@ def examples(name: str) -> Examples:
     return Examples(EXAMPLES[name], np.zeros(N, np.int64), np.arange(N).astype(np.uint64))
 
 
-def test_a_model_answers_every_row(name: str, kind: Modality, examples: Examples):
-    shape = (1, 8, 8) if name == "image" else None
-    model = build(MODELS[name], Interface(name, K, WINDOW, shape), seed=0).eval()
-    index = np.array([7, 0, 3])
+@pytest.fixture
+def model(name: str) -> torch.nn.Module:
+    return build(MODELS[name], INTERFACES[name], seed=0).eval()
+
+
+def logits(
+    kind: Modality, model: torch.nn.Module, examples: Examples, index: np.ndarray, want: Objective
+) -> torch.Tensor:
     with torch.no_grad():
-        rows = kind.rows(model(**kind.inputs(examples, index, CPU)).logits)
-        single = [kind.rows(model(**kind.inputs(examples, index[[i]], CPU)).logits) for i in range(3)]
+        return kind.logits(model(**kind.asked(kind.inputs(examples, index, CPU), want)))
+
+
+def test_a_model_answers_every_row(kind: Modality, model: torch.nn.Module, examples: Examples):
+    index = np.array([7, 0, 3])
+    rows = kind.rows(logits(kind, model, examples, index, ANSWER))
+    single = [kind.rows(logits(kind, model, examples, index[[i]], ANSWER)) for i in range(3)]
     answers = kind.answers(examples, index, CPU)
     assert rows.shape == (3 * kind.positions(examples), K)
     assert answers.shape == rows.shape[:1]
@@ -53,6 +77,37 @@ def test_a_model_answers_every_row(name: str, kind: Modality, examples: Examples
     assert 0 <= int(answers.min()) <= int(answers.max()) < K
     # Example after example, whatever else is in the batch.
     torch.testing.assert_close(rows, torch.cat(single), rtol=1e-4, atol=1e-5)
+
+
+def test_learning_the_task_beside_responses_changes_neither(
+    kind: Modality, model: torch.nn.Module, examples: Examples
+):
+    index = np.array([2, 5, 5, 9])
+    alone, both = (logits(kind, model, examples, index, want) for want in (ANSWER, BOTH))
+    torch.testing.assert_close(kind.rows(both), kind.rows(alone), rtol=1e-4, atol=1e-5)
+    task = [
+        kind.task_loss(said, kind.rows(said), examples, index, CPU)
+        for said in (logits(kind, model, examples, index, LEARN), both)
+    ]
+    assert task[0].item() > 0
+    torch.testing.assert_close(*task, rtol=1e-4, atol=1e-5)
+
+
+def test_every_rank_can_take_its_share_of_the_columns(kind: Modality, examples: Examples):
+    index = np.arange(6)
+    whole = kind.inputs(examples, index, CPU)
+    for rank in range(2):
+        share = kind.inputs(examples, index[rank::2], CPU)
+        assert all(torch.equal(share[name], column[rank::2]) for name, column in whole.items())
+
+
+def test_learnable_examples_have_a_task_loss_and_are_judged_by_their_answers(
+    kind: Modality, examples: Examples
+):
+    assert kind.learnable(examples)
+    judge, judged = kind.judged(examples)
+    assert judge is kind
+    assert judged is examples
 
 
 def test_answers_belong_to_the_examples_asked_for(kind: Modality, examples: Examples):

@@ -201,8 +201,8 @@ def test_errors_of_the_path(tmp_path: Path):
     expect("data.path", "an existing file", tmp_path / "missing.csv")
     expect("data.path", "an existing file", tmp_path / "*.csv")
     expect("data.path", "a file, a folder or a glob", "")
-    expect("data.modality", "text or image", write_csv(tmp_path / "rows.csv"), None)
-    expect("data.path", "files ending in .parquet, .png", tmp_path / "rows.csv", "image")
+    expect("data.modality", "text, image or image_text", write_csv(tmp_path / "rows.csv"), None)
+    expect("data.path", "files ending in .parquet, .tar, .png", tmp_path / "rows.csv", "image")
     (tmp_path / "notes.txt").write_text("hello")
     expect("data.path", "found csv and text", tmp_path)
 

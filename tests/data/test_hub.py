@@ -25,8 +25,8 @@ def load(**data: object) -> Raw:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list:
     calls = []
 
-    def fake(path, subset, *, split, streaming=False):
-        calls.append((path, subset, split, streaming))
+    def fake(path, subset, *, split, revision=None, streaming=False):
+        calls.append((path, subset, split, revision, streaming))
         return TABLE.to_iterable_dataset() if streaming else TABLE
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
@@ -35,7 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list:
 
 def test_a_whole_split(asked: list):
     raw = load(subset="raw", hub_split="dev", label_column="label")
-    assert asked == [("some/set", "raw", "dev", False)]
+    assert asked == [("some/set", "raw", "dev", None, False)]
     assert len(raw) == 100
     assert raw.group_names == ("w", "s", "b", "t")
     assert "some/set" in raw.origin
@@ -43,7 +43,7 @@ def test_a_whole_split(asked: list):
 
 def test_a_few_examples_are_streamed_and_drawn_evenly(asked: list):
     raw = load(label_column="label", max_examples=20)
-    assert asked == [("some/set", None, "train", True)]
+    assert asked == [("some/set", None, "train", None, True)]
     assert np.bincount(raw.groups).tolist() == [5] * 4
     assert raw.documents == load(label_column="label", max_examples=20).documents
 

@@ -19,26 +19,32 @@ from fedsim.models import presets
 from fedsim.models.export import export
 from fedsim.models.factory import build, size
 from fedsim.models.flops import forward_flops
-from fedsim.models.presets import PRESETS
+from fedsim.models.presets import PRESETS, REFERENCE
 from fedsim.student.engine import TorchEngine
 from fedsim.types import Examples, Interface
 
 TEXT = Interface("text", 300, 16)
 IMAGE = Interface("image", 3, 0, (1, 8, 8), ("cat", "dog", "eel"))
-INTERFACES = {"text": TEXT, "image": IMAGE}
-ANY = {"text": "llama-tiny", "image": "vit-micro"}
+PROMPTS = ((5, 0, 0), (6, 7, 0), (8, 6, 0))
+PAIRS = Interface("image_text", 3, 3, (1, 8, 8), ("cat", "dog", "eel"), PROMPTS, vocabulary=300)
+INTERFACES = {"text": TEXT, "image": IMAGE, "image_text": PAIRS}
+ANY = {"text": "llama-tiny", "image": "vit-micro", "image_text": "clip-micro"}
+SMALL = [name for name, preset in PRESETS.items() if preset.millions is None]
+LARGE = [name for name, preset in PRESETS.items() if preset.millions is not None]
 
 
 def inputs(interface: Interface, n: int = 2) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     if interface.modality == "text":
         return {"input_ids": torch.randint(interface.classes, (n, interface.window), generator=draw)}
-    return {"pixel_values": torch.randn(n, *interface.image_shape, generator=draw)}
+    pixels = {"pixel_values": torch.randn(n, *interface.image_shape, generator=draw)}
+    return {**pixels, "input_ids": torch.tensor(interface.prompts)} if interface.prompts else pixels
 
 
 def logits(model: torch.nn.Module, interface: Interface) -> torch.Tensor:
     with torch.no_grad():
-        return model.eval()(**inputs(interface)).logits
+        outputs = model.eval()(**inputs(interface))
+    return outputs.logits_per_image if interface.prompts else outputs.logits
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -46,7 +52,7 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_preset_answers_for_the_datas_classes(name: str):
     interface = INTERFACES[PRESETS[name].modality]
     model = build(name, interface, seed=0)
@@ -54,14 +60,46 @@ def test_a_preset_answers_for_the_datas_classes(name: str):
     shape = (2, 16, 300) if interface.modality == "text" else (2, 3)
     assert said.shape == shape
     assert said.dtype == torch.float32
-    # A fresh model knows nothing: it is about as surprised as a uniform guess.
-    guess = torch.nn.functional.cross_entropy(said.flatten(0, -2), torch.zeros(said[..., 0].numel()).long())
-    assert abs(guess.item() - math.log(interface.classes)) < 1.0
+    if interface.prompts:  # cosines over CLIP's first temperature
+        assert said.abs().max() <= 1 / 0.07 + 1e-3
+    else:
+        # A fresh model knows nothing: it is about as surprised as a uniform guess.
+        answers = torch.zeros(said[..., 0].numel()).long()
+        guess = torch.nn.functional.cross_entropy(said.flatten(0, -2), answers)
+        assert abs(guess.item() - math.log(interface.classes)) < 1.0
     assert size(model) < 1_000_000  # what the quickstart trains on two cores
     assert forward_flops(model, inputs(interface)) > 2 * size(model) / 10
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_preset_has_as_many_parameters_as_it_says(name: str):
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        model = build(name, REFERENCE[preset.modality], seed=0)
+    assert size(model) / 1e6 == pytest.approx(preset.millions, rel=0.002)
+    twin = next(p for n, p in PRESETS.items() if n.endswith("-tiny") and p.model_type == preset.model_type)
+    assert twin.shape.keys() >= preset.shape.keys()
+
+
+@pytest.mark.parametrize(
+    ("named", "name"),
+    [
+        (125, "opt-125m"),
+        (350, "opt-350m"),
+        (760, "opt-760m"),
+        (1300, "opt-1.3b"),
+        (86, "vit-b16"),
+        (304, "vit-l16"),
+        (150, "clip-b32"),
+        (150, "clip-b16"),
+        (430, "clip-l14"),
+    ],
+)
+def test_the_sizes_that_the_field_names(named: int, name: str):
+    assert PRESETS[name].millions == pytest.approx(named, rel=0.02)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_the_seed_and_the_name_decide_the_weights(name: str):
     interface = INTERFACES[PRESETS[name].modality]
     first = build(name, interface, seed=1)
@@ -72,7 +110,7 @@ def test_the_seed_and_the_name_decide_the_weights(name: str):
 
 def test_a_window_longer_than_usual_is_read():
     long = Interface("text", 300, 200)
-    for name in (n for n, p in PRESETS.items() if p.modality == "text"):
+    for name in (n for n in SMALL if PRESETS[n].modality == "text"):
         assert logits(build(name, long, 0), long).shape == (2, 200, 300)
 
 
@@ -92,10 +130,11 @@ def test_a_config_json_is_built_for_the_data(tmp_path: Path):
     assert not same(build(str(renamed), TEXT, seed=0), model)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SMALL)
 def test_what_is_exported_comes_back_with_the_same_weights(name: str, tmp_path: Path):
     interface = INTERFACES[PRESETS[name].modality]
-    tokenizer = tokenizers.train(["a few words, and a few more words"], 300) if name == "llama-tiny" else None
+    named = name in ("llama-tiny", "clip-micro")
+    tokenizer = tokenizers.train(["a few words, and a few more words"], 300) if named else None
     learner = learner_of(name, interface)
     export(learner, interface, tmp_path / "student", tokenizer)
     back = build(str(tmp_path / "student"), interface, seed=5)  # the seed must not matter
@@ -106,7 +145,7 @@ def test_what_is_exported_comes_back_with_the_same_weights(name: str, tmp_path: 
 
 def learner_of(name: str, interface: Interface) -> Learner:
     engine = TorchEngine(build(name, interface, seed=3), Training(), torch.device("cpu"))
-    return Learner(engine, modality(interface.modality), interface.classes)
+    return Learner(engine, modality(interface.modality, interface.prompts), interface.classes)
 
 
 def test_transformers_reads_the_student_with_its_tokenizer(tmp_path: Path):
@@ -149,6 +188,9 @@ def test_transformers_reads_the_student_with_its_image_processor(channels: int, 
     [
         ("text", Interface("text", 301, 16), "301 vocabulary .*tokenizer.*has 300"),
         ("image", Interface("image", 4, 0, (1, 8, 8)), "4 labels; it has 3"),
+        ("image_text", replace(PAIRS, vocabulary=301), "301 vocabulary .*tokenizer.*has 300"),
+        ("image_text", replace(PAIRS, image_shape=(1, 16, 16)), "16 pixels a side .*has 8"),
+        ("image_text", replace(PAIRS, image_shape=(3, 8, 8)), "3 channels; it has 1"),
     ],
 )
 def test_a_pretrained_model_of_other_classes_is_refused(
@@ -173,6 +215,30 @@ def test_what_is_no_model_is_refused(tmp_path: Path):
         presets.check(str(tmp_path), "text", "student.model")
     with pytest.raises(ConfigError, match="reads image"):
         presets.check("llama-tiny", "image", "student.model")
+
+
+def test_image_text_is_for_dual_encoders(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 16}))
+    with pytest.raises(ConfigError, match="of type clip"):
+        build(str(tmp_path), PAIRS, seed=0)
+
+
+def test_a_dual_encoders_config_json_is_built_for_the_data(tmp_path: Path):
+    encoder = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    shape = {"text_config": encoder, "vision_config": {**encoder, "patch_size": 4}, "projection_dim": 8}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", **shape}))
+    model = build(str(tmp_path), PAIRS, seed=0)
+    assert logits(model, PAIRS).shape == (2, 3)
+    assert model.config.text_config.hidden_size == model.config.vision_config.hidden_size == 16
+
+
+def test_the_learned_temperature_stays_below_its_bound():
+    model = build("clip-micro", PAIRS, seed=0)
+    with torch.no_grad():
+        model.logit_scale.fill_(50.0)
+    said = logits(model, PAIRS)
+    assert model.logit_scale.item() == pytest.approx(math.log(100))
+    assert said.abs().max() <= 100.001
 
 
 def test_images_must_be_square():

@@ -4,6 +4,7 @@
 |---|---|---|
 | `.txt` | pieces of 1–2 KB, cut at blank lines | the file's name; its folder's where there are several |
 | `.jsonl`, `.json`, `.csv`, `.parquet` | rows | `data.label_column` |
+| WebDataset `.tar` | samples: files of one name, their endings the columns | `data.label_column` |
 | image folder | image files | the class folder they lie in |
 | folder of `save_to_disk` | rows of split `data.hub_split` | `data.label_column` |
 
@@ -29,10 +30,17 @@ from fedsim.errors import ConfigError
 if TYPE_CHECKING:
     import datasets
 
+TAR_END = 1024
+"""Bytes, all zero, that a tar ends with."""
+
+_IMAGES = {".parquet": "parquet", ".tar": "webdataset"} | dict.fromkeys(
+    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "imagefolder"
+)
+
 KINDS = {
     "text": {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"},
-    "image": {".parquet": "parquet"}
-    | dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "imagefolder"),
+    "image": _IMAGES,
+    "image_text": _IMAGES,
 }
 """For each modality, the reader of each file ending; other files in a folder are not looked at."""
 
@@ -119,6 +127,8 @@ def _open(kind: str, files: list[Path], data: DataConfig, cache: str) -> dataset
     import datasets
 
     options: dict[str, Any] = {}
+    if kind == "webdataset":
+        _require_ends(files)
     if kind == "csv":
         options = _csv_options(files, data)
     elif kind == "parquet":
@@ -138,6 +148,15 @@ def _open(kind: str, files: list[Path], data: DataConfig, cache: str) -> dataset
         if "corresponds to no data" in problem:
             raise ConfigError("data.path", data.path, "data with at least one row") from None
         raise ConfigError("data.path", data.path, f"readable {kind} ({problem})") from error
+
+
+def _require_ends(tars: list[Path]) -> None:
+    """A tar ends with two empty blocks; readers take one that breaks off for a shorter one."""
+    for tar in tars:
+        with tar.open("rb") as content:
+            content.seek(max(0, tar.stat().st_size - TAR_END))
+            if content.read() != bytes(TAR_END):
+                raise ConfigError("data.path", str(tar), "a whole tar; this one breaks off or is none")
 
 
 def _csv_options(files: list[Path], data: DataConfig) -> dict[str, Any]:

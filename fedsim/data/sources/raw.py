@@ -14,15 +14,16 @@ import numpy as np
 class Raw:
     """N distinct examples before they are split: no two have the same content.
 
-    modality: `text` or `image`.
+    modality: `text`, `image` or `image_text`.
     groups: [N] int64, domain of a document or label of an image: an index into `group_names`.
     keys: [N] uint64, all different: fingerprint of the content.
     description: one line for reports.   origin: where it is from and its licence, for model cards.
     documents: N texts (text).   pixels: [N, C, H, W] uint8 (images).
+    captions: N texts of the images where the source brings them; an empty one is not known.
     labelled: whether the groups of images are labels that a model can learn.
     """
 
-    modality: Literal["text", "image"]
+    modality: Literal["text", "image", "image_text"]
     groups: np.ndarray
     group_names: tuple[str, ...]
     keys: np.ndarray
@@ -30,6 +31,7 @@ class Raw:
     origin: str
     documents: list[str] = field(default_factory=list)
     pixels: np.ndarray | None = None
+    captions: list[str] = field(default_factory=list)
     labelled: bool = True
 
     def __len__(self) -> int:
@@ -73,21 +75,26 @@ def from_pixels(
     *,
     description: str,
     origin: str,
+    captions: Sequence[str] = (),
+    labelled: bool = True,
 ) -> Raw:
     """Images without duplicates. pixels: [N, C, H, W] uint8; groups: [N] int64 labels.
+    captions: N texts; with them, images and texts.
 
     All labels keep their name and number, present or not: they are what a classifier answers.
     """
     keys = fingerprints([image.tobytes() for image in pixels])
     index = first_of_each(keys)
     return Raw(
-        modality="image",
+        modality="image_text" if captions else "image",
         groups=groups[index].astype(np.int64),
         group_names=tuple(group_names),
         keys=keys[index],
         description=description,
         origin=origin,
         pixels=pixels[index],
+        captions=[captions[i] for i in index] if captions else [],
+        labelled=labelled,
     )
 
 

@@ -38,7 +38,7 @@ def read(
         require_column(table.column_names, data.text_column, "data.text_column")
     else:
         require_column(table.column_names, data.image_column, "data.image_column")
-        if label is None:
+        if label is None and data.answers and not (modality == "image_text" and data.caption_column):
             others = [c for c in table.column_names if c != data.image_column]
             choice = _one_of(others) if others else f"a column of labels, which {data.path} doesn't have"
             raise ConfigError("data.label_column", None, choice)
@@ -46,13 +46,9 @@ def read(
         require_column(table.column_names, label, "data.label_column")
     if not len(table):
         raise ConfigError("data.path", data.path, "data with at least one row")
-    groups, names = _groups(table, label) if label else (np.zeros(len(table), np.int64), ["text"])
-    if modality == "image":
-        # Drawn before decoding, so that a few images of a big set cost a few decodings.
-        index = draw_evenly(groups, data.max_examples, rng)
-        cells = _encoded(table.select(index), data.image_column)
-        pixels = decode(cells, data.image_size, data.image_column)
-        return from_pixels(pixels, groups[index], names, description=description, origin=origin)
+    if modality != "text":
+        return _read_images(table, data, rng, label, description=description, origin=origin)
+    groups, names = _groups(table, label, data.label_names) if label else (_alike(table), ["text"])
     raw = from_documents(
         [_text(cell, data.text_column) for cell in table[data.text_column][:]],
         groups,
@@ -69,9 +65,41 @@ def read(
     return raw
 
 
+def _read_images(
+    table: datasets.Dataset,
+    data: DataConfig,
+    rng: np.random.Generator,
+    label: str | None,
+    **about: str,
+) -> Raw:
+    """Images with the labels and, for image–text, the captions that there are."""
+    captions: list[str] = []
+    if data.modality == "image_text" and data.caption_column is not None:
+        require_column(table.column_names, data.caption_column, "data.caption_column")
+        captions = [_caption(cell, data.caption_column) for cell in table[data.caption_column][:]]
+        told = np.array([i for i, caption in enumerate(captions) if caption], dtype=np.int64)
+        if not len(told):
+            raise ConfigError("data.caption_column", data.caption_column, "a column with texts in it")
+        table, captions = table.select(told), [captions[i] for i in told]
+    groups, names = _groups(table, label, data.label_names) if label else (_alike(table), ["images"])
+    # Drawn before decoding, so that a few images of a big set cost a few decodings.
+    index = draw_evenly(groups, data.max_examples, rng)
+    cells = _encoded(table.select(index), data.image_column)
+    return from_pixels(
+        decode(cells, data.image_size, data.image_column),
+        groups[index],
+        names,
+        captions=[captions[i] for i in index] if captions else (),
+        labelled=label is not None,
+        **about,
+    )
+
+
 def require_modality(data: DataConfig) -> str:
     if data.modality is None:
-        raise ConfigError("data.modality", None, f"text or image, which source {data.source} can't tell")
+        raise ConfigError(
+            "data.modality", None, f"text, image or image_text, which source {data.source} can't tell"
+        )
     return data.modality
 
 
@@ -115,8 +143,18 @@ def _one_of(columns: list[str]) -> str:
     return f"one of the columns {', '.join(columns)}"
 
 
-def _groups(table: datasets.Dataset, column: str) -> tuple[np.ndarray, list[str]]:
-    """Group [N] int64 of each row, and the groups' names: in order of number where all are numbers."""
+def _alike(table: datasets.Dataset) -> np.ndarray:
+    """All rows of one group, [N] int64."""
+    return np.zeros(len(table), np.int64)
+
+
+def _groups(
+    table: datasets.Dataset, column: str, called: tuple[str, ...] | None
+) -> tuple[np.ndarray, list[str]]:
+    """Group [N] int64 of each row, and the groups' names: in order of number where all are numbers.
+
+    called: what to call groups 0, 1, 2, … in place of their numbers.
+    """
     values = table[column][:]
     missing = sum(v is None for v in values)
     declared = getattr(table.features[column], "names", None)
@@ -126,14 +164,22 @@ def _groups(table: datasets.Dataset, column: str) -> tuple[np.ndarray, list[str]
     if missing:
         raise ConfigError("data.label_column", column, f"a label in every row; {missing} rows have none")
     if declared:
-        return np.array(values, dtype=np.int64), list(declared)
+        return np.array(values, dtype=np.int64), _called(list(declared), called)
     if any(isinstance(v, list | dict) for v in values):
         raise ConfigError("data.label_column", column, "a column of numbers or names")
     texts = [str(v) for v in values]
     numbers = all(t.removeprefix("-").isdecimal() for t in texts)
+    if numbers and called and all(0 <= int(t) < len(called) for t in texts):
+        return np.array([int(t) for t in texts], dtype=np.int64), list(called)
     names = sorted(set(texts), key=(lambda t: (int(t), t)) if numbers else (lambda t: (0, t)))
     number = {name: i for i, name in enumerate(names)}
-    return np.array([number[t] for t in texts], dtype=np.int64), names
+    return np.array([number[t] for t in texts], dtype=np.int64), _called(names, called)
+
+
+def _called(names: list[str], called: tuple[str, ...] | None) -> list[str]:
+    if called is not None and len(called) != len(names):
+        raise ConfigError("data.label_names", called, f"{len(names)} names, of {', '.join(names[:12])}")
+    return list(called) if called is not None else names
 
 
 def _text(cell: Any, column: str) -> str:
@@ -142,6 +188,15 @@ def _text(cell: Any, column: str) -> str:
     if not isinstance(cell, str):
         raise ConfigError("data.text_column", column, f"a column of texts; it holds {type(cell).__name__}")
     return cell
+
+
+def _caption(cell: Any, column: str) -> str:
+    """The text of a cell, the first where it holds several; empty where it holds none."""
+    if isinstance(cell, list):
+        cell = cell[0] if cell else None
+    if cell is not None and not isinstance(cell, str):
+        raise ConfigError("data.caption_column", column, f"a column of texts; it holds {type(cell).__name__}")
+    return " ".join((cell or "").split())
 
 
 def _encoded(table: datasets.Dataset, column: str) -> Any:
