@@ -153,7 +153,7 @@ class Learner:
             offsets=offsets,
             ids=np.concatenate(ids),
             counts=np.concatenate(counts),
-            losses=np.concatenate(mean_losses).astype(np.float32) if mean_losses else None,
+            claims=np.concatenate(mean_losses).astype(np.float32) if mean_losses else None,
         )
 
     def sample_losses(self, examples: Examples, samples: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The actors: a process around a plain class, and nothing else.
 
-They import their heavy libraries in `__init__`, those that `models` need among them, while the driver
-still prepares the data; `prepare` brings the data by reference. Messages leave as arrays of bytes, which Ray moves without a copy.
+They import their heavy libraries in `__init__`, the code of `models` among them, while the driver still
+prepares the data; `prepare` brings the data by reference. Messages leave as arrays of bytes, which Ray
+moves without a copy.
 """
 
 from __future__ import annotations
