@@ -42,8 +42,8 @@ def _leave_out_the_compiler() -> None:
     def as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
         return as_it_is if function is None else function
 
-    setattr(torch, "_disable_dynamo", as_it_is)
-    setattr(torch.compiler, "disable", as_it_is)
+    vars(torch)["_disable_dynamo"] = as_it_is
+    vars(torch.compiler)["disable"] = as_it_is
     for method in vars(Optimizer).values():  # they asked when torch was imported
         plain = getattr(method, "__wrapped__", None)
         if plain is not None:
