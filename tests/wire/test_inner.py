@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_messages import (
+
+from fedsim.types import Features, Mixture, Prototypes
+from fedsim.wire import decode, memory_limit
+from fedsim.wire.container import join, pack, unpack
+from fedsim.wire.entropy import encode_symbols
+from tests.wire.test_messages import (
     assert_same,
     expectation,
     features_of,
@@ -18,11 +23,6 @@ from test_messages import (
     responses_of,
     send,
 )
-
-from fedsim.types import Features, Mixture, Prototypes
-from fedsim.wire import decode, memory_limit
-from fedsim.wire.container import join, pack, unpack
-from fedsim.wire.entropy import encode_symbols
 
 
 @settings(deadline=None)
