@@ -20,6 +20,7 @@ from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
 from fedsim.storage import AnyPath
+from fedsim.training import HeadSpec
 from fedsim.types import COORDINATOR, Closing, Examples, Message, Public
 from fedsim.wire.messages import encode, memory_limit
 from fedsim.world import World
@@ -27,6 +28,7 @@ from fedsim.world import World
 if TYPE_CHECKING:
     from fedsim.learner import Learner
 
+BuildStudent = Callable[[World, np.ndarray | None, HeadSpec | None], "Learner"]
 MEMORY = "memory.safetensors"
 
 
@@ -38,7 +40,7 @@ class Coordinator:
         world: World,
         public: Public,
         starts: dict[str, np.ndarray],
-        student: Callable[[World, np.ndarray | None], Learner] = World.student,
+        student: BuildStudent = World.student,
     ) -> None:
         self._student = student
         self.world = world
@@ -55,7 +57,8 @@ class Coordinator:
         """Take up a contender after `finished` rounds; round 0 is the public start, scored here."""
         self._release()
         self._method: Method = self.world.method(contender)
-        learner = self._student(self.world, self.starts.get(self.world.config.student.model))
+        start = self.starts.get(self.world.config.student.model)
+        learner = self._student(self.world, start, self._method.heads())
         self._desk = Desk(self.public, learner, private)
         self._contender, self._round = contender, finished
         self._check_limit()

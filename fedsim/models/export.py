@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from fedsim.learner import Learner
+from fedsim.models.heads import without_heads
 from fedsim.types import Interface
 
 
@@ -21,9 +22,10 @@ def export(learner: Learner, interface: Interface, folder: Path, tokenizer: str 
     # Tied parameters are one object under several names; ZeRO 3 leaves nothing in their tensors here.
     whole = {id(p): weights[n] for n, p in model.named_parameters()}
     state = {n: whole[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
+    state = without_heads(model, state)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(())  # the factory made a vector of it
-    buffers = {n: b for n, b in model.state_dict().items() if n not in state}
+    buffers = {n: b for n, b in model.named_buffers() if n in model.state_dict()}
     model.save_pretrained(str(folder), state_dict={**buffers, **state})  # type: ignore[operator]
     if tokenizer is not None:
         _save_tokenizer(tokenizer, interface, folder)

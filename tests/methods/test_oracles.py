@@ -20,7 +20,7 @@ from fedsim.methods.fedavg import ParameterMean
 from fedsim.methods.federated_distillation import FederatedDistillation
 from fedsim.process import set_up
 from fedsim.simulation import world as make_world
-from fedsim.training import Phase, Stream
+from fedsim.training import HeadSpec, Phase, Stream
 from fedsim.types import COORDINATOR, Parameters, Responses
 from fedsim.wire import decode, encode
 from fedsim.wire.quantise import largest_remainder, to_dense
@@ -70,7 +70,8 @@ class Small:
         return self.host().step(contender, 1, everybody, None, None, None)[1]
 
 
-def torch_student(world: World, start: np.ndarray | None) -> Learner:
+def torch_student(world: World, start: np.ndarray | None, heads: HeadSpec | None) -> Learner:
+    assert heads is None
     return world.specialist(world.config.student.model, start, world.config.student.training)
 
 
