@@ -193,7 +193,7 @@ def rarity(own: Examples, proxy: Examples, tokens: int) -> np.ndarray:
     """−log density of every proxy sample [N] under `own` examples, nats per token or component.
 
     Text: unigrams of the own tokens, with half a token more of everything. Images: a Gaussian kernel
-    density over the proxy set's whitened principal components, its width by Scott's rule. What it is
+    density over the proxy set's leading principal components, its width by Scott's rule. What it is
     measured in is public; of the own examples only the result leaves.
     """
     if "pixel_values" not in proxy.arrays:
@@ -205,11 +205,12 @@ def rarity(own: Examples, proxy: Examples, tokens: int) -> np.ndarray:
     number = min(_COMPONENTS, int((variances > max(1e-9, 1e-9 * variances[-1])).sum()))
     if not number:  # a proxy set of equal images tells nothing apart
         return np.zeros(len(public))
-    whiten = axes[:, -number:] / variances[-number:] ** 0.5
+    # One scale for all components: whitened, those of noise would count as much as those of content.
+    project = axes[:, -number:] / variances[-number:].mean() ** 0.5
     every = max(1, -(-len(own) // _KERNELS))
-    kernels = (_flat(own.arrays["pixel_values"][::every]) - mean) @ whiten
+    kernels = (_flat(own.arrays["pixel_values"][::every]) - mean) @ project
     width = len(kernels) ** (-1 / (number + 4))
-    points = (public - mean) @ whiten
+    points = (public - mean) @ project
     result = np.empty(len(points))
     for start in range(0, len(points), _CHUNK):
         some = points[start : start + _CHUNK]
