@@ -23,7 +23,8 @@ MIRRORED = frozenset(
     {
         "fit",
         "express",
-        "sample_losses",
+        "claims",
+        "calibrate",
         "evaluate",
         "weights",
         "parameters",
