@@ -166,7 +166,6 @@ class Learner:
             claims=np.concatenate(claims) if claims else None,
         )
 
-<<<<<<< HEAD
     def hidden(self, examples: Examples, samples: np.ndarray, depths: Sequence[float]) -> list[np.ndarray]:
         """The hidden states at some depths of the model, [n, d] float32 each, one row for each example.
 
@@ -182,18 +181,11 @@ class Learner:
             raise DivergedError("hidden states are not finite; a smaller learning rate may help")
         return whole
 
-    def sample_losses(self, examples: Examples, samples: np.ndarray) -> np.ndarray:
-        """Mean task loss of each of the labelled examples at `samples`, [n] float32 nats."""
-        positions = self.modality.positions(examples)
-        means = [
-            self._nll(examples, index, logits_RK).view(len(index), positions).mean(1).cpu().numpy()
-=======
     def claims(self, examples: Examples, samples: np.ndarray, judge: Judge = TASK_LOSS) -> np.ndarray:
         """What the judge makes of each of the examples at `samples`, [n] float32; by default the mean
         task loss in nats."""
         parts = [
             self._judged(examples, index, logits_RK, judge)
->>>>>>> pooling
             for index, logits_RK in self._answers(examples, samples)
         ]
         return np.concatenate(parts)

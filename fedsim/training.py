@@ -20,12 +20,8 @@ FLOOR = 0.1
 
 @dataclass(frozen=True)
 class Objective:
-<<<<<<< HEAD
-    """L = response · T² KL(teacher ‖ student) + task · cross-entropy, per prediction,
+    """L = response · T² D(teacher, student) + task · cross-entropy, per prediction,
     + feature · MSE + prototype · distance, per example: see `guidance`.
-=======
-    """L = response · T² D(teacher, student) + task · cross-entropy, per prediction.
->>>>>>> pooling
 
     divergence, skew: what D is, see `losses.divergence`.
     A term with weight 0 is not computed; nor is one for which the examples lack the answers.
@@ -34,7 +30,8 @@ class Objective:
     response: float = 0.0
     task: float = 1.0
     temperature: float = 1.0
-<<<<<<< HEAD
+    divergence: str = "forward"
+    skew: float = 0.1
     feature: float = 0.0
     prototype: float = 0.0
 
@@ -69,10 +66,6 @@ class Guide:
     groups: np.ndarray | None = None
     prototypes: Prototypes | None = None
     domains: np.ndarray | None = None
-=======
-    divergence: str = "forward"
-    skew: float = 0.1
->>>>>>> pooling
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,6 @@ VERSION = 1
 # A code, once used, is never given to another meaning: old messages stay readable or are refused.
 KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5, "mixture": 6}
 DIRECTIONS = {"up": 0, "down": 1}
-<<<<<<< HEAD
-SECTIONS = {"meta": 1, "samples": 2, "lengths": 3, "ids": 4, "counts": 5, "claims": 6, "vector": 7}
-SECTIONS |= {"scales": 32, "codes": 33, "groups": 34, "centroids": 35, "confidence": 36}
-SECTIONS |= {"responses": 64, "features": 65, "prototypes": 66}  # the parts of a mixture, see `join`
-=======
 SECTIONS = {
     "meta": 1,
     "samples": 2,
@@ -48,7 +43,8 @@ SECTIONS = {
     "vector": 7,
     "skills": 8,
 }
->>>>>>> pooling
+SECTIONS |= {"scales": 32, "codes": 33, "groups": 34, "centroids": 35, "confidence": 36}
+SECTIONS |= {"responses": 64, "features": 65, "prototypes": 66}  # the parts of a mixture, see `join`
 
 _KIND_NAMES = {code: name for name, code in KINDS.items()}
 _DIRECTION_NAMES = {code: name for name, code in DIRECTIONS.items()}

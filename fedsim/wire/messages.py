@@ -206,28 +206,8 @@ def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limi
     return Responses(samples, positions, classes, levels, offsets, ids, counts, claims, skills)
 
 
-<<<<<<< HEAD
-def _decode_claims(section: memoryview | None, size: int) -> np.ndarray | None:
-=======
-def _decode_samples(section: memoryview | None, size: int, expect: Expectation) -> np.ndarray:
-    if section is None:
-        if expect.samples is None:
-            raise MessageError("unexpected", "no sample ids, and the receiver does not know them")
-        _expected("number of samples", size, len(expect.samples))
-        return expect.samples.astype(np.int64)
-    samples = _stream(section, size).astype(np.int64)
-    samples[1:] += 1
-    np.cumsum(samples, out=samples)
-    if size and samples[-1] >= expect.proxy_size:
-        raise MessageError("unexpected", f"sample {samples[-1]} of {expect.proxy_size}")
-    if expect.samples is not None and not np.array_equal(samples, expect.samples):
-        raise MessageError("unexpected", "other samples than agreed")
-    return samples
-
-
 def _decode_numbers(section: memoryview | None, size: int, name: str) -> np.ndarray | None:
     """float16 as float32, [size]."""
->>>>>>> pooling
     if section is None:
         return None
     if len(section) != 2 * size:
