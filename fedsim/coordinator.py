@@ -86,7 +86,7 @@ class Coordinator:
         if knowledge is None:
             return None
         expected = self._method.expect("down", round, COORDINATOR, self._desk.learner.size)
-        known = self._method.samples_known and expected is not None and expected.samples is not None
+        known = self._method.samples_known and expected is not None and expected.samples_known
         return encode(knowledge, direction="down", round=round, sender=COORDINATOR, samples_known=known)
 
     @property
@@ -131,6 +131,7 @@ class Coordinator:
             score=score,
             loss=loss,
             learn_loss=fit.loss if fit else float("nan"),
+            terms=fit.terms if fit else {},
             flops=flops,
             peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )

@@ -6,8 +6,6 @@ prototype  confidence · ‖W f(x) − c‖² ÷ r,  f the last mapped layer, c 
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,7 +25,7 @@ def guided_terms(heads: Heads, stream: Stream, batch: np.ndarray) -> dict[str, T
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(heads.embeddings[0].device)
 
-    if want.feature and guide.known.any():
+    if want.feature and guide.known.any() and any(e is not None for e in guide.embeddings):
         known_B, share = tensor(guide.known[batch]), float(guide.known.mean())
         layers = [
             losses.feature_mse(mapped.float(), tensor(embedding[batch]), known_B, share)
@@ -36,8 +34,7 @@ def guided_terms(heads: Heads, stream: Stream, batch: np.ndarray) -> dict[str, T
         ]
         terms["feature"] = stream.weight * want.feature * torch.stack(layers).mean()
     if want.prototype and guide.prototypes is not None and guide.groups is not None:
-        f = losses.prototype_entropy if os.environ.get("PROTO") == "ce" else losses.prototype_distance
-        distance = f(
+        distance = losses.prototype_distance(
             heads.embeddings[-1].float(),
             tensor(guide.groups[batch]),
             tensor(guide.prototypes.centroids),

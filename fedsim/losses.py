@@ -114,14 +114,3 @@ def prototype_distance(
     nearest_B = squared_Bm.argmin(-1, keepdim=True)
     distance_B = squared_Bm.gather(1, nearest_B)[:, 0]
     return torch.where(distance_B.isfinite(), confidence_m[nearest_B[:, 0]] * distance_B, 0).mean()
-
-
-def prototype_entropy(
-    mapped_Br: Tensor, groups_B: Tensor, centroids_mr: Tensor, of_group_m: Tensor, confidence_m: Tensor
-) -> Tensor:
-    squared_Bm = (mapped_Br[:, None] - centroids_mr[None]).pow(2).sum(-1)
-    log_Bm = F.log_softmax(-squared_Bm, -1)
-    own = groups_B[:, None] == of_group_m[None]
-    log_B = log_Bm.masked_fill(~own, float("-inf")).logsumexp(-1)
-    weight = (own * confidence_m).amax(-1)
-    return -torch.where(own.any(-1), weight * log_B, 0).mean()

@@ -239,6 +239,7 @@ class Closing:
 
     statuses: participant → `ok` or `rejected:<reason>`, for every message that arrived.
     score, loss: the student on the test set, NaN where not evaluated.   learn_loss: of its training.
+    terms: of that, each weighted term by its name.
     flops: what the coordinator computed.   peak_memory_mib: its process' largest memory so far.
     """
 
@@ -246,6 +247,7 @@ class Closing:
     score: float = float("nan")
     loss: float = float("nan")
     learn_loss: float = float("nan")
+    terms: dict[str, float] = field(default_factory=dict)
     flops: float = 0.0
     peak_memory_mib: float = 0.0
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -31,14 +32,17 @@ from fedsim import events, schedules
 from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum
 from fedsim.aggregation.geometric import LogSum
+from fedsim.aggregation.mixture import MixturePool, as_mixture
 from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, heat, recall, sharpen
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
+from fedsim.methods import insight
 from fedsim.methods.base import Desk, Method, Pool, Site
+from fedsim.methods.insight import FeatureSettings, Insight
 from fedsim.schedules import Agenda
 from fedsim.seeding import generator
-from fedsim.training import Fit, Objective, Stream
+from fedsim.training import Fit, HeadSpec, Objective, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Responses
 from fedsim.wire.messages import Expectation
 
@@ -113,12 +117,18 @@ class DistillationSettings(Settings):
     """λ, weight of what participants learn from the proxy set beside their shard; 0 is one-way."""
     digest_batch: Annotated[int, Field(ge=1)] = 8
     """Proxy samples in each of a participant's steps."""
+    features: FeatureSettings = FeatureSettings()
+    """What hidden layers hold of proxy samples, see `insight`."""
 
 
 class FederatedDistillation(Method):
     samples_known: ClassVar[bool] = True
     Settings: ClassVar[type[Settings]] = DistillationSettings
     settings: DistillationSettings
+
+    @cached_property
+    def insight(self) -> Insight:
+        return Insight(self.world, self.settings.features)
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
@@ -129,6 +139,7 @@ class FederatedDistillation(Method):
         for field, fits, expected in _demands(settings, config):
             if not fits:
                 raise ConfigError(f"{where}.{field}", getattr(settings, field), expected)
+        insight.check(settings.features, where)
 
     def samples(self, round: int) -> np.ndarray:
         """The proxy samples of a round without a curriculum, ascending; both ends know them from the seed.
@@ -141,6 +152,9 @@ class FederatedDistillation(Method):
         first = (round - 1) * number
         return np.sort(shuffled[np.arange(first, first + number) % size])
 
+    def heads(self) -> HeadSpec | None:
+        return self.insight.heads()
+
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         agenda = self._agenda(desk, round)
         if round == 1 or not self.settings.digest or not agenda.sends:
@@ -151,13 +165,14 @@ class FederatedDistillation(Method):
         self, site: Site, round: int, received: Knowledge | None
     ) -> tuple[Knowledge | None, Fit | None]:
         streams = [self.labelled(site.shard.train, site.participant)]
-        if isinstance(received, Responses):
+        told = as_mixture(received)
+        if told.responses is not None:
             streams.append(
                 Stream(
-                    examples=site.public.proxy.take(received.samples),
+                    examples=site.public.proxy.take(told.responses.samples),
                     batch_size=self.settings.digest_batch,
                     objective=Objective(response=1.0, task=self.settings.task),
-                    teacher=as_pooled(received),
+                    teacher=as_pooled(told.responses),
                     weight=self.settings.digest,
                 )
             )
@@ -167,16 +182,20 @@ class FederatedDistillation(Method):
         if received is None and round > 1 and self.settings.frequency == "adaptive":
             return None, fit
         agenda = Agenda(self.samples(round), self._levels(round))
-        if isinstance(received, Responses):
-            agenda = Agenda(received.samples, received.levels)
+        if told.responses is not None:
+            agenda = Agenda(told.responses.samples, told.responses.levels)
         own = self._assess(site.learner, site.shard.train, site.public)
         answers = self._express(site, round, site.participant, agenda, own.judge)
-        if not self.settings.personal:
-            return answers, fit
-        assert own.losses is not None
-        return replace(answers, skills=own.losses.astype(np.float32)), fit
+        if self.settings.personal:
+            assert own.losses is not None
+            answers = replace(answers, skills=own.losses.astype(np.float32))
+        return self.insight.with_own(site, round, answers), fit
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
+        answers = self._expect_answers(direction, round, sender)
+        return self.insight.expect(answers, direction, round, sender)
+
+    def _expect_answers(self, direction: str, round: int, sender: int) -> Expectation | None:
         if direction == "down" and (round == 1 or not self.settings.digest):
             return None
         ordered = self.settings.curriculum != "none" and round > 1
@@ -195,8 +214,13 @@ class FederatedDistillation(Method):
         )
 
     def agreed(self, expected: Expectation, pool: Pool) -> Expectation:
-        assert isinstance(pool, ResponsePool | BestPool)
-        return replace(expected, samples=pool.samples, levels=pool.levels, coarser=False)
+        assert isinstance(pool, MixturePool)
+        if expected.kind == "mixture":
+            return replace(expected, parts=tuple(self.agreed(part, pool) for part in expected.parts))
+        if expected.kind != "responses":
+            return expected
+        samples, levels = pool.responses.samples, pool.responses.levels
+        return replace(expected, samples=samples, levels=levels, coarser=False)
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         agenda, want = self._agenda(desk, round), self.settings
@@ -206,29 +230,37 @@ class FederatedDistillation(Method):
         weighing = self._weighing(desk, round, agenda.samples)
         apart = Disagreement(*shape) if want.curriculum != "none" else None
         if want.teachers == "best":
-            return BestPool(agenda.samples, *shape, weighing, apart)
+            return self.insight.pool(round, BestPool(agenda.samples, *shape, weighing, apart))
         sums = LogSum(*shape) if want.mean == "logits" else CountSum(*shape)
-        return ResponsePool(agenda.samples, sums, weighing, apart)
+        return self.insight.pool(round, ResponsePool(agenda.samples, sums, weighing, apart))
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         training, want = self.world.config.student.training, self.settings
         pooled = None
+        assert pool is None or isinstance(pool, MixturePool)
         if pool is not None:
-            assert isinstance(pool, ResponsePool | BestPool)
-            pooled = pool.result()
+            pooled = pool.responses.result()
             if want.era == "temperature":
                 pooled = heat(pooled, 1 / want.sharpen)
             else:
                 pooled = sharpen(pooled, want.sharpen)
-            self._learn_order(desk, pool)
+            self._learn_order(desk, pool.responses)
         if want.remember or pooled is None:
             pooled = recall(desk.memory, pooled, self.world.positions, self.world.interface.classes)
         stream = Stream(
             examples=desk.public.proxy.take(pooled.samples),
             batch_size=training.batch_size,
-            objective=Objective(want.response, want.task, want.temperature, want.divergence, want.skew),
+            objective=Objective(
+                want.response,
+                want.task,
+                want.temperature,
+                want.divergence,
+                want.skew,
+                feature=want.features.weight,
+            ),
             teacher=pooled,
             augment=training.augment,
+            guide=self.insight.learn(desk.memory, round, pool, pooled),
         )
         fit = desk.learner.fit(self.phase(round, COORDINATOR, "distil", stream))
         self._take_stock(desk)

@@ -67,7 +67,7 @@ def _places(model: nn.Module) -> tuple[list[str], str]:
     stacks = {
         n: m
         for n, m in tree.items()
-        if isinstance(m, nn.ModuleList) and not n.startswith(("text_", "heads."))
+        if isinstance(m, nn.ModuleList) and not any(p.startswith(("text_", "heads")) for p in n.split("."))
     }
     if stacks:
         stack = max(stacks, key=lambda name: len(stacks[name]))

@@ -23,6 +23,7 @@ MIRRORED = frozenset(
     {
         "fit",
         "express",
+        "hidden",
         "claims",
         "calibrate",
         "evaluate",

@@ -76,13 +76,18 @@ class Expectation:
     coarser: bool = False
     proxy_size: int = 0
     samples: np.ndarray | None = None
-    groups: int = 0
     size: int = 0
     layers: int = 0
     rank: int = 0
     groups: int = 0
     slots: int = 0
     parts: tuple[Expectation, ...] = ()
+
+    @property
+    def samples_known(self) -> bool:
+        """Whether the receiver knows what samples all parts of the message are about."""
+        about_samples = [part for part in self.parts if part.kind != "prototypes"]
+        return self.samples is not None or (bool(self.parts) and all(p.samples_known for p in about_samples))
 
 
 def encode(

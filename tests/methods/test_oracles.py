@@ -397,7 +397,7 @@ def test_the_student_moves_towards_what_was_pooled():
     method = small.world.method("federated_distillation")
     coordinator.open(1)
     coordinator.receive(range(3), sent)
-    teacher = coordinator._intake.pool.sum.result()
+    teacher = coordinator._intake.pool.responses.result()
     learner, proxy = coordinator._desk.learner, small.federation.public.proxy
 
     def distance() -> float:

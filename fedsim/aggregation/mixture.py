@@ -1,0 +1,42 @@
+"""One round's pool of everything that participants send: answers, and what lies inside their models."""
+
+from __future__ import annotations
+
+from fedsim.aggregation.responses import BestPool, ResponsePool
+from fedsim.errors import MessageError
+from fedsim.knowledge.features import ConsensusSum
+from fedsim.types import Knowledge, Mixture, Responses
+
+
+class MixturePool:
+    """responses, features: the sums of each kind; None of a kind that nobody is asked for."""
+
+    def __init__(self, responses: ResponsePool | BestPool, features: ConsensusSum | None = None) -> None:
+        self.responses, self.features = responses, features
+
+    def add(self, participant: int, knowledge: Knowledge) -> None:
+        """Raises MessageError, and adds nothing, where a part is missing."""
+        mixture = as_mixture(knowledge)
+        if mixture.responses is None or (mixture.features is None) != (self.features is None):
+            raise MessageError("unexpected", f"only {', '.join(mixture.parts())}")
+        self.responses.add(participant, mixture.responses)
+        if self.features is not None and mixture.features is not None:
+            self.features.add(mixture.features)
+
+    def merge(self, other: MixturePool) -> None:
+        if isinstance(self.responses, ResponsePool):
+            assert isinstance(other.responses, ResponsePool)
+            self.responses.merge(other.responses)
+        else:
+            assert isinstance(other.responses, BestPool)
+            self.responses.merge(other.responses)
+        if self.features is not None and other.features is not None:
+            self.features.merge(other.features)
+
+
+def as_mixture(knowledge: Knowledge | None) -> Mixture:
+    """What came in a message, by kind; nothing where none came."""
+    if isinstance(knowledge, Mixture):
+        return knowledge
+    assert knowledge is None or isinstance(knowledge, Responses)
+    return Mixture(responses=knowledge)
