@@ -249,7 +249,7 @@ def test_images_must_be_square():
 def test_patches_larger_than_the_images_are_refused(tmp_path: Path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "vit", "hidden_size": 32, "num_attention_heads": 2}))
-    with pytest.raises(ConfigError, match="patch_size of at most 8.*it is 16"):
+    with pytest.raises(ConfigError, match=r"patch_size of at most 8.*it is 16"):
         build(str(path), IMAGE, seed=0)
     path.write_text(
         json.dumps({"model_type": "vit", "hidden_size": 32, "num_attention_heads": 2, "patch_size": 8})
