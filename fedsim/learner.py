@@ -105,8 +105,10 @@ class Learner:
         terms: dict[str, Tensor] = {}
         if want.response and stream.teacher is not None:
             teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
-            kl = losses.response_kl(logits_RK, teacher_RK, want.temperature)
-            terms["response"] = stream.weight * want.response * kl
+            apart = losses.divergence(
+                logits_RK, teacher_RK, want.divergence, want.temperature, want.skew
+            )
+            terms["response"] = stream.weight * want.response * apart
         if want.task:
             task = self.modality.task_loss(logits, logits_RK, stream.examples, batch, self.engine.device)
             if task is not None:
