@@ -12,7 +12,7 @@ from torch import nn
 
 from fedsim.errors import ConfigError
 from fedsim.models import plain
-from fedsim.models.presets import PRESETS, config_file
+from fedsim.models.presets import PRESETS, config_file, is_pretrained
 from fedsim.seeding import torch_seed
 from fedsim.types import Interface
 
@@ -38,7 +38,7 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
         fields = _merged(_fitting(kind, interface), fields)
         return _ready(auto.from_config(AutoConfig.for_model(kind, **fields)))
     path = _file(name)
-    if _has_weights(path.parent) and path.name == "config.json":
+    if is_pretrained(name):
         return _ready(_pretrained(auto, path.parent, interface))
     # By its content: where a file lies must not decide the weights.
     torch.manual_seed(torch_seed(seed, "weights", path.read_text(encoding="utf-8")))
@@ -92,7 +92,7 @@ def _plain(name: str, config: dict[str, Any], interface: Interface, seed: int) -
     channels, side = _square(interface)
     fields = {"num_channels": channels, "image_size": side, "num_labels": interface.classes}
     path = None if name in PRESETS else _file(name)
-    ready = path is not None and _has_weights(path.parent) and path.name == "config.json"
+    ready = is_pretrained(name)
     if path is not None and ready:
         for field, value in fields.items():
             if config[field] != value:
@@ -139,10 +139,6 @@ def _square(interface: Interface) -> tuple[int, int]:
     if height != width:
         raise ConfigError("data.image_size", (height, width), "square images: set data.image_size")
     return channels, height
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors"))
 
 
 def _pretrained(auto: Any, folder: Path, interface: Interface) -> nn.Module:

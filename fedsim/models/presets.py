@@ -141,6 +141,10 @@ def _clip(
     return Preset("clip", "image_text", shape, millions)
 
 
+PLAIN = ("mlp", "cnn")
+"""The model types that `plain` builds."""
+
+
 def _plain(kind: str, **shape: list[int]) -> Preset:
     return Preset(kind, "image", shape)
 
@@ -191,6 +195,20 @@ def check(name: str, modality: str, field: str) -> None:
             raise ConfigError(field, name, "a config.json with a model_type that transformers knows")
     except (ValueError, OSError):
         raise ConfigError(field, name, "a config.json that can be read") from None
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether weights lie beside the `config.json` that `name` means."""
+    path = None if name in PRESETS else config_file(name)
+    return path is not None and path.name == "config.json" and any(path.parent.glob("*.safetensors"))
+
+
+def is_plain(name: str) -> bool:
+    """Whether it is one of the small networks of `plain`."""
+    if name in PRESETS:
+        return PRESETS[name].model_type in PLAIN
+    path = config_file(name)
+    return path is not None and json.loads(path.read_text(encoding="utf-8"))["model_type"] in PLAIN
 
 
 def config_file(name: str) -> Path | None:
