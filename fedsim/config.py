@@ -293,8 +293,11 @@ class Student(Settings):
 class Pretraining(Settings):
     """The public start that everyone shares: each architecture trained on the proxy set."""
 
+    objective: Literal["task", "masked_image"] = "task"
+    """What is learnt there: the task itself, or to fill in hidden patches of the images (SimMIM), which
+    needs no labels but models that cut images into patches."""
     steps: Annotated[int, Field(ge=0)] = 0
-    """0 starts from random weights (the only choice where the proxy set can't be learnt from)."""
+    """0 starts from random weights."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     learning_rate: Positive = 2e-3
 

@@ -78,7 +78,12 @@ class Host:
             rounds=1,
             key=(self.world.seed, COORDINATOR, "pretraining"),
         )
-        learner.fit(phase)
+        if settings.objective == "masked_image":
+            from fedsim.models import masked_image
+
+            masked_image.pretrain(learner.engine.model, learner.modality, phase, learner.engine.device)
+        else:
+            learner.fit(phase)
         return learner.parameters().vector
 
     def set_starts(self, starts: dict[str, np.ndarray]) -> None:

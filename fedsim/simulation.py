@@ -123,10 +123,25 @@ def check_settings(config: RunConfig) -> None:
         METHODS[entry.name].check(config, entry, f"methods.{place}")
     if people.adapter is not None:
         _check_adapter(config)
-    if config.pretraining.steps and not config.data.proxy_answered:
-        raise ConfigError(
-            "pretraining.steps", config.pretraining.steps, "0: an unlabelled proxy set can't be trained on"
-        )
+    if config.pretraining.steps:
+        _check_pretraining(config)
+
+
+def _check_pretraining(config: RunConfig) -> None:
+    """Raise ConfigError where the proxy set, or a model, is none for the objective."""
+    settings, people = config.pretraining, config.participants
+    if settings.objective == "task":
+        if not config.data.proxy_answered:
+            expected = "0, or pretraining.objective: masked_image for images: the proxy set is unlabelled"
+            raise ConfigError("pretraining.steps", settings.steps, expected)
+        return
+    if config.data.reads == "text":
+        raise ConfigError("pretraining.objective", settings.objective, "task: there are no images")
+    used = {f"participants.models.{k}": model for k, model in enumerate(people.models)}
+    for field, model in {**used, "student.model": config.student.model}.items():
+        if not presets.has_patches(model):
+            expected = "a vision transformer or dual encoder, as pretraining.objective is masked_image"
+            raise ConfigError(field, model, expected)
 
 
 def _check_adapter(config: RunConfig) -> None:

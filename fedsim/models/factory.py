@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 
 from fedsim.errors import ConfigError
 from fedsim.models import plain
-from fedsim.models.presets import PRESETS, config_file, is_pretrained
+from fedsim.models.presets import PRESETS, config_file, fields_of, is_pretrained
 from fedsim.seeding import torch_seed
 from fedsim.types import Interface
 
@@ -22,9 +21,10 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
 
     Raises ConfigError where a folder's vocabulary or labels don't fit the data.
     """
-    kind, fields = _described(name)
+    described = fields_of(name)
+    kind = described.pop("model_type")
     if kind in plain.KINDS:
-        return _plain(name, {"model_type": kind, **fields}, interface, seed)
+        return _plain(name, {"model_type": kind, **described}, interface, seed)
     from transformers import AutoConfig
     from transformers.utils import logging
 
@@ -35,8 +35,8 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
         raise ConfigError("model", name, f"a model of type clip for image–text; it is {kind}")
     if name in PRESETS:
         torch.manual_seed(torch_seed(seed, "weights", name))
-        fields = _merged(_fitting(kind, interface), fields)
-        return _ready(auto.from_config(AutoConfig.for_model(kind, **fields)))
+        described = _merged(_fitting(kind, interface), described)
+        return _ready(auto.from_config(AutoConfig.for_model(kind, **described)))
     path = _file(name)
     if is_pretrained(name):
         return _ready(_pretrained(auto, path.parent, interface))
@@ -70,14 +70,6 @@ def _set(config: Any, fields: dict[str, Any]) -> None:
             _set(getattr(config, field), value)
         else:
             setattr(config, field, value)
-
-
-def _described(name: str) -> tuple[str, dict[str, Any]]:
-    """(model type, the other fields) of a preset or a `config.json`."""
-    if name in PRESETS:
-        return PRESETS[name].model_type, PRESETS[name].shape
-    fields = json.loads(_file(name).read_text(encoding="utf-8"))
-    return fields.pop("model_type"), fields
 
 
 def _file(name: str) -> Path:

@@ -205,10 +205,27 @@ def is_pretrained(name: str) -> bool:
 
 def is_plain(name: str) -> bool:
     """Whether it is one of the small networks of `plain`."""
+    return fields_of(name)["model_type"] in PLAIN
+
+
+def has_patches(name: str) -> bool:
+    """Whether it cuts images into patches."""
+    known = fields_of(name)
+    return "patch_size" in {**known, **known.get("vision_config", {})}
+
+
+def fields_of(name: str) -> dict[str, Any]:
+    """What is written of a model's config: a preset's, or a `config.json`'s.
+
+    Raises ConfigError where `name` is neither.
+    """
     if name in PRESETS:
-        return PRESETS[name].model_type in PLAIN
+        return {"model_type": PRESETS[name].model_type, **PRESETS[name].shape}
     path = config_file(name)
-    return path is not None and json.loads(path.read_text(encoding="utf-8"))["model_type"] in PLAIN
+    if path is None:
+        raise ConfigError("model", name, "a preset or a path to a config.json or its folder")
+    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return written
 
 
 def config_file(name: str) -> Path | None:
