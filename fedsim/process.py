@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 
 def memory() -> int:
@@ -32,11 +33,18 @@ def set_up(threads: int, gpu: bool = True) -> None:
 
 
 def _leave_out_the_compiler() -> None:
-    """Optimisers ask to be left out of compilation, for which torch imports its whole compiler: a second
-    and 70 MB in every process. Nothing is compiled here, so the answer can be given beforehand."""
+    """Optimisers, operator counters and transformers' caches ask to be left out of compilation, for which
+    torch imports its whole compiler: two seconds and 70 MB in every process. Nothing is compiled here, so
+    all of them are left as they are."""
+    import torch
     from torch.optim import Optimizer
 
-    for method in vars(Optimizer).values():
+    def as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
+        return as_it_is if function is None else function
+
+    vars(torch)["_disable_dynamo"] = as_it_is
+    vars(torch.compiler)["disable"] = as_it_is
+    for method in vars(Optimizer).values():  # they asked when torch was imported
         plain = getattr(method, "__wrapped__", None)
         if plain is not None:
             setattr(plain, "__dynamo_disable", plain)

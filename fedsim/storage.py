@@ -36,6 +36,7 @@ _OPTIONS = {
     "gcs": "retry_limit_seconds=60",
 }
 """Options of pyarrow's filesystems, unless the URI brings its own."""
+_CHUNK = 2**23
 
 
 class StorageError(RunError):
@@ -139,11 +140,16 @@ class RemotePath:
 
     def upload(self, source: Path) -> None:
         """Make this a copy of a local file, or add a local folder's files to it."""
-        from pyarrow.fs import LocalFileSystem, copy_files
-
-        filesystem, root = self.connection()
-        with _asking(self):
-            copy_files(str(source.absolute()), self._at(root), LocalFileSystem(), filesystem)
+        if source.is_file():
+            self._put(source)
+            return
+        self.mkdir()
+        for file in sorted(source.rglob("*")):
+            target = self / file.relative_to(source).as_posix()
+            if file.is_dir():
+                target.mkdir()
+            else:
+                target._put(file)
 
     def download(self, target: Path) -> None:
         """Copy this file or folder to a local one."""
@@ -151,6 +157,8 @@ class RemotePath:
 
         filesystem, root = self.connection()
         with _asking(self):
+            if self.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
             copy_files(self._at(root), str(target.absolute()), filesystem, LocalFileSystem())
 
     def copy_to(self, target: RemotePath) -> None:
@@ -173,6 +181,12 @@ class RemotePath:
     def connection(self) -> tuple[Any, str]:
         """pyarrow's filesystem, and what stands in front of a path in it."""
         return _connect(self.scheme, self.netloc, self.query)
+
+    def _put(self, source: Path) -> None:
+        # By pyarrow's copy_files an upload that fails at its end would pass for one that succeeded.
+        filesystem, root = self.connection()
+        with source.open("rb") as file, _asking(self), filesystem.open_output_stream(self._at(root)) as out:
+            shutil.copyfileobj(file, out, _CHUNK)
 
     def _kind(self) -> str:
         filesystem, root = self.connection()

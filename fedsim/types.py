@@ -104,8 +104,9 @@ class Responses:
     positions: p, rows per sample; row i·p + t belongs to samples[i].
     classes: K.   levels: L, the number of quanta a row is divided into.
     offsets: [R + 1] int64.   ids: [nnz] int32.   counts: [nnz] int32.
-    losses: [n] float32 or None: the sender's own mean task loss per sample in nats, where the
-        proxy set carries the answer (text). Self-reported, so never trusted unclipped.
+    claims: [n] float32 or None: what the sender says about how well it knows each sample, lower is
+        better; its own mean task loss in nats, where the proxy set carries the answers. Self-reported,
+        so never trusted unclipped.
     """
 
     samples: np.ndarray
@@ -115,7 +116,7 @@ class Responses:
     offsets: np.ndarray
     ids: np.ndarray
     counts: np.ndarray
-    losses: np.ndarray | None = None
+    claims: np.ndarray | None = None
 
     @property
     def rows(self) -> int:

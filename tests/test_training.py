@@ -248,16 +248,16 @@ def test_responses_are_the_models_probabilities_on_the_grid(quantiser: str):
 def test_responses_carry_the_loss_on_each_sample():
     learner, proxy, samples = reader(), texts(30), np.array([1, 2, 20])
     answer = learner.express(proxy, samples, levels=15, quantiser="systematic", key=(0, "express"))
-    assert np.array_equal(answer.losses, learner.sample_losses(proxy, samples))
+    assert np.array_equal(answer.claims, learner.sample_losses(proxy, samples))
     rows, next_tokens = log_probs(learner.engine.model, proxy.take(samples)), proxy.arrays["input_ids"][:, 1:]
     picked = rows[np.arange(len(rows)), next_tokens[samples].ravel()]
-    assert answer.losses == pytest.approx(-picked.reshape(3, -1).mean(1), rel=1e-5)
+    assert answer.claims == pytest.approx(-picked.reshape(3, -1).mean(1), rel=1e-5)
 
 
 def test_unlabelled_images_are_answered_without_losses():
     learner, proxy = viewer(), images(5, labelled=False)
     answer = learner.express(proxy, np.arange(5), levels=7, quantiser="largest_remainder", key=(0, "e"))
-    assert answer.losses is None
+    assert answer.claims is None
     assert answer.rows == 5
     with pytest.raises(ValueError, match="labelled"):
         learner.sample_losses(proxy, np.arange(5))
@@ -283,7 +283,7 @@ def test_chunks_change_nothing(monkeypatch):
     def answers() -> tuple:
         learner = reader()
         said = learner.express(examples, samples, levels=50, quantiser="largest_remainder", key=(0, "e"))
-        return said.losses, (said.ids.tolist(), said.counts.tolist(), learner.flops)
+        return said.claims, (said.ids.tolist(), said.counts.tolist(), learner.flops)
 
     losses, whole = answers()
     for values in (3 * (S - 1) * V, 1):  # three examples at a time, and one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     config = AutoConfig.from_pretrained(str(path))
     _set(config, _fitting(config.model_type, interface))
     return _ready(auto.from_config(config))
+
+
+def import_classes(names: Iterable[str], modality: str) -> None:
+    """Import the code of these models ahead of the first `build`: transformers' takes seconds."""
+    kinds = {kind for kind, _ in map(_described, names)} - plain.KINDS.keys()
+    if kinds:
+        from transformers import AutoConfig
+
+        auto = _auto(modality)
+        for kind in kinds:
+            auto._model_mapping.get(type(AutoConfig.for_model(kind)), None)
 
 
 def _auto(modality: str) -> Any:

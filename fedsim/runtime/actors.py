@@ -1,7 +1,8 @@
 """The actors: a process around a plain class, and nothing else.
 
-They import their heavy libraries in `__init__`, while the driver still prepares the data; `prepare`
-brings the data by reference. Messages leave as arrays of bytes, which Ray moves without a copy.
+They import their heavy libraries in `__init__`, the code of `models` among them, while the driver still
+prepares the data; `prepare` brings the data by reference. Messages leave as arrays of bytes, which Ray
+moves without a copy.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from fedsim.world import World
 class HostActor:
     """A `fedsim.host.Host` in a process of its own."""
 
-    def __init__(self, threads: int, gpu: bool) -> None:
+    def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
         from fedsim.process import set_up
 
         set_up(threads, gpu)
         import fedsim.host
-        import fedsim.learner
-        import fedsim.models.factory  # noqa: F401
+        import fedsim.learner  # noqa: F401
+        from fedsim.models.factory import import_classes
+
+        import_classes(models, modality)
 
     def prepare(self, world: World, public: Public, shards: list[Shard], neighbours: int) -> None:
         """neighbours: how many such actors share this machine's memory."""
@@ -74,14 +77,16 @@ class HostActor:
 class CoordinatorActor:
     """A `fedsim.coordinator.Coordinator`: rank 0 of the student's training."""
 
-    def __init__(self, threads: int, gpu: bool) -> None:
+    def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
         from fedsim.process import set_up
 
         set_up(threads, gpu)
         import fedsim.coordinator
         import fedsim.learner
-        import fedsim.models.factory
         import fedsim.student.deepspeed  # noqa: F401
+        from fedsim.models.factory import import_classes
+
+        import_classes(models, modality)
 
     def address(self) -> tuple[str, int]:
         """Where the ranks meet: this node, a free port."""

@@ -230,7 +230,9 @@ class OnRay:
     def _actor(self, kind: type, need: Resources, bundle: int) -> Any:
         assert self._reservation is not None
         remote = ray.remote(**need.for_actor(), scheduling_strategy=self._reservation.strategy(bundle))(kind)
-        actor = remote.remote(self._config.runtime.threads, need.gpus > 0)
+        config = self._config
+        models = dict.fromkeys([config.student.model, *config.participants.models])
+        actor = remote.remote(config.runtime.threads, need.gpus > 0, config.data.reads, list(models))
         self._actors.append(actor)
         if self._halted:  # a lane is replacing what `halt` has killed
             ray.kill(actor)

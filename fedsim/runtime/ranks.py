@@ -6,7 +6,7 @@ DeepSpeed is one program on many ranks. Rank 0 lives in the coordinator; what it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -37,10 +37,13 @@ MIRRORED = frozenset(
 class RankActor:
     """Rank 1, 2, … of the student's training."""
 
-    def __init__(self, threads: int, gpu: bool) -> None:
+    def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
         from fedsim.process import set_up
 
         set_up(threads, gpu)
+        from fedsim.models.factory import import_classes
+
+        import_classes(models, modality)
 
     def join(self, rank: int, world: int, address: str, port: int) -> None:
         from fedsim.student.deepspeed import join

@@ -8,7 +8,7 @@ Sections of a responses message (n samples, p positions, R = n·p rows, nnz entr
     ids       entropy-coded gaps of the class ids within a row, minus one [nnz]; a row's first
               entry is its first id itself
     counts    entropy-coded counts, minus one, without each row's last: the row sums to `levels` [nnz − R]
-    losses    float16 [n]; absent where the sender has none
+    claims    float16 [n]; absent where the sender has none
 
 The "minus one"s make ascending ids and positive counts the only thing a message can say.
 
@@ -72,7 +72,7 @@ def encode(
 
     samples_known: the receiver's Expectation holds the sample ids, so they are not sent.
     Raises ValueError for knowledge that breaks its own invariants (counts that don't sum to
-    `levels`, ids out of order). Numbers are not judged: a loss or parameter that isn't finite is
+    `levels`, ids out of order). Numbers are not judged: a claim or parameter that isn't finite is
     sent, as a diverged or hostile participant would, and refused by the receiver.
     """
     kind = next(kind for kind, codec in CODECS.items() if isinstance(knowledge, codec[0]))
@@ -89,7 +89,7 @@ def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
     can be far smaller than its content, so take `limit` from `memory_limit`, not from a typical
     message.
 
-    Raises MessageError: truncated, corrupted, oversized; non-finite (losses, parameters);
+    Raises MessageError: truncated, corrupted, oversized; non-finite (claims, parameters);
     off-simplex (a row that isn't a distribution over the classes); unexpected (anything that
     contradicts `expect`).
     """
@@ -129,9 +129,9 @@ def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, Bu
     }
     if not samples_known:
         sections["samples"] = encode_symbols(np.diff(responses.samples, prepend=-1) - 1)
-    if responses.losses is not None:
-        with np.errstate(over="ignore"):  # past 65,504 a loss becomes infinite, and is refused as such
-            sections["losses"] = responses.losses.astype("<f2").tobytes()
+    if responses.claims is not None:
+        with np.errstate(over="ignore"):  # past 65,504 a claim becomes infinite, and is refused as such
+            sections["claims"] = responses.claims.astype("<f2").tobytes()
     return sections
 
 
@@ -139,8 +139,8 @@ def _check(responses: Responses) -> None:
     offsets, ids, counts = responses.offsets, responses.ids, responses.counts
     if len(offsets) != responses.rows + 1 or offsets[0] != 0 or not offsets[-1] == len(ids) == len(counts):
         raise ValueError(f"{len(offsets)} offsets for {responses.rows} rows, {len(ids)} ids")
-    if responses.losses is not None and len(responses.losses) != len(responses.samples):
-        raise ValueError(f"{len(responses.losses)} losses for {len(responses.samples)} samples")
+    if responses.claims is not None and len(responses.claims) != len(responses.samples):
+        raise ValueError(f"{len(responses.claims)} claims for {len(responses.samples)} samples")
     if np.any(np.diff(responses.samples, prepend=-1) < 1):
         raise ValueError("samples must ascend from 0 on")
     if responses.rows == 0:
@@ -155,7 +155,7 @@ def _check(responses: Responses) -> None:
 
 
 def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Responses:
-    _require(sections, {"meta", "lengths", "ids", "counts"}, {"samples", "losses"})
+    _require(sections, {"meta", "lengths", "ids", "counts"}, {"samples", "claims"})
     classes, levels, positions, size = _unpack(_RESPONSES_META, sections["meta"])
     _expected("classes", classes, expect.classes)
     _expected("levels", levels, expect.levels)
@@ -164,13 +164,13 @@ def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limi
     if max(rows, size) > limit // BYTES_PER_ENTRY:
         raise MessageError("oversized", f"{rows} rows in a limit of {limit} bytes")
     samples = _decode_samples(sections.get("samples"), size, expect)
-    losses = _decode_losses(sections.get("losses"), size)
+    claims = _decode_claims(sections.get("claims"), size)
     offsets = _decode_offsets(sections["lengths"], rows, min(classes, levels))
     if offsets[-1] > limit // BYTES_PER_ENTRY:
         raise MessageError("oversized", f"{offsets[-1]} entries in a limit of {limit} bytes")
     ids = _decode_ids(sections["ids"], offsets, classes)
     counts = _decode_counts(sections["counts"], offsets, levels)
-    return Responses(samples, positions, classes, levels, offsets, ids, counts, losses)
+    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims)
 
 
 def _decode_samples(section: memoryview | None, size: int, expect: Expectation) -> np.ndarray:
@@ -189,15 +189,15 @@ def _decode_samples(section: memoryview | None, size: int, expect: Expectation) 
     return samples
 
 
-def _decode_losses(section: memoryview | None, size: int) -> np.ndarray | None:
+def _decode_claims(section: memoryview | None, size: int) -> np.ndarray | None:
     if section is None:
         return None
     if len(section) != 2 * size:
-        raise MessageError("corrupted", f"{len(section)} bytes of losses for {size} samples")
-    losses = np.frombuffer(section, "<f2").astype(np.float32)
-    if not np.isfinite(losses).all():
-        raise MessageError("non-finite", "losses")
-    return losses
+        raise MessageError("corrupted", f"{len(section)} bytes of claims for {size} samples")
+    claims = np.frombuffer(section, "<f2").astype(np.float32)
+    if not np.isfinite(claims).all():
+        raise MessageError("non-finite", "claims")
+    return claims
 
 
 def _decode_offsets(section: memoryview, rows: int, longest: int) -> np.ndarray:

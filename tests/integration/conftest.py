@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
+
+from fedsim import simulation
+from fedsim.storage import AnyPath
 
 DIGITS = """
 name: tiny-digits
@@ -115,7 +117,7 @@ class Command:
         """What it has written to `out` or `err` so far."""
         return self._log(stream).read_text(encoding="utf-8", errors="replace")
 
-    def wait_for(self, path: Path, seconds: float = 200) -> None:
+    def wait_for(self, path: AnyPath, seconds: float = 200) -> None:
         """Until a file appears that the command writes."""
         until = time.monotonic() + seconds
         while not path.exists():
@@ -329,13 +331,13 @@ def assert_same_results() -> Callable[..., None]:
     methods: contenders to compare; all of the reference if absent.
     """
 
-    def check(folder: Path, reference: Path, methods: tuple[str, ...] = ()) -> None:
+    def check(folder: AnyPath, reference: AnyPath, methods: tuple[str, ...] = ()) -> None:
         for name, columns in (
             ("rounds", DECIDED),
             ("participants", ["method", "round", "participant", "status", "score", "bytes_up", "bytes_down"]),
             ("messages", None),
         ):
-            mine, other = (pd.read_parquet(run / f"{name}.parquet") for run in (folder, reference))
+            mine, other = (getattr(simulation.Result(run), name) for run in (folder, reference))
             if methods:
                 other = other[other.method.isin(methods)].reset_index(drop=True)
             assert len(mine) == len(other) > 0, name

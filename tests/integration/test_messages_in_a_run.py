@@ -63,7 +63,7 @@ def non_finite(run: Tampering, data: bytes, who: int) -> bytes:
     if isinstance(known, Parameters):
         broken = replace(known, vector=np.append(known.vector[:-1], np.float32("nan")))
     else:
-        broken = replace(known, losses=np.full(len(known.samples), np.inf, np.float32))
+        broken = replace(known, claims=np.full(len(known.samples), np.inf, np.float32))
     return encode(broken, direction="up", round=run.round, sender=who, samples_known=True).data
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fedsim import data
 from fedsim.aggregation.exact import CountSum, Pooled
+from fedsim.aggregation.responses import ResponsePool, as_pooled, recall, sharpen, union
 from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.errors import MessageError
@@ -16,14 +17,7 @@ from fedsim.host import Host
 from fedsim.learner import Learner
 from fedsim.methods.base import Site
 from fedsim.methods.fedavg import ParameterMean
-from fedsim.methods.federated_distillation import (
-    FederatedDistillation,
-    ResponsePool,
-    as_pooled,
-    recall,
-    sharpen,
-    union,
-)
+from fedsim.methods.federated_distillation import FederatedDistillation
 from fedsim.process import set_up
 from fedsim.simulation import world as make_world
 from fedsim.training import Phase, Stream
@@ -212,15 +206,15 @@ def test_a_liar_is_left_out_and_the_round_goes_on():
 N, P, K, LEVELS = 12, 2, 6, 60
 
 
-def said(seed: int, losses: Any = None, *, samples: np.ndarray | None = None) -> Responses:
+def said(seed: int, claims: Any = None, *, samples: np.ndarray | None = None) -> Responses:
     """What somebody answers to `samples` (all N if absent)."""
     samples = np.arange(N) if samples is None else samples
     probs = rng(seed).dirichlet(np.full(K, 0.4), len(samples) * P).astype(np.float32) + np.float32(1e-9)
     lengths, ids, counts = largest_remainder(probs, LEVELS)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    if losses is not None:
-        losses = np.broadcast_to(np.float32(losses), len(samples)).copy()
-    return Responses(samples, P, K, LEVELS, offsets, ids, counts, losses)
+    if claims is not None:
+        claims = np.broadcast_to(np.float32(claims), len(samples)).copy()
+    return Responses(samples, P, K, LEVELS, offsets, ids, counts, claims)
 
 
 def pool(confidence: float = 0.0, reference: np.ndarray | None = None) -> ResponsePool:
@@ -241,14 +235,14 @@ def of(answer: Responses) -> np.ndarray:
 
 
 def test_an_ensemble_of_one_opinion_is_that_opinion():
-    answer, together = said(0, losses=1.0), pool(2.0, np.linspace(0, 3, N))
+    answer, together = said(0, claims=1.0), pool(2.0, np.linspace(0, 3, N))
     for k, loss in enumerate((0.1, 1.0, 5.0)):
-        together.add(k, replace(answer, losses=np.full(N, loss, np.float32)))
+        together.add(k, replace(answer, claims=np.full(N, loss, np.float32)))
     np.testing.assert_allclose(dense(together.sum.result()), of(answer), atol=1e-7)
 
 
 def test_without_confidence_it_is_the_plain_mean():
-    answers, together = [said(s, losses=s) for s in range(4)], pool()
+    answers, together = [said(s, claims=s) for s in range(4)], pool()
     for k, answer in enumerate(answers):
         together.add(k, answer)
     expected = np.mean([of(a) for a in answers], axis=0)
@@ -257,7 +251,7 @@ def test_without_confidence_it_is_the_plain_mean():
 
 def test_confidence_weighs_by_the_exponential_of_the_loss():
     losses = rng(9).uniform(0.5, 4, (3, N))
-    answers = [said(s, losses=losses[s]) for s in range(3)]
+    answers = [said(s, claims=losses[s]) for s in range(3)]
     together = pool(1.5, reference=np.full(N, 2.0))  # the reference cancels out of the mean
     for k, answer in enumerate(answers):
         together.add(k, answer)
@@ -271,7 +265,7 @@ def test_responses_pool_the_same_bits_in_any_order(order: tuple[int, ...]):
     def pooled(who: tuple[int, ...]) -> Pooled:
         together = pool(3.0, np.linspace(0, 4, N))
         for k in who:
-            together.add(k, said(k, losses=rng(k).exponential(2, N)))
+            together.add(k, said(k, claims=rng(k).exponential(2, N)))
         return together.sum.result()
 
     one, other = pooled((0, 1, 2)), pooled(order)
@@ -283,7 +277,7 @@ def test_responses_pool_the_same_bits_in_any_order(order: tuple[int, ...]):
 @pytest.mark.parametrize(("loss", "gain"), [(-1e30, 8.0), (1e30, -8.0)])
 def test_no_reported_loss_moves_a_weight_by_more_than_e_to_the_8(confidence: float, loss: float, gain: float):
     together = pool(confidence, np.full(N, 1.0))
-    honest, hostile = said(0, losses=1.0), said(1, losses=loss)
+    honest, hostile = said(0, claims=1.0), said(1, claims=loss)
     together.add(0, honest)
     together.add(1, hostile)
     share = np.exp(gain) / (1 + np.exp(gain))
@@ -293,7 +287,7 @@ def test_no_reported_loss_moves_a_weight_by_more_than_e_to_the_8(confidence: flo
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf, 1e30])
 def test_a_loss_that_is_no_number_does_not_arrive(loss: float):
-    # 1e30 doesn't either: losses travel as float16, where it is infinite.
+    # 1e30 doesn't either: claims travel as float16, where it is infinite.
     method = Small(DISTIL).world.method("federated_distillation")
     samples = method.samples(1)
     counts = np.full(len(samples), 255, np.int32)
@@ -302,7 +296,7 @@ def test_a_loss_that_is_no_number_does_not_arrive(loss: float):
     answer = Responses(samples, 1, 10, 255, offsets, ids, counts, losses)
     expect = method.expect("up", 1, 0, 1)
     sent = encode(answer, direction="up", round=1, sender=0, samples_known=True)
-    assert np.array_equal(decode(sent.data, expect, 2**20).losses, losses)
+    assert np.array_equal(decode(sent.data, expect, 2**20).claims, losses)
     losses[3] = loss
     sent = encode(answer, direction="up", round=1, sender=0, samples_known=True)
     with pytest.raises(MessageError) as refused:

@@ -29,7 +29,7 @@ def responses_of(
     levels: int,
     *,
     name: str = "sample",
-    losses: bool = True,
+    claims: bool = True,
     seed: int = 0,
 ) -> Responses:
     """What a model might send about `size` samples of a proxy set three times as large."""
@@ -44,7 +44,7 @@ def responses_of(
         np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         ids,
         counts,
-        rng.exponential(2, size).astype(np.float16).astype(np.float32) if losses else None,
+        rng.exponential(2, size).astype(np.float16).astype(np.float32) if claims else None,
     )
 
 
@@ -88,7 +88,7 @@ def reason(data: bytes, expect: Expectation, limit: int = 1 << 20) -> str:
     classes=st.integers(1, 40),
     levels=st.sampled_from([1, 2, 7, 31, 255, 65_535]),
     name=st.sampled_from(sorted(QUANTISERS)),
-    losses=st.booleans(),
+    claims=st.booleans(),
     samples_known=st.booleans(),
     seed=st.integers(0, 1_000),
 )
@@ -98,11 +98,11 @@ def test_responses_round_trip(
     classes: int,
     levels: int,
     name: str,
-    losses: bool,
+    claims: bool,
     samples_known: bool,
     seed: int,
 ) -> None:
-    sent = responses_of(size, positions, classes, levels, name=name, losses=losses, seed=seed)
+    sent = responses_of(size, positions, classes, levels, name=name, claims=claims, seed=seed)
     message = encode(sent, direction="up", round=4, sender=2, samples_known=samples_known)
     expect = expectation(sent, samples_known=samples_known)
     assert_same(decode(message.data, expect, memory_limit(expect)), sent)
@@ -111,11 +111,12 @@ def test_responses_round_trip(
 
 @given(st.lists(st.floats(-(2**18), 2**18, width=32), max_size=50), st.integers(0, 2**40))
 def test_parameters_round_trip(values: list[float], examples: int) -> None:
-    sent = Parameters(np.array(values, np.float32), examples)
+    vector = np.array(values, np.float32)
+    sent = Parameters(vector, examples, float(np.abs(vector).max(initial=0.0)))
     expect = expectation(sent)
     data = send(sent)
     assert_same(decode(data, expect, memory_limit(expect)), sent)
-    assert len(data) == 4 * len(values) + 24 + 2 * 5 + 9
+    assert len(data) == 4 * len(values) + 24 + 2 * 5 + 14
 
 
 def test_the_envelope_says_what_the_bytes_say() -> None:
@@ -130,13 +131,13 @@ def test_the_envelope_says_what_the_bytes_say() -> None:
     )
 
 
-def test_losses_are_rounded_to_half_precision() -> None:
-    losses = np.array([0.1, 3.3, 1e-3], np.float32)
-    sent = dataclasses.replace(responses_of(3, 1, 4, 7), losses=losses)
+def test_claims_are_rounded_to_half_precision() -> None:
+    claims = np.array([0.1, 3.3, 1e-3], np.float32)
+    sent = dataclasses.replace(responses_of(3, 1, 4, 7), claims=claims)
     received = decode(send(sent), expectation(sent), 1 << 20)
     assert isinstance(received, Responses)
-    assert received.losses is not None
-    np.testing.assert_allclose(received.losses, losses, rtol=2**-11)
+    assert received.claims is not None
+    np.testing.assert_allclose(received.claims, claims, rtol=2**-11)
 
 
 def test_samples_both_ends_know_cost_nothing() -> None:
@@ -183,7 +184,7 @@ def test_values_that_cannot_be() -> None:
     sent = Parameters(np.ones(3, np.float32), 1)
     assert reason(send(sent), expectation(sent, size=4)) == "unexpected"
     for loss in (np.nan, np.inf, 1e6):
-        labels = dataclasses.replace(responses_of(2, 1, 4, 7), losses=np.array([loss, 1], np.float32))
+        labels = dataclasses.replace(responses_of(2, 1, 4, 7), claims=np.array([loss, 1], np.float32))
         assert reason(send(labels), expectation(labels)) == "non-finite"
 
 
@@ -204,7 +205,7 @@ def resealed(sections: dict[str, bytes]) -> bytes:
         ({"lengths": [0, 1]}, "oversized"),  # more ids than the lengths allow
         ({"samples": [0, 9]}, "unexpected"),  # sample 10 of 3
         ({"samples": [0, 2**31 - 1]}, "unexpected"),
-        ({"losses": [1]}, "corrupted"),
+        ({"claims": [1]}, "corrupted"),
         ({"vector": [1]}, "unexpected"),
     ],
 )
@@ -241,7 +242,7 @@ def test_every_section_is_needed(missing: str) -> None:
         ({"samples": np.array([4, 3, 9])}, "ascend"),
         ({"samples": np.array([-1, 3, 9])}, "ascend"),
         ({"positions": 2}, "offsets"),
-        ({"losses": np.zeros(2, np.float32)}, "losses"),
+        ({"claims": np.zeros(2, np.float32)}, "claims"),
     ],
 )
 def test_the_sender_is_told_what_is_wrong(change: dict[str, Any], match: str) -> None:
@@ -289,11 +290,11 @@ def test_decoding_stays_within_four_times_the_limit(
     counts = np.ones_like(ids)
     counts[:, -1] = levels - width + 1
     offsets = np.arange(size * positions + 1) * width
-    losses = rng.random(size).astype(np.float16).astype(np.float32)
+    claims = rng.random(size).astype(np.float16).astype(np.float32)
     samples = np.cumsum(rng.integers(1, 50, size))
     sent = Responses(
         samples, positions, classes, levels, offsets,
-        ids.ravel().astype(np.int32), counts.ravel().astype(np.int32), losses,
+        ids.ravel().astype(np.int32), counts.ravel().astype(np.int32), claims,
     )  # fmt: skip
     for known in (False, True):
         result, peak = peak_of(send(sent, samples_known=known), expectation(sent, samples_known=known), limit)
@@ -363,7 +364,7 @@ VICTIMS: list[tuple[bytes, Expectation]] = []
 for knowledge, known in (
     (responses_of(40, 3, 30, 31), False),
     (responses_of(300, 1, 10, 7, name="largest_remainder"), True),
-    (responses_of(60, 1, 10, 1, name="largest_remainder", losses=False), False),
+    (responses_of(60, 1, 10, 1, name="largest_remainder", claims=False), False),
     (responses_of(20, 2, 900, 255, seed=1), False),
     (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
 ):
@@ -450,7 +451,7 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
         assert np.isfinite(knowledge.vector).all()
         assert len(knowledge.vector) == expect.size
     else:
-        assert knowledge.losses is None or np.isfinite(knowledge.losses).all()
+        assert knowledge.claims is None or np.isfinite(knowledge.claims).all()
         assert (knowledge.classes, knowledge.levels) == (expect.classes, expect.levels)
         assert knowledge.samples.max(initial=0) < expect.proxy_size
 
