@@ -50,7 +50,7 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
 
 def import_classes(names: Iterable[str], modality: str) -> None:
     """Import the code of these models ahead of the first `build`: transformers' takes seconds."""
-    kinds = {kind for kind, _ in map(_described, names)} - plain.KINDS.keys()
+    kinds = {fields_of(name)["model_type"] for name in names} - plain.KINDS.keys()
     if kinds:
         from transformers import AutoConfig
 
