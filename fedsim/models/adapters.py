@@ -6,6 +6,7 @@ products, as is usual in the field.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -25,14 +26,25 @@ def adapted(model: nn.Module, settings: Adapter, seed: int) -> nn.Module:
     Raises ConfigError where it has none of the layers that `settings.targets` names.
     """
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     torch.manual_seed(seed)
     targets: Any = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
+    layers = {
+        name.split(".")[-1]: m for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)
+    }
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=targets,
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in layers.values()),
+    )
     try:
-        wrapped: nn.Module = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what peft asks transformers
+            wrapped: nn.Module = get_peft_model(model, config)
     except ValueError as error:
-        known = sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+        known = sorted(layers)
         expected = f"some of the layers {', '.join(known)}, or all-linear"
         raise ConfigError("participants.adapter.targets", settings.targets, expected) from error
     return wrapped

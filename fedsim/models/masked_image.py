@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedsim.errors import DivergedError
 from fedsim.modalities.base import Modality
 from fedsim.seeding import generator, torch_seed
 from fedsim.student.engine import TorchEngine
@@ -52,7 +53,10 @@ class MaskedImages(nn.Module):
 
 
 def pretrain(model: nn.Module, modality: Modality, phase: Phase, device: torch.device) -> list[float]:
-    """Train the model's image encoder in place, on the phase's only stream; the loss of every step."""
+    """Train the model's image encoder in place, on the phase's only stream; the loss of every step.
+
+    Raises DivergedError where a loss is not finite.
+    """
     (stream,), (seed, *purpose) = phase.streams, phase.key
     assert isinstance(seed, int)
     torch.manual_seed(torch_seed(seed, *purpose, "head"))
@@ -70,6 +74,10 @@ def pretrain(model: nn.Module, modality: Modality, phase: Phase, device: torch.d
         loss = engine.forward(pixel_values=pixels, hidden_BN=hide(len(batch), patches, draw).to(device))
         engine.step(loss, phase.learning_rate(step))
         losses.append(loss.item())
+    if not np.isfinite(losses).all():
+        raise DivergedError(
+            "the loss of masked images left the finite numbers; a smaller learning rate may help"
+        )
     return losses
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim import config as configs
 from fedsim import simulation
@@ -18,8 +19,9 @@ from fedsim.modalities import modality
 from fedsim.models.adapters import adapted, merged
 from fedsim.models.export import export
 from fedsim.models.factory import build, size
+from fedsim.models.flops import forward_flops, training_factor
 from fedsim.student.engine import TorchEngine
-from fedsim.training import Phase, Stream
+from fedsim.training import Objective, Phase, Stream
 from fedsim.types import Examples, Interface
 
 PROMPTS = ((1, 2, 0), (1, 3, 0), (4, 4, 0))
@@ -131,11 +133,26 @@ def test_a_saved_specialist_goes_on_bit_for_bit_and_keeps_no_frozen_weights(tmp_
     assert one.nbytes > 4 * 3 * one.size  # the frozen weights take memory all the same
 
 
+def test_a_step_on_frozen_weights_is_counted_as_the_cheaper_one_it_is(name: str):
+    interface, factors = INTERFACES[name], []
+    for model in (build(name, interface, seed=0), specialist(name).engine.model):
+        kind = modality(interface.modality, interface.prompts)
+        inputs = kind.inputs(examples(interface), np.arange(4), torch.device("cpu"))
+        inputs = kind.asked(inputs, Objective(response=1.0, task=0.0))
+        with FlopCounterMode(display=False) as counter:
+            kind.rows(kind.logits(model(**inputs))).sum().backward()
+        factors.append(counter.get_total_flops() / forward_flops(model, inputs))
+        assert training_factor(model) == pytest.approx(factors[-1], rel=0.15)
+    assert factors[1] < 0.75 * factors[0]
+
+
 def test_targets_are_layers_by_name():
     few = specialist("llama-tiny", on("q_proj", "v_proj"))
     assert few.size == 2 * 2 * 4 * (128 + 128)  # layers × targets × rank × (in + out)
     with pytest.raises(ConfigError, match=r"participants\.adapter\.targets: .*q_proj"):
         specialist("llama-tiny", on("no_such_layer"))
+    with pytest.raises(ConfigError, match="c_attn, c_fc, c_proj"):
+        specialist("gpt2-tiny", on("q_proj"))
 
 
 # In a run -----------------------------------------------------------------------------------------

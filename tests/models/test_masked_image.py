@@ -9,7 +9,7 @@ import torch
 from fedsim import config as configs
 from fedsim import simulation
 from fedsim.config import Training
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, DivergedError
 from fedsim.executor import InProcess
 from fedsim.modalities import modality
 from fedsim.models.factory import build
@@ -67,6 +67,15 @@ def test_the_encoder_learns_and_the_same_key_teaches_the_same(name: str, interfa
     }
     assert moved
     assert all(n.startswith(("vit.", "vision_model.")) for n in moved)
+
+
+def test_a_start_that_diverges_is_said_to():
+    training = Training(
+        steps=3, batch_size=8, learning_rate=1e30, gradient_clip=None, optimizer="sgd", warmup=0
+    )
+    with pytest.raises(DivergedError, match="masked images"):
+        phase = Phase((Stream(stripes(), 8),), training, 1, 1, (0, "masked"))
+        pretrain(build("vit-micro", IMAGE, seed=0), modality("image"), phase, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("patches", "number"), [(2, 1), (4, 2), (16, 10), (196, 118)])
