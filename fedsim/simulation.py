@@ -363,6 +363,7 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         seed=world.seed,
         metric=world.metric.name,
         higher_is_better=world.metric.higher_is_better,
+        student=True,
         score=closing.score,
         loss=closing.loss,
         learn_loss=float("nan"),
