@@ -13,6 +13,7 @@ import pytest
 from fedsim import data
 from fedsim.config import load
 from fedsim.coordinator import Coordinator
+from fedsim.data.federation import Federation
 from fedsim.errors import ConfigError
 from fedsim.host import Host
 from fedsim.intake import Intake, Terms
@@ -38,7 +39,7 @@ def config(modality: str = "image", **settings: Any):
     training = {"steps": 2, "batch_size": 4, "learning_rate": 0.01}
     source: dict[str, Any] = {"source": "digits", "max_examples": 150}
     if modality == "text":
-        source = {"source": "stdlib", "max_examples": 120, "window": 16, "vocabulary": 300}
+        source = {"source": "stdlib", "max_examples": 60, "window": 16, "vocabulary": 300}
     if modality == "image_text":
         source["modality"] = modality
     return load(
@@ -56,13 +57,18 @@ def student(world: World, start: np.ndarray | None) -> Learner:
     return world.specialist(world.config.student.model, start, world.config.student.training)
 
 
+@functools.cache
+def federation(modality: str) -> Federation:
+    return data.build(data.plan(config(modality)))
+
+
 class Play:
     """Rounds of a small federation, step by step."""
 
     def __init__(self, modality: str = "image", **settings: Any) -> None:
         self.config = config(modality, **settings)
         check_settings(self.config)
-        self.federation = data.build(data.plan(self.config))
+        self.federation = federation(modality)
         self.world = make_world(self.config, self.federation)
         self.method = self.world.method(NAME)
         self.host = Host(self.world, self.federation.public, dict(enumerate(self.federation.shards)))
