@@ -161,8 +161,8 @@ def test_it_is_a_proxy_set_beside_data_of_ones_own(name: str, tmp_path: Path, co
     own: dict[str, Any] = {"source": "digits", "modality": modality, "max_examples": 100, "image_size": 8}
     if modality == "text":
         own = {"source": "stdlib", "max_examples": 60, "window": 16}
-    federation = build(plan(config(**own, proxy=proxy, count=2)))
-    of_proxy = federation.public.proxy
-    assert len(np.unique(of_proxy.keys)) == 12
+    planned = plan(config(**own, proxy=proxy, count=2))
+    assert len(planned.splits["proxy"]) == 12
+    of_proxy = build(planned).public.proxy
     assert ("input_ids" in of_proxy.arrays) == (modality != "image")
     assert "labels" not in of_proxy.arrays
