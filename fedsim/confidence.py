@@ -194,7 +194,8 @@ def rarity(own: Examples, proxy: Examples, tokens: int) -> np.ndarray:
 
     Text: unigrams of the own tokens, with half a token more of everything. Images: a Gaussian kernel
     density over the proxy set's leading principal components, its width by Scott's rule. What it is
-    measured in is public; of the own examples only the result leaves.
+    measured in is public; of the own examples only the result leaves. Where the own examples are the proxy
+    set, as for the student, an image's density is that of the others: its own kernel would hide them.
     """
     if "pixel_values" not in proxy.arrays:
         log_V = _log_frequencies(own.arrays["input_ids"], tokens)
@@ -216,6 +217,9 @@ def rarity(own: Examples, proxy: Examples, tokens: int) -> np.ndarray:
         some = points[start : start + _CHUNK]
         squares = (some**2).sum(1)[:, None] - 2 * some @ kernels.T + (kernels**2).sum(1)
         exponents = -0.5 * squares / width**2
+        if own is proxy and len(kernels) > 1:
+            itself = np.arange(-start % every, len(some), every)
+            exponents[itself, (start + itself) // every] = -np.inf
         top = exponents.max(1, keepdims=True)
         result[start : start + _CHUNK] = -(top[:, 0] + np.log(np.exp(exponents - top).mean(1)))
     return np.asarray(result / number + np.log(width * (2 * np.pi) ** 0.5))

@@ -10,6 +10,7 @@ import copy
 import json
 import resource
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,8 +58,9 @@ class Coordinator:
         """Take up a contender after `finished` rounds; round 0 is the public start, scored here."""
         self._release()
         self._method: Method = self.world.method(contender)
-        start = self.starts.get(self.world.config.student.model)
-        learner = self._student(self.world, start, self._method.heads())
+        world = replace(self.world, averages=self._method.averages)
+        start = self.starts.get(world.config.student.model)
+        learner = self._student(world, start, self._method.heads())
         self._desk = Desk(self.public, learner, private)
         self._contender, self._round = contender, finished
         self._check_limit()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
 from fedsim.guidance import guided_terms
 from fedsim.modalities.base import Modality, chunks
-from fedsim.models.flops import TRAINING_FACTOR, forward_flops
+from fedsim.models.flops import forward_flops, training_factor
 from fedsim.models.heads import Heads
 from fedsim.models.taps import tapped
 from fedsim.seeding import generator, torch_seed
@@ -87,7 +88,7 @@ class Learner:
                     sums[name] += term.item()
         for stream, of_stream in zip(streams, batches, strict=True):
             passes = sum(map(len, of_stream))
-            self._count(stream.examples, passes, steps, stream.objective, TRAINING_FACTOR)
+            self._count(stream.examples, passes, steps, stream.objective, self._training_factor)
         means = {name: total / steps for name, total in sums.items()}
         if len(means) == 1:
             means[name] = means["loss"]  # the only term is the loss
@@ -289,11 +290,15 @@ class Learner:
 
     # Helpers --------------------------------------------------------------------------------------
 
+    @cached_property
+    def _training_factor(self) -> float:
+        return training_factor(self.engine.model)
+
     def _trainable(self) -> list[Tensor]:
         return [p for p in self.engine.model.parameters() if p.requires_grad]
 
     def _count(
-        self, examples: Examples, passes: int, calls: int, want: Objective = _ANSWER, factor: int = 1
+        self, examples: Examples, passes: int, calls: int, want: Objective = _ANSWER, factor: float = 1
     ) -> None:
         """Add `passes` examples in `calls` forward passes, `factor` times."""
         together = self.modality.together

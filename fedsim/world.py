@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim.config import MethodConfig, RunConfig, Training
+from fedsim.config import Adapter, MethodConfig, RunConfig, Training
 from fedsim.plugins import load
 from fedsim.seeding import torch_seed
 from fedsim.types import METRICS, Interface, Metric
@@ -29,6 +29,7 @@ class World:
     proxy_size: samples in the proxy set.   positions: predictions per sample.
     proxy_labelled: whether the proxy set can be learnt from by itself (text always can).
     sizes: private training examples of each participant.   plugins: path → text, see `plugins`.
+    averages: whether the method in hand makes its student of the participants' parameters.
     """
 
     config: RunConfig
@@ -38,6 +39,7 @@ class World:
     proxy_labelled: bool
     sizes: tuple[int, ...]
     plugins: Mapping[str, str] = field(default_factory=dict)
+    averages: bool = False
 
     @property
     def seed(self) -> int:
@@ -73,7 +75,9 @@ class World:
             used += [self.model_of(method.contender, k) for k in range(self.config.participants.count)]
         return tuple(dict.fromkeys(used))
 
-    def specialist(self, model: str, start: np.ndarray | None, training: Training) -> Specialist:
+    def specialist(
+        self, model: str, start: np.ndarray | None, training: Training, adapter: Adapter | None = None
+    ) -> Specialist:
         """A participant's learner: plain torch on its own device, from the public start."""
         import torch
 
@@ -81,9 +85,9 @@ class World:
         from fedsim.student.engine import TorchEngine
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        engine = TorchEngine(self._model(model), training, device)
+        engine = TorchEngine(self._model(model, start, adapter), training, device)
         learner = Specialist(engine, self._modality(), self.interface.classes)
-        if start is not None:
+        if start is not None and adapter is None:
             learner.load_parameters(start)
         return learner
 
@@ -100,9 +104,10 @@ class World:
         from fedsim.student.engine import unflatten
 
         settings = self.config.student
+        adapter = self.config.participants.adapter if self.averages else None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, modality = self._model(settings.model), self._modality()
-        if start is not None:
+        model, modality = self._model(settings.model, start, adapter), self._modality()
+        if start is not None and adapter is None:
             unflatten(start, list(model.parameters()))
         if heads is not None:
             attach(model, heads, modality.pooled, torch_seed(self.seed, "heads"))
@@ -114,7 +119,16 @@ class World:
 
         return modality(self.interface.modality, self.interface.prompts)
 
-    def _model(self, name: str) -> nn.Module:
+    def _model(self, name: str, start: np.ndarray | None, adapter: Adapter | None) -> nn.Module:
+        """Fresh or pretrained; with an adapter the public start is in its frozen weights."""
         from fedsim.models.factory import build
 
-        return build(name, self.interface, self.seed)
+        model = build(name, self.interface, self.seed)
+        if adapter is None:
+            return model
+        from fedsim.models.adapters import adapted
+        from fedsim.student.engine import unflatten
+
+        if start is not None:
+            unflatten(start, list(model.parameters()))
+        return adapted(model, adapter, torch_seed(self.seed, "adapter"))

@@ -156,6 +156,17 @@ def test_what_was_never_seen_is_rarer():
     assert rarity(images(dark[:1]), proxy, 0).shape == (40,)  # one sample is a density, too
 
 
+def test_the_proxy_sets_own_density_is_that_of_the_others():
+    pixels = rng(8).integers(0, 256, (40, 1, 2, 2), np.uint8)
+    proxy = images(pixels)
+    others = [
+        rarity(images(np.delete(pixels, k, 0)), proxy, 0)[k]  # the same kernels but for one, a bit wider
+        for k in range(len(pixels))
+    ]
+    np.testing.assert_allclose(rarity(proxy, proxy, 0), others, atol=0.02)
+    assert np.ptp(rarity(images(pixels), proxy, 0)) < 0.5 * np.ptp(others)  # itself would hide them
+
+
 @pytest.mark.parametrize("shape", [(3, 33, 50), (1, 8, 8), (1, 17, 2), (1, 1, 1)])
 def test_any_size_of_image_has_a_density(shape: tuple[int, int, int]):
     pixels = rng(9).integers(0, 256, (12, *shape), np.uint8)

@@ -15,11 +15,14 @@ from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum, Pooled
 from fedsim.aggregation.weights import Weighing
 from fedsim.types import Knowledge, Responses
+from fedsim.wire.quantise import largest_remainder
 
 EQUAL = Weighing()
 
 _UNIT = 2**16
 """A weight of 1 as an integer: sums are exact, and a weight can shrink and grow by e^±8."""
+_CHUNK_VALUES = 2**22
+"""Probabilities held densely at once."""
 
 
 class ResponsePool:
@@ -132,18 +135,49 @@ def sharpen(pooled: Pooled, beta: float) -> Pooled:
     return replace(pooled, probs=(powered / np.repeat(totals, lengths)).astype(np.float32))
 
 
-def heat(pooled: Pooled, temperature: float) -> Pooled:
-    """ERA of DS-FL, softmax(p ÷ T) row by row over all classes, so that nothing stays 0. With ten classes
-    a low T sharpens, with a hundred it can flatten."""
-    rows = len(pooled.offsets) - 1
-    scaled = np.zeros((rows, pooled.classes))
-    scaled[np.repeat(np.arange(rows), np.diff(pooled.offsets)), pooled.ids] = pooled.probs / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True, initial=0))
-    probs = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32).ravel()
-    named = np.flatnonzero(probs)  # where T is so low that float32 ends
-    lengths = np.bincount(named // pooled.classes, minlength=rows)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return replace(pooled, offsets=offsets, ids=(named % pooled.classes).astype(np.int32), probs=probs[named])
+def era(pooled: Pooled, temperature: float) -> Pooled:
+    """Entropy reduction aggregation of DS-FL, softmax(p̄ ÷ T) over all K classes, row by row.
+
+    Classes that nobody named take part with p̄ = 0, so every row comes out with K entries.
+    """
+    rows, classes = len(pooled.offsets) - 1, pooled.classes
+    scaled = np.zeros((rows, classes))
+    scaled[np.repeat(np.arange(rows), np.diff(pooled.offsets)), pooled.ids] = pooled.probs
+    scaled /= temperature
+    scaled -= scaled.max(axis=1, keepdims=True)  # e^0 is the largest: nothing overflows
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum(axis=1, keepdims=True)
+    return replace(
+        pooled,
+        offsets=np.arange(rows + 1) * classes,
+        ids=np.tile(np.arange(classes, dtype=np.int32), rows),
+        probs=scaled.astype(np.float32).ravel(),
+    )
+
+
+def quantised(pooled: Pooled, levels: int) -> Responses:
+    """Pooled rows on the grid of `levels`, nearest in L1, so that they can be sent."""
+    rows, classes = len(pooled.offsets) - 1, pooled.classes
+    lengths, ids, counts = [], [], []
+    for start in range(0, rows, size := max(1, _CHUNK_VALUES // classes)):
+        offsets = pooled.offsets[start : start + size + 1]
+        part = slice(offsets[0], offsets[-1])
+        dense = np.zeros((len(offsets) - 1, classes), np.float32)
+        dense[np.repeat(np.arange(len(dense)), np.diff(offsets)), pooled.ids[part]] = pooled.probs[part]
+        length, class_ids, count = largest_remainder(dense, levels)
+        lengths.append(length)
+        ids.append(class_ids)
+        counts.append(count)
+    ends = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+    return Responses(
+        samples=pooled.samples,
+        positions=pooled.positions,
+        classes=classes,
+        levels=levels,
+        offsets=np.concatenate([[0], ends]),
+        ids=np.concatenate(ids),
+        counts=np.concatenate(counts),
+    )
 
 
 def recall(memory: dict[str, np.ndarray], fresh: Pooled | None, positions: int, classes: int) -> Pooled:

@@ -33,7 +33,7 @@ from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum
 from fedsim.aggregation.geometric import LogSum
 from fedsim.aggregation.mixture import MixturePool, as_mixture
-from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, heat, recall, sharpen
+from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall, sharpen
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
@@ -49,6 +49,7 @@ from fedsim.wire.messages import Expectation
 if TYPE_CHECKING:
     from fedsim.confidence import Assessment, Judge
     from fedsim.learner import Learner
+    from fedsim.world import World
 
 
 Levels = Annotated[int, Field(ge=1, le=65535)]
@@ -85,18 +86,16 @@ class DistillationSettings(Settings):
     """`largest_remainder` is closest; `systematic` and `sample` are unbiased, for vocabularies."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """T, of teacher and student; the loss is multiplied by T²."""
-    divergence: Literal["forward", "reverse", "skew", "skew_reverse", "jsd"] = "forward"
-    """D between teacher and student, see `losses.divergence`."""
-    skew: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """λ of the skewed divergences, β of `jsd`."""
     response: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the divergence in the student's loss."""
+    """Weight of the pooled responses in the student's loss."""
+    divergence: Literal["forward", "reverse", "skew", "skew_reverse", "jsd"] = "forward"
+    """By what the student differs from them; `forward` is KL(p̄ ‖ q), see `fedsim.losses.divergence`."""
+    skew: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """λ of the skew divergences, β of `jsd`."""
     task: Annotated[float, Field(ge=0)] = 0.3
     """Weight of cross-entropy on the proxy set, where it is labelled (text: the next token)."""
-    era: Literal["power", "temperature"] = "power"
-    """What sharpens: p̄^β (Enhanced ERA), or softmax(β · p̄) (DS-FL's ERA at T = 1/β; not for text)."""
     sharpen: Annotated[float, Field(gt=0)] = 1.0
-    """β: power 1 leaves the pooled probabilities as they are, 2 sharpens; DS-FL's is temperature 10."""
+    """β of Enhanced ERA: 1 leaves the pooled probabilities as they are, 2 sharpens."""
     mean: Literal["probabilities", "logits"] = "probabilities"
     """Of what the pool is the mean; that of logits is taken over the grid, see `aggregation.geometric`."""
     teachers: Literal["all", "best"] = "all"
@@ -142,15 +141,8 @@ class FederatedDistillation(Method):
         insight.check(settings.features, where)
 
     def samples(self, round: int) -> np.ndarray:
-        """The proxy samples of a round without a curriculum, ascending; both ends know them from the seed.
-
-        Slices of one shuffle, round and round: no sample is asked twice before all were asked once.
-        """
-        size = self.world.proxy_size
-        number = max(1, round_half_up(self.settings.proxy_per_round * size))
-        shuffled = generator(self.world.seed, "proxy samples").permutation(size)
-        first = (round - 1) * number
-        return np.sort(shuffled[np.arange(first, first + number) % size])
+        """The proxy samples of a round without a curriculum, ascending; both ends know them from the seed."""
+        return proxy_slice(self.world, round, self.settings.proxy_per_round)
 
     def heads(self) -> HeadSpec | None:
         return self.insight.heads()
@@ -239,11 +231,7 @@ class FederatedDistillation(Method):
         pooled = None
         assert pool is None or isinstance(pool, MixturePool)
         if pool is not None:
-            pooled = pool.responses.result()
-            if want.era == "temperature":
-                pooled = heat(pooled, 1 / want.sharpen)
-            else:
-                pooled = sharpen(pooled, want.sharpen)
+            pooled = sharpen(pool.responses.result(), want.sharpen)
             self._learn_order(desk, pool.responses)
         if want.remember or pooled is None:
             pooled = recall(desk.memory, pooled, self.world.positions, self.world.interface.classes)
@@ -369,6 +357,18 @@ class FederatedDistillation(Method):
         )
 
 
+def proxy_slice(world: World, round: int, part: float) -> np.ndarray:
+    """The proxy samples of a round, [n] ascending: slices of one shuffle, round and round.
+
+    No sample is asked twice before all were asked once.
+    """
+    size = world.proxy_size
+    number = max(1, round_half_up(part * size))
+    shuffled = generator(world.seed, "proxy samples").permutation(size)
+    first = (round - 1) * number
+    return np.sort(shuffled[np.arange(first, first + number) % size])
+
+
 def round_half_up(value: float) -> int:
     """To the nearest integer; Python's own rounds halves to even."""
     return int(value + 0.5)
@@ -404,11 +404,6 @@ def _demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[st
         "all: without claims (weights, confidence) none is best",
     )
     yield "mean", not best or want.mean == "probabilities", "probabilities: of one teacher there is no mean"
-    yield (
-        "era",
-        data.reads != "text" or want.era == "power",
-        ("power: softmax over a vocabulary leaves nothing sparse"),
-    )
     yield (
         "max_share",
         want.max_share is None or want.max_share * people >= 1,

@@ -15,6 +15,7 @@ Legend: B examples, S positions, d width, r columns of an embedding, D size of a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,11 +65,8 @@ class Heads(nn.Module):
         self._pool = pool
         self._states: dict[int, Tensor] = {}
 
-    def tap(self, place: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._states[place] = hidden(output)
-
-        return hook
+    def keep(self, place: int, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._states[place] = hidden(output)
 
     def adapt(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         assert self.scale is not None
@@ -98,7 +96,7 @@ def attach(model: nn.Module, spec: HeadSpec, pool: Callable[[Tensor], Tensor], s
         _check_foldable(model, last)
         model.get_submodule(last).register_forward_hook(heads.adapt)
     for place, name in enumerate(names):  # after the adaptation: what is mapped is what answers
-        model.get_submodule(name).register_forward_hook(heads.tap(place))
+        model.get_submodule(name).register_forward_hook(partial(heads.keep, place))
     if names:
         model.register_forward_hook(heads.finish)
     model.add_module("heads", heads)

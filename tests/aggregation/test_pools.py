@@ -13,7 +13,7 @@ import pytest
 from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum, Pooled
 from fedsim.aggregation.geometric import LogSum
-from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, heat, recall
+from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall
 from fedsim.aggregation.weights import REACH, Weighing, reach, relevance
 from fedsim.types import Responses
 from fedsim.wire.quantise import largest_remainder, to_dense
@@ -226,7 +226,7 @@ def test_who_claims_nothing_weighs_as_the_student_would():
     assert np.array_equal(weighing.gains(replace(said(0), claims=None)), np.zeros(N))
 
 
-# The best teacher, disagreement, ERA --------------------------------------------------------------
+# The best teacher, disagreement, memory ------------------------------------------------------------
 
 
 def test_only_the_best_of_each_sample_counts():
@@ -266,20 +266,6 @@ def test_those_who_name_different_classes_disagree_the_most():
         counts, ids = np.full(2, 4, np.int32), np.array([k, 0], np.int32)
         apart.add(Responses(np.array([1, 6]), 1, 3, 4, np.arange(3), ids, counts))
     assert apart.result()[1] == pytest.approx([math.log(3), 0.0], abs=1e-6)
-
-
-def test_era_of_ds_fl_is_a_softmax_of_probabilities():
-    p = np.array([0.3, 0.25, 0.2, 0.15, 0.1, 0.0], np.float32)
-    pooled = Pooled(np.arange(1), 1, K, np.array([0, 5]), np.arange(5, dtype=np.int32), p[:5])
-    for temperature in (1.0, 0.2, 0.1):
-        expected = np.exp(p / temperature) / np.exp(p / temperature).sum()
-        np.testing.assert_allclose(dense(heat(pooled, temperature))[0], expected, rtol=1e-5)
-    # Without the sixth class: entropies 1.607, 1.549, 1.394 at T = 1, 0.2, 0.1; only the last is sharper.
-    five = replace(pooled, classes=5)
-    found = [entropy(heat(five, t).probs.astype(np.float64)) for t in (1.0, 0.2, 0.1)]
-    assert found == pytest.approx([1.607, 1.549, 1.394], abs=1e-3)
-    assert entropy(p) == pytest.approx(1.545, abs=1e-3)
-    assert heat(five, 1e-4).ids.tolist() == [0]  # what underflows is left out
 
 
 def test_a_round_without_answers_recalls_those_before():
