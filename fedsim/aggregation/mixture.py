@@ -5,20 +5,29 @@ from __future__ import annotations
 from fedsim.aggregation.responses import BestPool, ResponsePool
 from fedsim.errors import MessageError
 from fedsim.knowledge.features import ConsensusSum
+from fedsim.knowledge.prototypes import PrototypeSum
 from fedsim.types import Knowledge, Mixture, Responses
 
 
 class MixturePool:
-    """responses, features: the sums of each kind; None of a kind that nobody is asked for."""
+    """responses, features, prototypes: the sums of each kind; None of a kind that nobody is asked for."""
 
-    def __init__(self, responses: ResponsePool | BestPool, features: ConsensusSum | None = None) -> None:
-        self.responses, self.features = responses, features
+    def __init__(
+        self,
+        responses: ResponsePool | BestPool,
+        features: ConsensusSum | None = None,
+        prototypes: PrototypeSum | None = None,
+    ) -> None:
+        self.responses, self.features, self.prototypes = responses, features, prototypes
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
-        """Raises MessageError, and adds nothing, where a part is missing."""
+        """Raises MessageError, and adds nothing, where a part is missing or prototypes count too many
+        examples. Prototypes may be missing: there are none before something is known of their space."""
         mixture = as_mixture(knowledge)
         if mixture.responses is None or (mixture.features is None) != (self.features is None):
             raise MessageError("unexpected", f"only {', '.join(mixture.parts())}")
+        if self.prototypes is not None and mixture.prototypes is not None:
+            self.prototypes.add(participant, mixture.prototypes)
         self.responses.add(participant, mixture.responses)
         if self.features is not None and mixture.features is not None:
             self.features.add(mixture.features)
@@ -32,6 +41,8 @@ class MixturePool:
             self.responses.merge(other.responses)
         if self.features is not None and other.features is not None:
             self.features.merge(other.features)
+        if self.prototypes is not None and other.prototypes is not None:
+            self.prototypes.merge(other.prototypes)
 
 
 def as_mixture(knowledge: Knowledge | None) -> Mixture:

@@ -56,21 +56,24 @@ def spread_out(points: np.ndarray, k: int) -> np.ndarray:
     return points[chosen]
 
 
-def build(points: np.ndarray, groups: np.ndarray, slots: int, start: Prototypes | None = None) -> Prototypes:
+def build(
+    points: np.ndarray, groups: np.ndarray, slots: int, start: Prototypes | None = None, split: bool = True
+) -> Prototypes:
     """The prototypes of points [n, r] in groups [n].
 
-    start: where k-means begins. A group that is not in it gets its mean, in slot 0: further centroids
-        of it would mean something else at every participant. None: `slots` points far from each other.
+    start: where k-means begins.   split: whether a group that is not in it begins with `slots` points far
+        from each other. If not it gets its mean, in slot 0: further centroids of it would mean something
+        else at every participant.
     """
     rows: list[tuple[int, int, np.ndarray, int, float]] = []
     variance = float(points.var(axis=0).mean()) if len(points) else 0.0
     for group in np.unique(groups):
         mine = points[groups == group]
         ids, centres = np.arange(slots), mine.mean(axis=0, keepdims=True)
-        if start is None:
-            centres = spread_out(mine, slots)
-        elif np.any(start.groups == group):
+        if start is not None and np.any(start.groups == group):
             ids, centres = start.slots[start.groups == group], start.centroids[start.groups == group]
+        elif split:
+            centres = spread_out(mine, slots)
         centres, nearest = k_means(mine, centres)
         for j in np.unique(nearest):
             around = mine[nearest == j]
@@ -87,6 +90,12 @@ def build(points: np.ndarray, groups: np.ndarray, slots: int, start: Prototypes 
         counts,
         np.nan_to_num(confidence, nan=0.5).astype(np.float32),
     )
+
+
+def complete(prototypes: Prototypes, slots: int) -> Prototypes:
+    """Those of groups that have `slots` of them."""
+    full = np.bincount(prototypes.groups)[prototypes.groups] == slots
+    return Prototypes(*(column[full] for column in _columns(prototypes)))
 
 
 def nearest(points: np.ndarray, prototypes: Prototypes) -> np.ndarray:
@@ -109,10 +118,12 @@ class PrototypeSum:
     """Σ n c, Σ n · confidence and Σ n of each prototype: exact in any order.
 
     sizes: examples that participants registered with; nobody can count more than its own.
+    farthest: the largest number in a centroid; a larger one, which only a stranger sends, counts as that.
     """
 
-    def __init__(self, groups: int, slots: int, width: int, sizes: tuple[int, ...]) -> None:
+    def __init__(self, groups: int, slots: int, width: int, sizes: tuple[int, ...], farthest: float) -> None:
         self._shape, self._sizes, self._all = (groups, slots, width + 1), sizes, sum(sizes)
+        self._farthest = farthest
         self._sum = FixedPointSum(groups * slots * (width + 1))
         self._counts = np.zeros((groups, slots), np.int64)
 
@@ -121,7 +132,8 @@ class PrototypeSum:
         if counted > self._sizes[participant]:
             raise MessageError("unexpected", f"{counted} examples, registered {self._sizes[participant]}")
         rows = np.zeros(self._shape)
-        values = np.column_stack([prototypes.centroids, prototypes.confidence])
+        centroids = prototypes.centroids.clip(-self._farthest, self._farthest)
+        values = np.column_stack([centroids, prototypes.confidence])
         shares = prototypes.counts[:, None] / self._all
         rows[prototypes.groups, prototypes.slots] = shares * values
         self._sum.add(rows.ravel())

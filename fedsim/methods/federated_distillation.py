@@ -39,7 +39,7 @@ from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
 from fedsim.methods import insight
 from fedsim.methods.base import Desk, Method, Pool, Site
-from fedsim.methods.insight import FeatureSettings, Insight
+from fedsim.methods.insight import FeatureSettings, Insight, PrototypeSettings
 from fedsim.schedules import Agenda
 from fedsim.seeding import generator
 from fedsim.training import Fit, HeadSpec, Objective, Stream
@@ -118,6 +118,8 @@ class DistillationSettings(Settings):
     """Proxy samples in each of a participant's steps."""
     features: FeatureSettings = FeatureSettings()
     """What hidden layers hold of proxy samples, see `insight`."""
+    prototypes: PrototypeSettings = PrototypeSettings()
+    """Centroids of classes or concepts in private data, see `insight`."""
 
 
 class FederatedDistillation(Method):
@@ -127,7 +129,7 @@ class FederatedDistillation(Method):
 
     @cached_property
     def insight(self) -> Insight:
-        return Insight(self.world, self.settings.features)
+        return Insight(self.world, self.settings.features, self.settings.prototypes)
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
@@ -149,9 +151,10 @@ class FederatedDistillation(Method):
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         agenda = self._agenda(desk, round)
-        if round == 1 or not self.settings.digest or not agenda.sends:
+        if round == 1 or not agenda.sends:
             return None  # in round 1 the student is still the public start, which everybody has
-        return self._express(desk, round, COORDINATOR, agenda)
+        answers = self._express(desk, round, COORDINATOR, agenda) if self.settings.digest else None
+        return self.insight.tell(desk.memory, answers)
 
     def participant_step(
         self, site: Site, round: int, received: Knowledge | None
@@ -181,7 +184,7 @@ class FederatedDistillation(Method):
         if self.settings.personal:
             assert own.losses is not None
             answers = replace(answers, skills=own.losses.astype(np.float32))
-        return self.insight.with_own(site, round, answers), fit
+        return self.insight.with_own(site, round, told, answers), fit
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
         answers = self._expect_answers(direction, round, sender)
@@ -245,6 +248,7 @@ class FederatedDistillation(Method):
                 want.divergence,
                 want.skew,
                 feature=want.features.weight,
+                prototype=want.prototypes.weight,
             ),
             teacher=pooled,
             augment=training.augment,

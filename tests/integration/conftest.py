@@ -43,6 +43,7 @@ methods:
   - name: federated_distillation
     digest_batch: 4
     features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
+    prototypes: {weight: 0.5, per_group: 2}
   - {name: fedavg, specialists: student}
   - solo
   - centralized
@@ -54,6 +55,7 @@ methods:
   - name: federated_distillation
     digest_batch: 4
     features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
+    prototypes: {weight: 0.5, per_group: 2}
 """
 TEXT = """
 name: tiny-text

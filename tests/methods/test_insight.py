@@ -58,7 +58,7 @@ def assert_same_answers(play: Play, plain: torch.nn.Module) -> None:
 
 @EACH
 def test_features_reach_the_student_and_stay_out_of_the_export(tmp_path: Path, modality: str):
-    play = Play(modality, **FEATURES, proxy_per_round=1)
+    play = Play(modality, **FEATURES)
     before = None
     for round in (1, 2):
         closing, _, up = play.round(round)
@@ -82,6 +82,32 @@ def test_layers_take_turns():
         assert len(up[1]) < len(both.round(round)[2][1])
 
 
+PROTOTYPES: dict[str, Any] = {
+    **FEATURES,
+    "prototypes": {"weight": 0.5, "per_group": 2, "concepts": 4},
+}
+
+
+@EACH
+def test_prototypes_of_private_examples_reach_the_student(tmp_path: Path, modality: str):
+    play = Play(modality, **PROTOTYPES)
+    sizes = [len(shard.train) for shard in play.federation.shards]
+    for round in (1, 2, 3):
+        closing, _, up = play.round(round)
+        assert 0 < closing.terms["prototype"] < closing.learn_loss
+        told = [read(play, round, who, message).prototypes for who, message in enumerate(up)]
+        if round == 1:
+            assert told == [None] * 3  # nobody knows yet in which space
+            continue
+        assert [int(p.counts.sum()) for p in told] == sizes  # every example is in one of them
+        for shard, prototypes in zip(play.federation.shards, told, strict=True):
+            if modality != "text":  # absent classes are left out
+                assert np.array_equal(np.unique(prototypes.groups), np.unique(shard.train.arrays["labels"]))
+        counts = play.memory["prototypes.counts"]
+        assert counts.sum() >= sum(sizes)
+    assert_same_answers(play, exported(play, tmp_path / "student"))
+
+
 def test_a_message_without_features_is_refused():
     play = Play(**FEATURES)
     _, up = play.open(1)
@@ -102,6 +128,9 @@ def test_a_message_without_features_is_refused():
             {"features": {"weight": 1, "layers_per_round": 2}},
             r"features.layers_per_round: 2 is not valid; expected at most 1",
         ),
+        ({"prototypes": {"weight": -1}}, r"prototypes.weight: -1 is not valid; expected"),
+        ({"prototypes": {"weight": 1, "per_group": 0}}, r"prototypes.per_group: 0 is not valid; expected"),
+        ({"prototypes": {"weight": 1, "clusters": 2}}, r"prototypes.clusters: .* known field"),
     ],
 )
 def test_mistakes_are_one_line(options: dict[str, Any], message: str):
