@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from fedsim.aggregation.responses import BestPool, ResponsePool
+from fedsim.aggregation.robust import RobustPool
 from fedsim.errors import MessageError
 from fedsim.knowledge.features import ConsensusSum
 from fedsim.knowledge.prototypes import PrototypeSum
 from fedsim.types import Knowledge, Mixture, Responses
+
+AnswerPool = ResponsePool | BestPool | RobustPool
 
 
 class MixturePool:
@@ -14,7 +17,7 @@ class MixturePool:
 
     def __init__(
         self,
-        responses: ResponsePool | BestPool,
+        responses: AnswerPool,
         features: ConsensusSum | None = None,
         prototypes: PrototypeSum | None = None,
     ) -> None:
@@ -33,12 +36,7 @@ class MixturePool:
             self.features.add(mixture.features)
 
     def merge(self, other: MixturePool) -> None:
-        if isinstance(self.responses, ResponsePool):
-            assert isinstance(other.responses, ResponsePool)
-            self.responses.merge(other.responses)
-        else:
-            assert isinstance(other.responses, BestPool)
-            self.responses.merge(other.responses)
+        self.responses.merge(other.responses)  # type: ignore[arg-type]  # of one round, so of one kind
         if self.features is not None and other.features is not None:
             self.features.merge(other.features)
         if self.prototypes is not None and other.prototypes is not None:

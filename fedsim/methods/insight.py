@@ -27,8 +27,7 @@ import numpy as np
 from pydantic import Field
 
 from fedsim.aggregation.exact import Pooled
-from fedsim.aggregation.mixture import MixturePool
-from fedsim.aggregation.responses import BestPool, ResponsePool
+from fedsim.aggregation.mixture import AnswerPool, MixturePool
 from fedsim.config import Settings
 from fedsim.errors import ConfigError
 from fedsim.knowledge.features import ConsensusSum, LinearMap, aligned, as_features, reduced
@@ -180,7 +179,7 @@ class Insight:
         groups = own.arrays["labels"] if self.labelled else nearest(points, start)
         return build(points, groups, self.prototypes.per_group, start, split=False)
 
-    def pool(self, round: int, responses: ResponsePool | BestPool) -> MixturePool:
+    def pool(self, round: int, responses: AnswerPool) -> MixturePool:
         if not self.shared:
             return MixturePool(responses)
         people, size = self.world.config.participants.count, len(self.anchors)
