@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from fedsim.aggregation.responses import BestPool, ResponsePool
+from fedsim.aggregation.responses import EQUAL, BestPool, ResponsePool
 from fedsim.aggregation.robust import RobustPool
+from fedsim.aggregation.weights import Weighing
 from fedsim.errors import MessageError
+from fedsim.knowledge.domains import DomainSum
 from fedsim.knowledge.features import ConsensusSum
 from fedsim.knowledge.prototypes import PrototypeSum
 from fedsim.types import Knowledge, Mixture, Responses
@@ -13,15 +15,20 @@ AnswerPool = ResponsePool | BestPool | RobustPool
 
 
 class MixturePool:
-    """responses, features, prototypes: the sums of each kind; None of a kind that nobody is asked for."""
+    """responses, features, prototypes: the sums of each kind; None of a kind that nobody is asked for.
+    domains: whose answers these are, weighed by `weighing`, where somebody wants to know.
+    """
 
     def __init__(
         self,
         responses: AnswerPool,
         features: ConsensusSum | None = None,
         prototypes: PrototypeSum | None = None,
+        domains: DomainSum | None = None,
+        weighing: Weighing = EQUAL,
     ) -> None:
         self.responses, self.features, self.prototypes = responses, features, prototypes
+        self.domains, self._weighing = domains, weighing
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
         """Raises MessageError, and adds nothing, where a part is missing or prototypes count too many
@@ -32,6 +39,9 @@ class MixturePool:
         if self.prototypes is not None and mixture.prototypes is not None:
             self.prototypes.add(participant, mixture.prototypes)
         self.responses.add(participant, mixture.responses)
+        if self.domains is not None:
+            weights = self._weighing.units(mixture.responses)
+            self.domains.add(participant, mixture.responses.samples, weights)
         if self.features is not None and mixture.features is not None:
             self.features.add(mixture.features)
 
@@ -41,6 +51,8 @@ class MixturePool:
             self.features.merge(other.features)
         if self.prototypes is not None and other.prototypes is not None:
             self.prototypes.merge(other.prototypes)
+        if self.domains is not None and other.domains is not None:
+            self.domains.merge(other.domains)
 
 
 def as_mixture(knowledge: Knowledge | None) -> Mixture:

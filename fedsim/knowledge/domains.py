@@ -1,8 +1,8 @@
 """Which participants a sample's pooled answer comes from, as a few numbers.
 
 Participant k has a fixed code u_k of D signs, and d(x) = Σ_k w_k(x) u_k ÷ Σ_k w_k(x), with the weights
-that its responses were pooled by. Codes in place of one number per participant keep the sum, and the
-student's layer that reads it, from growing with their number.
+that its claims and skills earned. With equal weights all samples have one d. Codes in place of one number
+per participant keep the sum, and the student's layer that reads it, from growing with their number.
 """
 
 from __future__ import annotations

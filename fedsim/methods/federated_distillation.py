@@ -127,6 +127,8 @@ class DistillationSettings(Settings):
     """What hidden layers hold of proxy samples, see `insight`."""
     prototypes: PrototypeSettings = PrototypeSettings()
     """Centroids of classes or concepts in private data, see `insight`."""
+    adaptation: bool = False
+    """Whether the student has a layer that reads whose answers it is taught, see `models.heads`."""
 
 
 class FederatedDistillation(Method):
@@ -136,7 +138,8 @@ class FederatedDistillation(Method):
 
     @cached_property
     def insight(self) -> Insight:
-        return Insight(self.world, self.settings.features, self.settings.prototypes)
+        want = self.settings
+        return Insight(self.world, want.features, want.prototypes, want.adaptation)
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
@@ -241,9 +244,11 @@ class FederatedDistillation(Method):
             return self.insight.pool(round, robust)
         weighing = self._weighing(desk, round, agenda.samples)
         if want.teachers == "best":
-            return self.insight.pool(round, BestPool(agenda.samples, *shape, weighing, apart))
+            best = BestPool(agenda.samples, *shape, weighing, apart)
+            return self.insight.pool(round, best, weighing)
         sums = LogSum(*shape) if want.mean == "logits" else CountSum(*shape)
-        return self.insight.pool(round, ResponsePool(agenda.samples, sums, weighing, apart))
+        answers = ResponsePool(agenda.samples, sums, weighing, apart)
+        return self.insight.pool(round, answers, weighing)
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         training, want = self.world.config.student.training, self.settings

@@ -12,13 +12,16 @@ layers can take turns. In the space of the deepest layer:
     pool    C = Σ n_k C_k ÷ Σ n_k; of what nobody has sent, the proxy set's own
     learn   γ · confidence · ‖W f(x) − c‖² ÷ r, c the nearest prototype of x's group
 
+An adaptation layer h = f ⊙ (1 + E d(x)), trained with the student, reads whose answers x is taught by:
+`models.heads`, `knowledge.domains`. Nothing travels for it.
+
 A group is a label or prompt, and a proxy sample's is what its teachers think likeliest. Where examples
 have none (text) it is a concept: a cell of the anchors, by k-means at the coordinator.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated
@@ -28,8 +31,12 @@ from pydantic import Field
 
 from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.mixture import AnswerPool, MixturePool
+from fedsim.aggregation.responses import EQUAL
+from fedsim.aggregation.weights import Weighing
 from fedsim.config import Settings
 from fedsim.errors import ConfigError
+from fedsim.knowledge import domains as domain
+from fedsim.knowledge.domains import DomainSum
 from fedsim.knowledge.features import ConsensusSum, LinearMap, aligned, as_features, reduced
 from fedsim.knowledge.prototypes import PrototypeSum, build, complete, filled, k_means, nearest, spread_out
 from fedsim.methods.base import Site
@@ -78,8 +85,11 @@ class PrototypeSettings(Settings):
 class Insight:
     """The exchange of one run. Holds settings only; what is learnt lies in the desk's memory."""
 
-    def __init__(self, world: World, features: FeatureSettings, prototypes: PrototypeSettings) -> None:
+    def __init__(
+        self, world: World, features: FeatureSettings, prototypes: PrototypeSettings, adaptation: bool
+    ) -> None:
         self.world, self.features, self.prototypes = world, features, prototypes
+        self.adaptation = adaptation
 
     @property
     def shared(self) -> bool:
@@ -98,7 +108,10 @@ class Insight:
         return self.world.interface.classes if self.labelled else self.prototypes.concepts
 
     def heads(self) -> HeadSpec | None:
-        return HeadSpec(self.features.depths, self.rank) if self.shared else None
+        domains = domain.SIZE if self.adaptation else 0
+        if self.shared:
+            return HeadSpec(self.features.depths, self.rank, domains)
+        return HeadSpec(domains=domains) if domains else None
 
     @cached_property
     def anchors(self) -> np.ndarray:
@@ -179,15 +192,17 @@ class Insight:
         groups = own.arrays["labels"] if self.labelled else nearest(points, start)
         return build(points, groups, self.prototypes.per_group, start, split=False)
 
-    def pool(self, round: int, responses: AnswerPool) -> MixturePool:
-        if not self.shared:
-            return MixturePool(responses)
-        people, size = self.world.config.participants.count, len(self.anchors)
-        features, prototypes = ConsensusSum(len(self.layers(round)), size, people), None
+    def pool(self, round: int, responses: AnswerPool, weighing: Weighing = EQUAL) -> MixturePool:
+        """weighing: by which the answers are pooled."""
+        domains = DomainSum(self.world.seed, responses.samples) if self.adaptation else None
+        features = prototypes = None
+        if self.shared:
+            people, size = self.world.config.participants.count, len(self.anchors)
+            features = ConsensusSum(len(self.layers(round)), size, people)
         if self.prototypes.weight:
             slots, farthest = self.prototypes.per_group, size**0.5  # no number of an embedding is larger
             prototypes = PrototypeSum(self.groups, slots, self.rank, self.world.sizes, farthest)
-        return MixturePool(responses, features, prototypes)
+        return MixturePool(responses, features, prototypes, domains, weighing)
 
     # Learning -------------------------------------------------------------------------------------
 
@@ -195,8 +210,16 @@ class Insight:
         self, memory: dict[str, np.ndarray], round: int, pool: MixturePool | None, taught: Pooled
     ) -> Guide | None:
         """What the student is told of the samples that it is taught, with what is remembered."""
+        if self.adaptation:
+            domains = self._learn_domains(memory, pool)[taught.samples]
+            return replace(self._learn_inner(memory, round, pool, taught), domains=domains)
+        return self._learn_inner(memory, round, pool, taught) if self.shared else None
+
+    def _learn_inner(
+        self, memory: dict[str, np.ndarray], round: int, pool: MixturePool | None, taught: Pooled
+    ) -> Guide:
         if not self.shared:
-            return None
+            return Guide(np.zeros(len(taught.samples), bool))
         self._learn_embeddings(memory, round, pool)
         known = np.isin(taught.samples, self.anchors)
         rows = np.searchsorted(self.anchors, taught.samples[known])
@@ -230,6 +253,14 @@ class Insight:
             earlier = memory.get(_name(layer))
             now = embedding if earlier is None else aligned(embedding, earlier)
             memory[_name(layer)] = np.ascontiguousarray(now, np.float32)
+
+    def _learn_domains(self, memory: dict[str, np.ndarray], pool: MixturePool | None) -> np.ndarray:
+        """d of all proxy samples, [N, D] float32: as they were last answered; zeros before."""
+        domains = memory.get("domains", np.zeros((self.world.proxy_size, domain.SIZE), np.float32)).copy()
+        if pool is not None and pool.domains is not None:
+            domains[pool.domains.samples] = pool.domains.result()
+        memory["domains"] = domains
+        return domains
 
 
 def _spread(rows: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -44,6 +44,9 @@ methods:
     digest_batch: 4
     features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
     prototypes: {weight: 0.5, per_group: 2}
+    adaptation: true
+    weights: density
+    confidence: 1
   - {name: fedavg, specialists: student}
   - solo
   - centralized
@@ -56,6 +59,9 @@ methods:
     digest_batch: 4
     features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
     prototypes: {weight: 0.5, per_group: 2}
+    adaptation: true
+    weights: density
+    confidence: 1
 """
 TEXT = """
 name: tiny-text

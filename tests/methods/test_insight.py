@@ -108,6 +108,20 @@ def test_prototypes_of_private_examples_reach_the_student(tmp_path: Path, modali
     assert_same_answers(play, exported(play, tmp_path / "student"))
 
 
+@EACH
+def test_the_exported_student_answers_for_the_mean_domain(tmp_path: Path, modality: str):
+    weights = {"text": "loss", "image": "density", "image_text": "density"}[modality]
+    play = Play(modality, adaptation=True, weights=weights, confidence=2)
+    for round in (1, 2):
+        play.round(round)
+    scale = play.coordinator._desk.learner.heads.scale
+    assert scale.weight.detach().abs().max() > 0  # it has learnt
+    taught = play.memory["domains"][play.memory["samples"]]
+    assert len(np.unique(taught, axis=0)) > 1  # claims differ from sample to sample
+    np.testing.assert_allclose(scale.mean.numpy(), taught.mean(0), atol=1e-6)
+    assert_same_answers(play, exported(play, tmp_path / "student"))
+
+
 def test_a_message_without_features_is_refused():
     play = Play(**FEATURES)
     _, up = play.open(1)

@@ -122,9 +122,13 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "prototypes": ("image", {"prototypes": {"weight": 1, "per_group": 2}}),
     "prototypes, text": ("text", {"features": {"samples": 40}, "prototypes": {"weight": 1, "concepts": 3}}),
     "prototypes, image-text": ("image_text", {"prototypes": {"weight": 1}, "digest": 0}),
+    "adaptation": ("image", {"adaptation": True, "weights": "density", "confidence": 1}),
+    "adaptation, text": ("text", {"adaptation": True, "confidence": 2}),
+    "adaptation, image-text": ("image_text", {"adaptation": True, "features": {"weight": 1}}),
     "all together": (
         "image",
         {
+            "adaptation": True,
             "prototypes": {"weight": 1, "per_group": 2},
             "features": {"weight": 1, "depths": [0.3, 1], "layers_per_round": 1},
             "weights": "density", "confidence": 1, "personal": 1, "curriculum": "disagreement",
@@ -154,7 +158,9 @@ def test_every_switch_does_something_and_nobody_is_refused(name: str):
     assert not np.array_equal(plain(modality), other.weights()) or name == "adaptive"
 
 
-@pytest.mark.parametrize("name", ["personal", "best", "logits", "features", "prototypes", "all together"])
+@pytest.mark.parametrize(
+    "name", ["personal", "best", "logits", "features", "prototypes", "adaptation", "all together"]
+)
 def test_hosts_pool_what_the_coordinator_would(name: str):
     modality, settings = SWITCHES[name]
     play = Play(modality, **settings)
@@ -247,7 +253,7 @@ def test_what_a_schedule_remembers_survives_a_restart(tmp_path: Path):
     fresh = Coordinator(play.world, play.federation.public, {}, student=plain_student)
     fresh.begin(NAME, 2, tmp_path / "coordinator" / "..")
     assert play.memory.keys() == fresh._desk.memory.keys() >= {
-        "disagreement", "validation", "need", "embedding.0", "embedding.1", "prototypes.counts",
+        "disagreement", "validation", "need", "embedding.0", "embedding.1", "prototypes.counts", "domains",
     }  # fmt: skip
     one, other = play.coordinator.open(3), fresh.open(3)
     assert (one and one.data) == (other and other.data)
