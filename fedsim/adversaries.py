@@ -90,6 +90,14 @@ def trigger(pixels: np.ndarray) -> np.ndarray:
     return marked
 
 
+def triggered(test: Examples) -> Examples:
+    """The examples of other labels with the trigger and its label: who is right there was taken in."""
+    others = test.take(np.flatnonzero(test.arrays["labels"] != TARGET))
+    pixels = trigger(others.arrays["pixel_values"])
+    marked = replace(others, arrays={**others.arrays, "pixel_values": pixels})
+    return _relabel(marked, np.full(len(others), TARGET))
+
+
 def tamper(
     knowledge: Knowledge, received: Knowledge | None, adversary: Adversary, rng: np.random.Generator
 ) -> Knowledge:

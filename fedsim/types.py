@@ -240,6 +240,7 @@ class Closing:
     statuses: participant → `ok` or `rejected:<reason>`, for every message that arrived.
     score, loss: the student on the test set, NaN where not evaluated.   learn_loss: of its training.
     terms: of that, each weighted term by its name.
+    attack_success: how often a backdoor's trigger works on it, 0 … 1; NaN where there is none.
     flops: what the coordinator computed.   peak_memory_mib: its process' largest memory so far.
     """
 
@@ -248,6 +249,7 @@ class Closing:
     loss: float = float("nan")
     learn_loss: float = float("nan")
     terms: dict[str, float] = field(default_factory=dict)
+    attack_success: float = float("nan")
     flops: float = 0.0
     peak_memory_mib: float = 0.0
 

@@ -110,6 +110,13 @@ def test_flipped_labels_and_backdoors():
     )
 
 
+def test_who_falls_for_a_trigger_is_right_about_triggered_examples():
+    marked = adversaries.triggered(shard().train)
+    assert len(marked) == 72 and set(marked.groups) == set(range(1, 10))
+    assert (marked.arrays["labels"] == adversaries.TARGET).all()
+    assert (marked.arrays["pixel_values"][:, :, -2:, -2:] == 255).all()
+
+
 def test_messages_are_mangled():
     memory: dict[str, np.ndarray] = {}
     sent = bytes(range(256)) * 4
@@ -155,6 +162,7 @@ def test_the_share_of_adversaries_is_drawn_from_the_seed():
     ("kind", "statuses"),
     [
         ("label_flip", {"ok"}),
+        ("backdoor", {"ok"}),
         ("free_rider", {"ok"}),
         ("false_confidence", {"ok"}),
         ("malformed", {"rejected:corrupted"}),
@@ -171,6 +179,7 @@ def test_what_becomes_of_adversaries(kind: str, statuses: set[str], tmp_path: Pa
     lying = people["participant"].isin(adversaries.of(cfg))
     assert set(people.loc[lying, "status"]) == statuses
     assert set(people.loc[~lying, "status"]) == {"ok"}
+    assert result.rounds["attack_success"].iloc[1:].between(0, 1).all() == (kind == "backdoor")
     if kind == "free_rider":
         assert people.loc[lying, "loss"].isna().all()
         assert people.loc[lying, "flops"].max() < people.loc[~lying, "flops"].min()
