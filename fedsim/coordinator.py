@@ -56,7 +56,8 @@ class Coordinator:
         """Take up a contender after `finished` rounds; round 0 is the public start, scored here."""
         self._release()
         self._method: Method = self.world.method(contender)
-        world = replace(self.world, averages=self._method.averages)
+        adapter = self._method.adapter if self._method.averages else None
+        world = replace(self.world, adapter=adapter)
         learner = self._student(world, self.starts.get(world.config.student.model))
         self._desk = Desk(self.public, learner, private)
         self._contender, self._round = contender, finished

@@ -137,7 +137,22 @@ class Parameters:
     largest: float | None = None
 
 
-Knowledge = Responses | Parameters
+@dataclass(frozen=True)
+class Update:
+    """A change of parameters that both ends know the rest of, in steps; see `wire.update`.
+
+    Parameter i changes by codes[i] · scales[i // BLOCK].   codes: [P] int8, −levels … levels.
+    scales: [B] float32 ≥ 0, one for each block.   levels: 2^(bits − 1) − 1.
+    examples: n_k, how many private examples stand behind it.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    levels: int
+    examples: int
+
+
+Knowledge = Responses | Parameters | Update
 
 
 @dataclass(frozen=True)

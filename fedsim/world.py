@@ -28,7 +28,8 @@ class World:
     proxy_size: samples in the proxy set.   positions: predictions per sample.
     proxy_labelled: whether the proxy set can be learnt from by itself (text always can).
     sizes: private training examples of each participant.   plugins: path → text, see `plugins`.
-    averages: whether the method in hand makes its student of the participants' parameters.
+    adapter: what the student trains in place of all its weights, where the method in hand makes it of the
+        participants' adapters.
     """
 
     config: RunConfig
@@ -38,7 +39,7 @@ class World:
     proxy_labelled: bool
     sizes: tuple[int, ...]
     plugins: Mapping[str, str] = field(default_factory=dict)
-    averages: bool = False
+    adapter: Adapter | None = None
 
     @property
     def seed(self) -> int:
@@ -98,12 +99,11 @@ class World:
         from fedsim.student.deepspeed import DeepSpeedEngine
 
         settings = self.config.student
-        adapter = self.config.participants.adapter if self.averages else None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = self._model(settings.model, start, adapter)
+        model = self._model(settings.model, start, self.adapter)
         engine = DeepSpeedEngine(model, settings.training, settings.engine, device)
         learner = Learner(engine, self._modality(), self.interface.classes)
-        if start is not None and adapter is None:
+        if start is not None and self.adapter is None:
             learner.load_parameters(start)
         return learner
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 import numpy as np
 
 from fedsim import config as configs
-from fedsim.config import MethodConfig, RunConfig
+from fedsim.config import Adapter, MethodConfig, RunConfig
 from fedsim.training import Fit, Phase, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation
@@ -100,6 +100,11 @@ class Method(ABC):
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
         """Raise ConfigError (its field begins with `where`) if the run is not one for this method."""
         return
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What participants train in place of all weights."""
+        return self.world.config.participants.adapter
 
     def key(self, round: int, who: int, purpose: str) -> tuple[int | str, ...]:
         """What a random draw is for. Contenders share the purpose, so that they see the same

@@ -8,7 +8,9 @@ laptop in seconds; the large ones state how many parameters they have at the siz
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,21 @@ def is_pretrained(name: str) -> bool:
 def is_plain(name: str) -> bool:
     """Whether it is one of the small networks of `plain`."""
     return fields_of(name)["model_type"] in PLAIN
+
+
+def check_adapter(models: Mapping[str, str], setting: str, *, started: bool) -> None:
+    """Raise ConfigError where adapters would sit on random weights, or on a network of `plain`.
+
+    models: field → name.   setting: where adapters are asked for.   started: there is a public start.
+    """
+    if find_spec("peft") is None:
+        raise ConfigError(setting, "lora", "the extra `adapters`: pip install 'fedsim[adapters]'")
+    for field, model in models.items():
+        if is_plain(model):
+            raise ConfigError(field, model, f"a model of transformers, as {setting} is set")
+        if not (started or is_pretrained(model)):
+            expected = f"a pretrained folder, or pretraining.steps: {setting} leaves it as it is"
+            raise ConfigError(field, model, expected)
 
 
 def has_patches(name: str) -> bool:

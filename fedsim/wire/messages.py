@@ -17,6 +17,8 @@ Sections of a parameters message:
     meta      number of examples (u64), number format (u8, 0 = float32), five bytes of padding, so that
               the numbers begin at a multiple of 16 and need not be copied to be worked with
     vector    the P numbers, little-endian
+
+An update message (parameters in few bits) is described in `update`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from fedsim.errors import MessageError
-from fedsim.types import Knowledge, Message, Parameters, Responses
+from fedsim.types import Knowledge, Message, Parameters, Responses, Update
+from fedsim.wire import update
 from fedsim.wire.container import Buffer, pack, unpack
 from fedsim.wire.entropy import decode_symbols, encode_symbols
 
@@ -50,7 +53,7 @@ class Expectation:
     kind, direction, round, sender: as in Message.
     Responses only: classes K, positions p, levels L; proxy_size, sample ids are below it;
     samples [n] int64, if given the message must be about exactly these, and may leave them out.
-    Parameters only: size P.
+    Parameters and updates: size P; updates: levels, their largest code.
     """
 
     kind: str
@@ -103,7 +106,7 @@ def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
 
 def memory_limit(expect: Expectation) -> int:
     """The `limit` for `decode` that admits every valid message of this expectation, in bytes."""
-    if expect.kind == "parameters":
+    if expect.kind in ("parameters", "update"):
         return 4 * expect.size + 1024
     samples = expect.proxy_size if expect.samples is None else len(expect.samples)
     return BYTES_PER_ENTRY * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
@@ -273,6 +276,10 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     return Parameters(vector, examples, largest)
 
 
+def _decode_update(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Update:
+    return update.decode(sections, expect, limit, MAX_PARAMETER)
+
+
 # ---- shared
 
 
@@ -298,5 +305,6 @@ Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "responses": (Responses, _encode_responses, _decode_responses),
     "parameters": (Parameters, _encode_parameters, _decode_parameters),
+    "update": (Update, update.encode, _decode_update),
 }
 """Kind → (the record it carries, record → sections, sections → record)."""
