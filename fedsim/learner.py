@@ -182,6 +182,10 @@ class Learner:
         rows = judge(index, logits_RK, answers)
         return rows.view(len(index), -1).mean(1).cpu().numpy().astype(np.float32)
 
+    def logits(self, examples: Examples, samples: np.ndarray) -> np.ndarray:
+        """The logits on the examples at `samples`, [R, K] float32: all of them at once."""
+        return np.concatenate([z.cpu().numpy() for _, z in self._answers(examples, samples)])
+
     def evaluate(self, examples: Examples) -> tuple[float, float]:
         """(metric, mean loss in nats) on labelled examples."""
         total, correct, rows = 0.0, 0, 0

@@ -68,6 +68,12 @@ class World:
         models = self.config.participants.models
         return models[participant % len(models)]
 
+    def size_of(self, model: str) -> int:
+        """How many parameters a model has, without adapters."""
+        from fedsim.models.factory import size_of
+
+        return size_of(model, self.interface)
+
     def architectures(self) -> tuple[str, ...]:
         """Every architecture of the run, the student's first."""
         used = [self.config.student.model]

@@ -8,6 +8,7 @@ from fedsim.methods.base import Method
 from fedsim.methods.centralized import Centralized
 from fedsim.methods.ds_fl import DSFL
 from fedsim.methods.fedavg import FedAvg
+from fedsim.methods.feddf import FedDF
 from fedsim.methods.federated_distillation import FederatedDistillation
 from fedsim.methods.fedmd import FedMD
 from fedsim.methods.fedprox import FedProx
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "federated_distillation": FederatedDistillation,
     "fedavg": FedAvg,
     "fedprox": FedProx,
+    "feddf": FedDF,
     "ds_fl": DSFL,
     "fedmd": FedMD,
     "centralized": Centralized,

@@ -14,6 +14,7 @@ another process. The same functions run inside Ray actors and in one process.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
@@ -49,12 +50,14 @@ class Desk:
     """What the coordinator works with in one method.
 
     private: everybody's private data, for the centralised upper bound only; else None.
+    starts: the public start of every architecture, by its name; empty where that is random weights.
     memory: arrays that must survive from round to round; saved with the student.
     """
 
     public: Public
     learner: Learner
     private: Examples | None = None
+    starts: Mapping[str, np.ndarray] = field(default_factory=dict)
     memory: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -87,6 +90,9 @@ class Method(ABC):
 
     averages: ClassVar[bool] = False
     """Whether the student is made of the participants' parameters, so that they must be of one kind."""
+
+    pools_at_hosts: ClassVar[bool] = True
+    """Whether hosts of several participants may pool for the coordinator; not where that computes."""
 
     samples_known: ClassVar[bool] = False
     """Whether both ends know which proxy samples a message is about, so that it needn't say."""

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import MessageError
-from fedsim.types import COORDINATOR, Knowledge, Parameters, Responses
-from fedsim.wire import Expectation, decode, encode, entropy, memory_limit
+from fedsim.types import COORDINATOR, Knowledge, Parameters, Responses, Update
+from fedsim.wire import Expectation, decode, encode, entropy, memory_limit, update
 from fedsim.wire.container import checksum, pack, unpack
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.messages import CODECS
@@ -51,6 +51,8 @@ def responses_of(
 def expectation(knowledge: Knowledge, *, samples_known: bool = False, **changes: Any) -> Expectation:
     if isinstance(knowledge, Parameters):
         expect = Expectation("parameters", "up", 4, 2, size=len(knowledge.vector))
+    elif isinstance(knowledge, Update):
+        expect = Expectation("update", "up", 4, 2, levels=knowledge.levels, size=len(knowledge.codes))
     else:
         expect = Expectation(
             "responses", "up", 4, 2, knowledge.classes, knowledge.positions, knowledge.levels,
@@ -384,12 +386,17 @@ def test_bombs_are_refused_before_they_unfold() -> None:
 # ---- fuzzing
 
 VICTIMS: list[tuple[bytes, Expectation]] = []
+CHANGE = np.linspace(-1, 1, 1500, dtype=np.float32) ** 5
 for knowledge, known in (
     (responses_of(40, 3, 30, 31), False),
     (responses_of(300, 1, 10, 7, name="largest_remainder"), True),
     (responses_of(60, 1, 10, 1, name="largest_remainder", claims=False), False),
     (responses_of(20, 2, 900, 255, seed=1), False),
     (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
+    (
+        update.quantise(CHANGE, 8, 12, np.random.default_rng(0)),
+        False,
+    ),
 ):
     VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
 
@@ -473,6 +480,9 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
     if isinstance(knowledge, Parameters):
         assert np.isfinite(knowledge.vector).all()
         assert len(knowledge.vector) == expect.size
+    elif isinstance(knowledge, Update):
+        assert np.isfinite(update.values(knowledge)).all()
+        assert len(knowledge.codes) == expect.size and np.abs(knowledge.codes).max() <= expect.levels
     else:
         assert knowledge.claims is None or np.isfinite(knowledge.claims).all()
         assert (knowledge.classes, knowledge.levels) == (expect.classes, expect.levels)
