@@ -163,6 +163,8 @@ class Host:
                 fate = "lost"
             elif self._clock.late(timing):
                 fate = "late"
+            else:
+                method.delivered(site, round)
         report = Report(
             participant=site.participant,
             model=model,

@@ -6,6 +6,7 @@ No method imports torch, ray or deepspeed: it says what is done, the learner doe
 
 from fedsim.methods.base import Method
 from fedsim.methods.centralized import Centralized
+from fedsim.methods.cfd import CFD
 from fedsim.methods.ds_fl import DSFL
 from fedsim.methods.fedavg import FedAvg
 from fedsim.methods.feddf import FedDF
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "feddf": FedDF,
     "ds_fl": DSFL,
     "fedmd": FedMD,
+    "cfd": CFD,
     "centralized": Centralized,
     "solo": Solo,
     "proxy_only": ProxyOnly,

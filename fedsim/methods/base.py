@@ -140,6 +140,10 @@ class Method(ABC):
         """One participant's round: what it sends, and how its training on its own data went."""
         return None, None
 
+    def delivered(self, site: Site, round: int) -> None:
+        """What a participant takes note of when its message of this round has arrived."""
+        return
+
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
         """What a receiver may assume about a message of this round; None where none is sent.
 
