@@ -5,6 +5,7 @@ No method imports torch, ray or deepspeed: it says what is done, the learner doe
 """
 
 from fedsim.methods.base import Method
+from fedsim.methods.central_distillation import CentralDistillation
 from fedsim.methods.centralized import Centralized
 from fedsim.methods.cfd import CFD
 from fedsim.methods.ds_fl import DSFL
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "fedmd": FedMD,
     "cfd": CFD,
     "centralized": Centralized,
+    "central_distillation": CentralDistillation,
     "solo": Solo,
     "proxy_only": ProxyOnly,
 }

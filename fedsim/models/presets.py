@@ -153,11 +153,13 @@ def _plain(kind: str, **shape: list[int]) -> Preset:
 
 PRESETS: dict[str, Preset] = {
     "pythia-tiny": _pythia(128, 2, 4),
+    "pythia-small": _pythia(192, 4, 6),
     "llama-tiny": _llama(128, 2, 4),
     "gpt2-tiny": _gpt2(112, 3, 4),
     "vit-micro": _vit(48, 2, 4, 4),
     "vit-tiny": _vit(64, 3, 4, 4),
     "vit-wide": _vit(96, 2, 4, 4),
+    "vit-small": _vit(128, 4, 4, 4),
     "opt-tiny": _opt(128, 2, 4),
     # The sizes of GPT-3 (arXiv 2005.14165, table 2.1) and of OPT (arXiv 2205.01068, table 1), where the
     # 350M model is as the others here: with its norms first and embeddings of its own width.
@@ -171,6 +173,7 @@ PRESETS: dict[str, Preset] = {
     "clip-micro": _clip((48, 2, 4), (32, 1, 2), 4),
     "clip-tiny": _clip((64, 3, 4), (48, 2, 4), 4),
     "clip-wide": _clip((96, 2, 4), (48, 1, 4), 4),
+    "clip-small": _clip((128, 4, 4), (96, 3, 4), 4),
     # Arxiv 2103.00020, tables 19 and 20: ViT-B/32, ViT-B/16 and ViT-L/14.
     "clip-b32": _clip((768, 12, 12), (512, 12, 8), 32, millions=151.3),
     "clip-b16": _clip((768, 12, 12), (512, 12, 8), 16, millions=149.6),

@@ -55,7 +55,7 @@ class Play:
         self.down = message.data if message else None
         _, self.up = self.host.step(self.contender, number, who, self.down, None, None)
         self.coordinator.receive(who, self.up)
-        return self.coordinator.close(number, None, silent=not any(self.up))
+        return self.coordinator.close(number, None, silent=bool(who) and not any(self.up))
 
     def weights(self) -> np.ndarray:
         return self.coordinator._desk.learner.parameters().vector
