@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 
+from fedsim import adversaries
 from fedsim import config as configs
 from fedsim.config import Adapter, MethodConfig, RunConfig
 from fedsim.training import Fit, Phase, Stream
@@ -89,7 +90,7 @@ class Method(ABC):
     """Whether the private data is brought together: the upper bound does what is forbidden."""
 
     averages: ClassVar[bool] = False
-    """Whether the student is made of the participants' parameters, so that they must be of one kind."""
+    """Whether participants send parameters, and the student is made of those of its own kind."""
 
     pools_at_hosts: ClassVar[bool] = True
     """Whether hosts of several participants may pool for the coordinator; not where that computes."""
@@ -122,7 +123,11 @@ class Method(ABC):
         participant's."""
         config = self.world.config
         owner = config.student if who == COORDINATOR else config.participants
-        return Phase(streams, owner.training, round, config.rounds, self.key(round, who, purpose))
+        training, adversary = owner.training, config.participants.adversary
+        rides_free = adversary is not None and adversary.kind == "free_rider" and self.coordinates
+        if rides_free and who in adversaries.of(config):
+            training = training.model_copy(update={"steps": 0})
+        return Phase(streams, training, round, config.rounds, self.key(round, who, purpose))
 
     def labelled(self, examples: Examples, who: int) -> Stream:
         """Ordinary supervised training on examples that carry their answers."""

@@ -106,6 +106,7 @@ class FedDF(Method):
     Settings: ClassVar[type[Settings]] = FedDFSettings
     settings: FedDFSettings
     keeps_specialists: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
     pools_at_hosts: ClassVar[bool] = False
 
     @classmethod

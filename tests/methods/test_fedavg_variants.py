@@ -119,3 +119,14 @@ def test_what_can_t_be_averaged_or_adapted_is_refused(overrides: dict, field: st
     with pytest.raises(ConfigError) as refused:
         check(load(base, **overrides))
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(("kind", "strength", "likeness"), [("sign_flip", 1.0, -1.0), ("noise", 1.0, 0.0)])
+def test_an_adversary_turns_its_change_as_well(play, kind: str, strength: float, likeness: float):
+    lies = {"participants.adversary": {"kind": kind, "share": 0.34, "strength": strength}}
+    honest, run = play(EIGHT), play(EIGHT, **lies)
+    honest.round(1)
+    run.round(1)
+    (liar,) = [k for k in range(3) if run.up[k] != honest.up[k]]
+    one, other = (update.values(r.read(r.up[liar], 1, liar)) for r in (run, honest))
+    assert np.corrcoef(one, other)[0, 1] == pytest.approx(likeness, abs=0.03)

@@ -393,10 +393,7 @@ for knowledge, known in (
     (responses_of(60, 1, 10, 1, name="largest_remainder", claims=False), False),
     (responses_of(20, 2, 900, 255, seed=1), False),
     (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
-    (
-        update.quantise(CHANGE, 8, 12, np.random.default_rng(0)),
-        False,
-    ),
+    (update.quantise(CHANGE, 8, 12, np.random.default_rng(0)), False),
 ):
     VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
 
