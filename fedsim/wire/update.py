@@ -23,7 +23,8 @@ import numpy as np
 from fedsim.errors import MessageError
 from fedsim.types import Update
 from fedsim.wire.container import Buffer
-from fedsim.wire.entropy import decode_symbols, encode_symbols
+from fedsim.wire.entropy import encode_symbols
+from fedsim.wire.reading import expected, require, stream, unpack_meta
 
 if TYPE_CHECKING:
     from fedsim.wire.messages import Expectation
@@ -73,22 +74,17 @@ def encode(update: Update, samples_known: bool) -> dict[str, Buffer]:
 
 def decode(sections: dict[str, memoryview], expect: Expectation, limit: int, largest: float) -> Update:
     """Raises MessageError; `largest` is what no changed parameter may exceed."""
-    if sections.keys() != {"meta", "scales", "codes"} or len(sections["meta"]) != _META.size:
-        raise MessageError("unexpected", f"sections {', '.join(sections)}")
-    examples, most = _META.unpack(sections["meta"])
-    if most != expect.levels:
-        raise MessageError("unexpected", f"levels {most}, expected {expect.levels}")
+    require(sections, {"meta", "scales", "codes"}, set())
+    examples, most = unpack_meta(_META, sections["meta"])
+    expected("levels", most, expect.levels)
     blocks = -(-expect.size // BLOCK)
-    if len(sections["scales"]) != 4 * blocks:
-        raise MessageError("unexpected", f"{len(sections['scales'])} bytes of scales for {blocks} blocks")
+    expected("bytes of scales", len(sections["scales"]), 4 * blocks)
     scales = np.frombuffer(sections["scales"], "<f4").astype(np.float32)
     if not np.isfinite(scales).all():
         raise MessageError("non-finite", "scales")
     if blocks and not 0 <= scales.min() <= scales.max() <= largest / most:
         raise MessageError("unexpected", f"a scale from {scales.min():g} to {scales.max():g}")
-    codes = decode_symbols(sections["codes"], expect.size)
-    if len(codes) != expect.size:
-        raise MessageError("unexpected", f"{len(codes)} codes for {expect.size} parameters")
+    codes = stream(sections["codes"], expect.size)
     if len(codes) and codes.max() > 2 * most:
         raise MessageError("unexpected", f"a code of {codes.max() - most}")
     codes -= most
