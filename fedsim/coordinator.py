@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load
 
-from fedsim import adversaries, storage
+from fedsim import adversaries, memory, storage
 from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
@@ -177,7 +177,7 @@ class Coordinator:
         self._desk.learner.save(folder)  # each of its ranks a part, maybe on a machine of its own
         with storage.saving(folder) as local:
             if self._desk.memory:
-                save_file(self._desk.memory, str(local / MEMORY))
+                memory.save(self._desk.memory, local / MEMORY)
             (local / "flops.json").write_text(json.dumps(self._desk.learner.flops))
 
     def _load(self, folder: AnyPath) -> None:

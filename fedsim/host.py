@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from fedsim import adversaries, events, storage
+from fedsim import adversaries, events, memory, storage
 from fedsim.config import Adapter
 from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
@@ -304,7 +304,7 @@ def _save(site: Site, folder: AnyPath) -> None:
     with storage.saving(folder) as local:
         site.learner.save(local)
         if site.memory:
-            save_file(site.memory, str(local / MEMORY))
+            memory.save(site.memory, local / MEMORY)
 
 
 def _load(site: Site, folder: AnyPath) -> None:

@@ -13,6 +13,7 @@ from fedsim.methods.fedavg import FedAvg
 from fedsim.methods.feddf import FedDF
 from fedsim.methods.federated_distillation import FederatedDistillation
 from fedsim.methods.fedmd import FedMD
+from fedsim.methods.fedproto import FedProto
 from fedsim.methods.fedprox import FedProx
 from fedsim.methods.proxy_only import ProxyOnly
 from fedsim.methods.solo import Solo
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "ds_fl": DSFL,
     "fedmd": FedMD,
     "cfd": CFD,
+    "fedproto": FedProto,
     "centralized": Centralized,
     "central_distillation": CentralDistillation,
     "solo": Solo,

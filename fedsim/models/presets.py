@@ -228,6 +228,19 @@ def check_adapter(models: Mapping[str, str], setting: str, *, started: bool) -> 
             raise ConfigError(field, model, expected)
 
 
+def width(name: str) -> int:
+    """Of the hidden state that the output layer reads; of a dual encoder, in the one that sees.
+
+    Raises ConfigError where its config doesn't say.
+    """
+    known = fields_of(name)
+    known = known.get("vision_config", known)
+    sizes = known.get("hidden_sizes", [known.get("hidden_size", known.get("n_embd"))])
+    if not isinstance(sizes[-1], int):
+        raise ConfigError("model", name, "a model whose config states its hidden_size")
+    return sizes[-1]
+
+
 def has_patches(name: str) -> bool:
     """Whether it cuts images into patches."""
     known = fields_of(name)
