@@ -45,7 +45,7 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
     """The rows of a text run; `labels` renames contenders, scores grow a little with the seed."""
     called = {method: (labels or {}).get(method, method) for method in methods}
     facts = {"metric": "perplexity", "higher_is_better": False}
-    out: Rows = {"rounds": [], "participants": [], "messages": [], "partition": []}
+    out: Rows = {"rounds": [], "participants": [], "messages": [], "sections": [], "partition": []}
     for method in methods:
         for number in range(ROUNDS + 1):
             moved = number > 0 and method in UP
@@ -79,6 +79,8 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
                     "up_s": 2.0 if method in UP else 0.0, "flops": 1e11, "wall_s": 0.3,
                 })  # fmt: skip
                 for way, size in (("down", DOWN), ("up", UP)):
+                    if method in UP and p == 0:
+                        out["sections"] += sections(called[method], seed, number, way, size[method])
                     if method in UP:
                         kind = "parameters" if method == "fedavg" else "responses"
                         out["messages"].append({
@@ -89,6 +91,19 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
         shares = {"email": 60 + 20 * p, "json": 40 if p % 2 else 0, "asyncio": 30 * (p + 1)}
         out["partition"] += [{"participant": p, "group": g, "examples": n} for g, n in shares.items() if n]
     return out
+
+
+def sections(method: str, seed: int, number: int, way: str, size: int) -> list[dict[str, Any]]:
+    """A message is a header of 34 bytes, numbers, and class ids in a quarter of the rest."""
+    kind = "parameters" if size > 1_000_000 else "responses"
+    parts = (
+        {"vector": size - 34} if kind == "parameters" else {"ids": size // 4, "counts": size - size // 4 - 34}
+    )
+    return [
+        {"method": method, "seed": seed, "round": number, "direction": way, "kind": kind, "section": name,
+         "messages": INSTITUTIONS, "bytes": INSTITUTIONS * part}
+        for name, part in {"header": 34, **parts}.items()
+    ]  # fmt: skip
 
 
 def save(folder: Path, tables: Rows, *, seed: int = 0, without: tuple[str, ...] = ()) -> Path:

@@ -18,9 +18,9 @@ def test_columns_are_the_documented_ones_behind_the_run(run):
     tables = analysis.load(run)
     for name, columns in results.TABLES.items():
         frame = getattr(tables, name)
-        assert list(frame.columns) == ["run", *columns]
+        assert list(frame.columns) == ["run", "setting", *columns]
         assert set(frame["run"]) == {"quickstart"}
-    assert list(tables.summary.columns) == ["run", "algorithm", *results.SUMMARY]
+    assert list(tables.summary.columns) == ["run", "setting", "algorithm", "seed", *results.SUMMARY]
     assert tables.runs[0].config.startswith("name: quickstart")
     assert tables.runs[0].manifest["versions"]["torch"] == "2.13.0"
 
@@ -78,7 +78,9 @@ def test_no_folder_at_all():
         analysis.load([])
 
 
-@pytest.mark.parametrize("what", ["participants", "messages", "partition", "summary", "config", "manifest"])
+@pytest.mark.parametrize(
+    "what", ["participants", "messages", "sections", "partition", "summary", "config", "manifest"]
+)
 def test_a_missing_file_is_named_or_tolerated(make, what):
     folder = make("partial", without=(what,))
     assert f"{what}." in _error(folder) and "missing" in _error(folder)
