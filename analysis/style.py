@@ -98,6 +98,12 @@ def is_reference(algorithm: str) -> bool:
     return algorithm in _REFERENCES
 
 
+def faint(colour: str) -> str:
+    """The colour as a veil, for bands; it works on light and dark."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
+
+
 def label(text: str, limit: int = 40) -> str:
     """Text from data, harmless in plotly, whose labels are a small HTML."""
     text = " ".join(text.split())
@@ -115,6 +121,8 @@ def template(theme: dict[str, str]) -> dict[str, Any]:
         "automargin": True,
         "ticklabelposition": "outside",
     }
+    side = {k: v for k, v in axis.items() if k not in ("zerolinecolor", "automargin", "ticklabelposition")}
+    side["title"] = {"font": {"color": theme["soft"], "size": 13}}
     return {
         "layout": {
             "font": {"family": FONT, "size": 13, "color": theme["ink"]},
@@ -123,6 +131,9 @@ def template(theme: dict[str, str]) -> dict[str, Any]:
             "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
             "xaxis": axis,
             "yaxis": axis,
+            "colorway": [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY],
+            "ternary": {"bgcolor": theme["card"], **dict.fromkeys(("aaxis", "baxis", "caxis"), side)},
+            "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12}},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom",
                        "bgcolor": "rgba(0,0,0,0)", "itemsizing": "constant"},
             "hoverlabel": {"bgcolor": theme["page"], "bordercolor": theme["line"], "align": "left",

@@ -63,10 +63,18 @@ def score_axis(frame: pd.DataFrame, *, may_be_log: bool = False) -> dict[str, An
         axis["tickformat"] = ".0%"
     low, high = float(frame["score"].min()), float(frame["score"].max())
     if may_be_log and low > 0 and high / low > 10 and not frame["higher_is_better"].iloc[0]:
-        ticks = [m * 10.0**p for p in range(-3, 16) for m in (1, 2, 5) if low / 2 <= m * 10.0**p <= high * 2]
         axis["title"]["text"] += ", log scale"
-        axis |= {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,g}" for t in ticks]}
+        axis |= log_ticks(frame["score"])
     return axis
+
+
+def log_ticks(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis for these values, labelled at 1, 2 and 5 of every decade, or at decades only."""
+    positive = [v for v in values if v > 0]
+    low, high = min(positive), max(positive)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    ticks = [m * 10.0**p for p in range(-9, 16) for m in steps if low / 2 <= m * 10.0**p <= high * 2]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,g}" for t in ticks]}
 
 
 def byte_axis(counts: Iterable[float], title: str) -> dict[str, Any]:
@@ -84,11 +92,14 @@ def byte_axis(counts: Iterable[float], title: str) -> dict[str, Any]:
     }
 
 
-def category_rows(names: Sequence[str]) -> dict[str, Any]:
-    """A vertical axis with one named row each, the first on top; rows sit at 0, 1, 2, …"""
+def category_rows(names: Sequence[str], width: int = 15, lines: int = 2) -> dict[str, Any]:
+    """A vertical axis with one named row each, the first on top; rows sit at 0, 1, 2, …
+
+    width, lines: characters and lines that a name may take.
+    """
     axis: dict[str, Any] = {"range": [len(names) - 0.4, -0.6], "showgrid": False, "zeroline": False}
     if len(names) <= 40:
-        wrapped = ["<br>".join(textwrap.wrap(n, 15, break_long_words=False)[:2]) for n in names]
+        wrapped = ["<br>".join(textwrap.wrap(n, width, break_long_words=False)[:lines]) for n in names]
         axis |= {"tickvals": list(range(len(names))), "ticktext": wrapped}
     return axis
 
@@ -101,9 +112,13 @@ def one_run(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return frame[frame["run"] == names[0]], f" Run {style.label(names[0])}, the first of {len(names)}."
 
 
-def distilled(rounds: pd.DataFrame, among: Iterable[str]) -> str | None:
-    """The contender that stands for the federation: ours, else the first that isn't a yardstick."""
+def distilled(frame: pd.DataFrame, among: Iterable[str]) -> str | None:
+    """The contender that stands for the federation: ours, else the first that isn't a yardstick.
+
+    frame: rounds or summary.
+    """
     present = set(among)
-    pairs = dict(zip(rounds["method"], rounds["algorithm"], strict=True))
+    names = frame["method" if "method" in frame else "contender"]
+    pairs = dict(zip(names, frame["algorithm"], strict=True))
     federated = [m for m, a in pairs.items() if m in present and not style.is_reference(a)]
     return next((m for m in federated if pairs[m] == "federated_distillation"), next(iter(federated), None))

@@ -1,0 +1,256 @@
+"""What the settings of many runs do to the score: from the summary and the settings of `analysis.load`.
+
+A setting is found by its axis in the sweep or by its field of the config; see `field`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analysis import statistics, style, units
+from analysis.figures import frame as f
+from analysis.load import NoDataError
+
+WEIGHTS = ("response", "task", "digest")
+"""Weights of federated distillation's losses: of pooled answers, of the own task, of the digest."""
+_SCALE = "Cividis"  # of one hue for those who see less colour, and dark to light for everybody
+
+
+def field(settings: pd.DataFrame, *names: str) -> str | None:
+    """The column of a setting: called so, or with so a last part (`alpha`: `participants.partition.alpha`).
+
+    Of several that fit, the one that varies; None where none does or there is none.
+    """
+    for name in names:
+        fits = [str(c) for c in settings if c == name or str(c).endswith(f".{name}")]
+        varying = [c for c in fits if settings[c].astype(str).nunique() > 1]
+        if varying:
+            return varying[0]
+    return None
+
+
+def heat_map(summary: pd.DataFrame, settings: pd.DataFrame) -> go.Figure:
+    """How does the score depend on participants and on uneven data?
+
+    One cell per number of participants and Dirichlet α (or named heterogeneity): the mean score of the
+    federation over all runs there, with their number. Lighter is better.
+    """
+    across = field(settings, "participants.count")
+    down = field(settings, "heterogeneity", "participants.partition.alpha")
+    if across is None or down is None:
+        raise NoDataError("participants and uneven data (α) do not both vary over the runs")
+    rows, name = federation(summary, settings)
+    higher, metric = bool(rows["higher_is_better"].iloc[0]), str(rows["metric"].iloc[0])
+    xs, ys = _ordered(rows[across]), _ordered(rows[down])
+    cells = statistics.means(rows, by=(across, down)).set_index([across, down])
+    z = [[_at(cells, "mean", x, y) for x in xs] for y in ys]
+    n = [[_at(cells, "n", x, y) for x in xs] for y in ys]
+    label = "Dirichlet α" if down.endswith("alpha") else style.label(down)
+    single = cells["n"].max() == 1
+    caption = f"{name}: mean score of the runs in a cell{'; every cell is a single run' if single else ''}."
+    caption += " Light is better."
+    fig = f.figure("How does the score depend on participants and on uneven data?", caption,
+                   f.rows_height(len(ys), 150))  # fmt: skip
+    fig.add_heatmap(
+        z=z, x=[str(x) for x in xs], y=[style.label(str(y)) for y in ys], colorscale=_SCALE,
+        reversescale=not higher, xgap=2, ygap=2, hoverinfo="text",
+        colorbar={"outlinewidth": 0, "thickness": 12,
+                  "tickformat": ".0%" if metric == "accuracy" else None},
+        text=[[_cell(value, count, metric) for value, count in zip(*both, strict=True)]
+              for both in zip(z, n, strict=True)],
+        texttemplate="%{text}",
+        hovertext=[
+            [
+                f"<b>{name}</b><br>{x} participants, {label} {style.label(str(y))}"
+                f"<br>{style.label(metric)} {_cell(value, count, metric)}"
+                for x, value, count in zip(xs, values, counts, strict=True)
+            ]
+            for y, values, counts in zip(ys, z, n, strict=True)
+        ],
+    )  # fmt: skip
+    fig.update_layout(
+        xaxis={"title": {"text": "participants"}, "type": "category", "showgrid": False},
+        yaxis={"title": {"text": label}, "type": "category", "autorange": "reversed", "showgrid": False},
+    )
+    return fig
+
+
+def bandwidth(summary: pd.DataFrame, settings: pd.DataFrame) -> go.Figure:
+    """What does a narrow link cost in time?
+
+    Virtual time of the whole run in every bandwidth scenario, narrowest first, log axis; a mark is the mean
+    of a contender's runs, its line reaches from the fastest to the slowest.
+    """
+    axis = field(settings, "bandwidth", "participants.links.0.up_mbps")
+    if axis is None:
+        raise NoDataError("the bandwidth of links does not vary over the runs")
+    rows = joined(summary, settings)
+    rows = rows[(rows["virtual_s"] > 0) & ~rows["algorithm"].map(style.is_reference)]
+    if rows.empty:
+        raise NoDataError("no time passed on the virtual clock of a federation")
+    speed = "participants.links.0.up_mbps"
+    order = list(rows.groupby(axis, sort=False)[speed].mean().sort_values(kind="stable").index)
+    names = {o: f"{style.label(str(o))}{'' if axis != speed else ' Mbit/s'}" for o in order}
+    looks = style.looks(summary["contender"], summary["algorithm"])
+    caption = "Virtual time of all rounds, computation included; a line spans the fastest to the slowest run."
+    fig = f.figure("What does a narrow link cost in time?", caption)
+    for contender, group in rows.groupby("contender", sort=False):
+        look, by = looks[str(contender)], group.groupby(axis, sort=False)["virtual_s"]
+        seen = by.agg(["mean", "min", "max", "count"]).reindex([o for o in order if o in set(group[axis])])
+        mean = list(seen["mean"])
+        fig.add_scatter(
+            x=[names[o] for o in seen.index], y=mean, mode="lines+markers", name=look.name,
+            line={"color": look.colour, "dash": look.dash, "width": 2.5},
+            marker={"symbol": look.symbol, "size": 10, "color": look.colour},
+            error_y={"type": "data", "array": list(seen["max"] - seen["mean"]), "thickness": 1.2,
+                     "arrayminus": list(seen["mean"] - seen["min"])},
+            hovertext=[
+                f"<b>{look.name}</b>, {names[o]}<br>{units.seconds_text(s)}"
+                f"{f', mean of {n} runs' if n > 1 else ', one run'}"
+                for o, s, n in zip(seen.index, mean, seen["count"], strict=True)
+            ],
+            hoverinfo="text",
+        )  # fmt: skip
+    title = "bandwidth scenario, narrowest first" if axis != speed else "uplink"
+    fig.update_layout(
+        xaxis={"title": {"text": title}, "type": "category", "showgrid": False,
+               "categoryorder": "array", "categoryarray": [names[o] for o in order]},
+        yaxis={"title": {"text": "virtual time, s (log scale)"}, **f.log_ticks(rows["virtual_s"])},
+    )  # fmt: skip
+    return fig
+
+
+def loss_weights(
+    summary: pd.DataFrame, settings: pd.DataFrame, weights: Sequence[str] = WEIGHTS
+) -> go.Figure:
+    """Which mixture of the losses does the student learn best with?
+
+    A point per run on the simplex of three weights, each as its share of their sum; colour is the score,
+    light is better, and a ring marks the best.
+    """
+    present = [field(settings, f"methods.0.{w}") or f"methods.0.{w}" for w in weights]
+    if (
+        len(weights) != 3
+        or not set(present) <= set(settings)
+        or settings[present].drop_duplicates().shape[0] < 3
+    ):
+        raise NoDataError(f"the weights {', '.join(weights)} do not vary over the runs")
+    rows, name = federation(summary, settings)
+    rows = rows[rows[present].astype(float).sum(axis=1) > 0]
+    shares = rows[present].astype(float)
+    shares = shares.div(shares.sum(axis=1), axis=0)
+    higher, metric = bool(rows["higher_is_better"].iloc[0]), str(rows["metric"].iloc[0])
+    best = int((rows["score"] if higher else -rows["score"]).to_numpy().argmax())
+    caption = f"{name}: a point is a run, light is better, the ring marks the best of {len(rows)}. "
+    caption += "Each weight is shown as its share of the three."
+    fig = f.figure("Which mixture of the losses does the student learn best with?", caption, 460)
+    a, b, c = (list(shares[column]) for column in present)
+    hover = [
+        f"<b>{style.label(str(run))}</b><br>{style.label(metric)} {units.score_text(score, metric)}<br>"
+        + ", ".join(f"{w} {value:.3g}" for w, value in zip(weights, values, strict=True))
+        for run, score, values in zip(
+            rows["run"], rows["score"], rows[present].itertuples(index=False), strict=True
+        )
+    ]
+    fig.add_scatterternary(
+        a=a, b=b, c=c, mode="markers", showlegend=False, hovertext=hover, hoverinfo="text",
+        customdata=list(rows["setting"]),
+        marker={"color": list(rows["score"]), "colorscale": _SCALE, "reversescale": not higher, "size": 12,
+                "line": {"width": 1, "color": style.GREY},
+                "colorbar": {"outlinewidth": 0, "thickness": 12, "title": {"text": style.label(metric)}}},
+    )  # fmt: skip
+    fig.add_scatterternary(
+        a=[a[best]], b=[b[best]], c=[c[best]], mode="markers", name="best", hoverinfo="skip",
+        marker={"symbol": "circle-open", "size": 20, "color": style.VERMILLION, "line": {"width": 3}},
+    )  # fmt: skip
+    fig.update_layout(
+        ternary={s: {"title": {"text": w}} for s, w in zip(("aaxis", "baxis", "caxis"), weights, strict=True)}
+    )
+    return fig
+
+
+def scaling(summary: pd.DataFrame, settings: pd.DataFrame) -> go.Figure:
+    """What do more participants bring, and what do they cost?
+
+    Against the number of participants: above the score, below the time that simulating the run took and its
+    virtual time, log axes. Marks are means over the runs of a contender.
+    """
+    axis = field(settings, "participants.count")
+    if axis is None:
+        raise NoDataError("the number of participants does not vary over the runs")
+    rows = f.scored(joined(summary, settings))
+    rows = rows[~rows["algorithm"].map(style.is_reference)]
+    if rows.empty:
+        raise NoDataError("no federation has a score")
+    looks = style.looks(summary["contender"], summary["algorithm"])
+    metric = str(rows["metric"].iloc[0])
+    caption = (
+        "Means over all runs with so many participants. Below, solid is the measured time of the simulation, "
+    )
+    caption += "dotted the virtual time of what is simulated."
+    fig = f.figure("What do more participants bring, and what do they cost?", caption, 520)
+    panels = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    fig.update_layout({k: panels.layout[k].to_plotly_json() for k in ("xaxis", "xaxis2", "yaxis", "yaxis2")})
+    for contender, group in rows.groupby("contender", sort=False):
+        look, means = looks[str(contender)], group.groupby(axis)[["score", "wall_s", "virtual_s"]].mean()
+        counts = group.groupby(axis)["run"].nunique()
+        for column, row, dash in (("score", 1, look.dash), ("wall_s", 2, "solid"), ("virtual_s", 2, "dot")):
+            told = [units.score_text(v, metric) if row == 1 else units.seconds_text(v) for v in means[column]]
+            words = {"score": "", "wall_s": " measured", "virtual_s": " virtual"}[column]
+            fig.add_scatter(
+                x=list(means.index), y=list(means[column]), mode="lines+markers", name=look.name,
+                legendgroup=look.name, showlegend=row == 1, xaxis="x" if row == 1 else "x2",
+                yaxis="y" if row == 1 else "y2", line={"color": look.colour, "dash": dash, "width": 2.5},
+                marker={"symbol": look.symbol, "color": look.colour, "size": 9},
+                hovertext=[
+                    f"<b>{look.name}</b>, {x} participants<br>{text}{words}"
+                    f"{f', mean of {n} runs' if n > 1 else ', one run'}"
+                    for x, text, n in zip(means.index, told, counts, strict=True)
+                ],
+                hoverinfo="text",
+            )  # fmt: skip
+    counts = sorted(rows[axis].unique())
+    ticks = {"type": "log", "tickvals": counts, "ticktext": [str(c) for c in counts]}
+    fig.update_layout(
+        xaxis=ticks | {"showticklabels": False},
+        xaxis2=ticks | {"title": {"text": "participants (log scale)"}},
+        yaxis=f.score_axis(rows) | {"zeroline": False},
+        yaxis2={"title": {"text": "time, s (log scale)"},
+                **f.log_ticks([*rows["wall_s"], *rows["virtual_s"]])},
+    )  # fmt: skip
+    return fig
+
+
+def joined(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
+    return summary.merge(settings.drop(columns=["setting", "seed"]), on="run", validate="many_to_one")
+
+
+def federation(summary: pd.DataFrame, settings: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The scored rows of the contender that stands for the federation, with settings, and its name."""
+    rows = f.scored(summary)
+    chosen = f.distilled(rows, rows["contender"])
+    if chosen is None:
+        raise NoDataError("no federation has a score")
+    looks = style.looks(summary["contender"], summary["algorithm"])
+    return joined(rows[rows["contender"] == chosen], settings), looks[chosen].name
+
+
+def _ordered(values: pd.Series[Any]) -> list[Any]:
+    """Numbers ascend; names are in the order of the sweep."""
+    distinct = list(dict.fromkeys(values))
+    return sorted(distinct) if all(isinstance(v, int | float) for v in distinct) else distinct
+
+
+def _at(cells: pd.DataFrame, column: str, x: Any, y: Any) -> Any:
+    return cells.loc[(x, y), column] if (x, y) in cells.index else None
+
+
+def _cell(value: float | None, count: int | None, metric: str) -> str:
+    if value is None:
+        return ""
+    return units.score_text(value, metric) + (f"<br>n = {count}" if count and count > 1 else "")
