@@ -17,6 +17,8 @@ _PHASES = (
     ("compute_s", "compute", style.PURPLE),
     ("up_s", "upload", style.ORANGE),
 )
+_COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY)
+_SYMBOLS = ("circle", "square", "diamond", "cross")
 
 
 def partition(table: pd.DataFrame) -> go.Figure:
@@ -209,16 +211,16 @@ def equity(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     models = dict(zip(mine["participant"], mine["model"], strict=True))
     for place, model in enumerate(dict.fromkeys(models.values())):
         who = [p for p in alone.index if models[p] == model]
-        colour = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY)[place % 6]
+        colour = _COLOURS[place % len(_COLOURS)]
         fig.add_scatter(
             x=list(100 * share.loc[who]), y=list(gained.loc[who]), mode="markers+text",
             name=style.label(str(model).rstrip("/").split("/")[-1]), text=[str(p) for p in who],
             textposition="top center",
-            marker={"size": 12, "color": colour, "symbol": ("circle", "square", "diamond", "cross")[place % 4]},
+            marker={"size": 12, "color": colour, "symbol": _SYMBOLS[place % len(_SYMBOLS)]},
             hovertext=[
                 f"<b>participant {p}</b><br>{share[p]:.1%} of the examples<br>"
-                f"{units.score_text(alone[p], metric)} alone, {units.score_text(together[p], metric)} together"
-                f"<br>{gained[p]:+.1f}%"
+                f"{units.score_text(alone[p], metric)} alone, "
+                f"{units.score_text(together[p], metric)} together<br>{gained[p]:+.1f}%"
                 for p in who
             ],
             hoverinfo="text",

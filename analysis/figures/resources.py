@@ -74,8 +74,8 @@ def device_hours(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     fig = f.figure(question, caption, f.rows_height(len(names), 150))
     for column, words, colour in _PARTS:
         fig.add_bar(
-            x=list(sums[column] / divisor), y=list(range(len(names))), orientation="h", width=0.62, name=words,
-            marker={"color": colour}, hoverinfo="text",
+            x=list(sums[column] / divisor), y=list(range(len(names))), orientation="h", width=0.62,
+            name=words, marker={"color": colour}, hoverinfo="text",
             hovertext=[
                 f"<b>{name}</b>, {words}<br>{units.seconds_text(s)} of device time, {s / all_:.0%}"
                 for name, s, all_ in zip(names, sums[column], sums.sum(axis=1), strict=True)
