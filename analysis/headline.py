@@ -45,7 +45,7 @@ def context(tables: Tables) -> str:
             name = _name(summary, other)
             sentence += f", {times:,g} times {way} than {name}" if times > 1 else f", as much as {name}"
         parts.append(sentence + ".")
-    solo = summary["algorithm"] == "solo"
+    solo = (summary["algorithm"] == "solo") & ~summary["student"].astype(bool)
     verdicts = [
         (_compare(student, summary[mask]), phrase)
         for mask, phrase in (
@@ -99,7 +99,7 @@ def _compare(student: pd.DataFrame, other: pd.DataFrame) -> str:
 
 
 def _name(summary: pd.DataFrame, rows: pd.DataFrame) -> str:
-    return style.looks(summary["contender"], summary["algorithm"])[str(rows["contender"].iloc[0])].plain
+    return style.looks(summary)[str(rows["contender"].iloc[0])].plain
 
 
 def _join(words: list[str]) -> str:

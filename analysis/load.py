@@ -2,7 +2,8 @@
 
 Columns are documented in `fedsim.results`; every table here has two more in front: `run`, the name of
 the folder, and `setting`, which runs share that differ in their seed only (see `analysis.settings`). The
-summary also has `algorithm`, the registered name behind a contender, and `seed`.
+summary also has `algorithm`, the registered name behind a contender, `student`, whether it trains one,
+and `seed`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis import settings
+from analysis import settings, style
 from fedsim import results, storage
 from fedsim.errors import FedsimError
 from fedsim.storage import AnyPath, RemotePath
 
 READERS = 16
 """Folders read at the same time: behind a URI it is waiting that takes the time."""
-_METHODS = ["method", "algorithm", "seed"]
+_METHODS = ["method", "algorithm", "student", "seed"]
 _TOTALS = ("score", "ratio_to_centralized", "virtual_s", "wall_s")
 
 
@@ -123,7 +124,7 @@ def load(
 def _wanted(columns: Mapping[str, Iterable[str]] | None) -> dict[str, list[str]]:
     """Table → columns to read, in their documented order."""
     known = {table: list(there) for table, there in results.TABLES.items()}
-    known["summary"] = ["algorithm", "seed", *results.SUMMARY]
+    known["summary"] = ["algorithm", "student", "seed", *results.SUMMARY]
     if columns is None:
         return known
     wanted: dict[str, list[str]] = {}
@@ -232,10 +233,12 @@ def _summary(folder: AnyPath, rounds: pa.Table, missing: bool) -> pa.Table:
         if not ok:
             raise AnalysisError(f"{path}: expected a list of rows with {', '.join(results.SUMMARY)}")
     algorithms = dict(zip(methods["method"], methods["algorithm"], strict=True))
-    for method in [m for m, algorithm in algorithms.items() if algorithm == "solo"]:
-        algorithms |= {f"{method}_best": "solo", f"{method}_mean": "solo"}
+    alone = {m for m, student in zip(methods["method"], methods["student"], strict=True) if not student}
+    algorithms |= {f"{m}_{part}": algorithms[m] for m in alone for part in style.PARTS}
+    alone_rows = {f"{m}_{part}" for m in alone for part in style.PARTS}
     columns: dict[str, pa.Array] = {
         "algorithm": pa.array([algorithms.get(row["contender"], "") for row in rows], pa.string()),
+        "student": pa.array([row["contender"] not in alone_rows for row in rows], pa.bool_()),
         "seed": pa.array(methods["seed"][:1] * len(rows), pa.int64()),
     }
     kinds = dict.fromkeys(results.SUMMARY, pa.string()) | dict.fromkeys(_TOTALS, pa.float64())
@@ -281,7 +284,8 @@ def _finished_trials(folder: AnyPath, tables: list[pd.DataFrame]) -> list[AnyPat
     """The folders of a sweep's finished trials; its table of all is added to `tables`."""
     path = folder / "trials.parquet"
     if not path.exists():  # it is still going on
-        ended = (t for t in sorted((folder / "trials").iterdir()) if (t / "manifest.json").exists())
+        begun: list[AnyPath] = sorted((folder / "trials").iterdir(), key=lambda trial: trial.name)
+        ended = (trial for trial in begun if (trial / "manifest.json").exists())
         return [t for t in ended if _manifest(t / "manifest.json").get("status") == "finished"]
     try:
         with storage.reading(path) as source:

@@ -142,7 +142,7 @@ def _columns(summary: pd.DataFrame) -> list[str]:
 
 def _lines(summary: pd.DataFrame) -> Iterator[Line]:
     """Methods first, then what they are measured against."""
-    looks = style.looks(summary["contender"], summary["algorithm"])
+    looks = style.looks(summary)
     rows = summary.to_dict("records")
     runs = list(dict.fromkeys(row["run"] for row in rows))
     for row in sorted(

@@ -50,7 +50,7 @@ HEADINGS: dict[str, dict[str, Draw]] = {
     },
     "Messages": {
         "traffic": lambda t: traffic(t.summary),
-        "anatomy": lambda t: anatomy(t.sections),
+        "anatomy": lambda t: anatomy(t.sections, t.rounds),
     },
     "Institutions": {
         "gain": lambda t: gain(t.participants, t.rounds),

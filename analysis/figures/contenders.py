@@ -20,7 +20,7 @@ def final_scores(summary: pd.DataFrame) -> go.Figure:
     its 95 % interval if the runs differ in the seed alone.
     """
     rows = f.scored(summary)
-    looks = style.looks(rows["contender"], rows["algorithm"])
+    looks = style.looks(rows)
     higher, metric = bool(rows["higher_is_better"].iloc[0]), str(rows["metric"].iloc[0])
     groups = {str(c): g for c, g in rows.groupby("contender", sort=False)}
     order = sorted(groups, key=lambda c: groups[c]["score"].mean(), reverse=higher)
@@ -89,19 +89,19 @@ def traffic(summary: pd.DataFrame) -> go.Figure:
     Log axis; all messages of all rounds, as long as they were on the wire. A contender without
     messages has its row and no mark, since zero has no place on a log axis.
     """
-    rows = summary[~summary["contender"].str.endswith("_mean") | (summary["algorithm"] != "solo")]
+    rows = f.without_best(summary)
     if rows.empty or not (rows["bytes_up"] + rows["bytes_down"]).gt(0).any():
         raise NoDataError("no contender sent a message")
-    looks = style.looks(rows["contender"], rows["algorithm"])
+    looks = style.looks(rows)
     means = rows.groupby("contender", sort=False)[["bytes_up", "bytes_down"]].mean()
     totals = {
         str(c): (float(up), float(down))
         for c, up, down in zip(means.index, means["bytes_up"], means["bytes_down"], strict=True)
     }
     order = sorted(totals, key=lambda c: -sum(totals[c]))
-    # Solo is two rows of the summary and one contender here.
-    solo = set(rows.loc[rows["algorithm"] == "solo", "contender"])
-    names = [looks[c].name.removesuffix(", best") if c in solo else looks[c].name for c in order]
+    # Two rows of the summary are one contender here.
+    pairs = set(rows.loc[~rows["student"].astype(bool), "contender"])
+    names = [looks[c].name.removesuffix(", mean") if c in pairs else looks[c].name for c in order]
 
     caption = "Bytes of all messages, headers included; ▲ to the coordinator, ▼ to the participants."
     if rows["run"].nunique() > 1:
@@ -151,12 +151,12 @@ def pareto(summary: pd.DataFrame) -> go.Figure:
     Score against the bytes of all messages, log axis; a point per contender and setting is the mean of its
     runs, with 95 % intervals where there are several. The line joins those that no other beats in both.
     """
-    rows = f.scored(summary)
+    rows = f.without_best(f.scored(summary))
     rows = rows.assign(bytes=rows["bytes_up"] + rows["bytes_down"])
     rows = rows[rows["bytes"] > 0]
     if rows.empty:
         raise NoDataError("no contender with a score sent a message")
-    looks = style.looks(summary["contender"], summary["algorithm"])
+    looks = style.looks(summary)
     higher, metric = bool(rows["higher_is_better"].iloc[0]), str(rows["metric"].iloc[0])
     points = statistics.means(rows, by=("contender", "setting"))
     points["bytes"] = statistics.means(rows, "bytes", by=("contender", "setting"))["mean"]

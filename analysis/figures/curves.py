@@ -60,7 +60,7 @@ def score_by_bytes(rounds: pd.DataFrame, targets: Iterable[float] = ()) -> go.Fi
     caption += "up is better. " if rows["higher_is_better"].iloc[0] else "down is better. "
     caption += "Dotted: contenders that send nothing, at their last score. " if len(last) else ""
     fig = f.figure("What score does a budget of bytes buy?", caption + _each(moving))
-    looks = style.looks(rows["method"], rows["algorithm"])
+    looks = style.looks(rows)
 
     def sent(row: dict[Any, Any]) -> str:
         return f"{units.bytes_text(row['bytes'])} after round {row['round']:.0f}"
@@ -130,8 +130,8 @@ def _each(rows: pd.DataFrame) -> str:
     """What a line is."""
     settings, runs = rows["setting"].nunique(), rows["run"].nunique()
     if runs == 1:
-        solo = rows["algorithm"].eq("solo").any()
-        return "Solo is the mean of institutions on their own." if solo else "One line per contender."
+        alone = not rows["student"].all()
+        return "One line per contender" + ("; without a student the mean of institutions." if alone else ".")
     seeds = rows.groupby("setting")["run"].nunique()
     each = "One line per contender" if settings == 1 else f"One line per contender and setting ({settings})"
     if seeds.max() == 1:
@@ -149,7 +149,7 @@ def _lines(
     looks: dict[str, style.Look] | None = None,
 ) -> None:
     """A line per contender and setting; one entry in the legend per contender."""
-    looks = looks or style.looks(rows["method"], rows["algorithm"])
+    looks = looks or style.looks(rows)
     metric = str(rows["metric"].iloc[0])
     many = rows["setting"].nunique()
     for method, of_method in rows.groupby("method", sort=False):
@@ -228,4 +228,4 @@ def _plain(values: pd.Series[Any]) -> list[Any]:
 
 
 def _name(look: style.Look, group: pd.DataFrame) -> str:
-    return f"{look.name}, mean" if group["algorithm"].iloc[0] == "solo" else look.name
+    return look.name if group["student"].all() else f"{look.name}, mean"

@@ -117,8 +117,21 @@ def distilled(frame: pd.DataFrame, among: Iterable[str]) -> str | None:
 
     frame: rounds or summary.
     """
-    present = set(among)
-    names = frame["method" if "method" in frame else "contender"]
-    pairs = dict(zip(names, frame["algorithm"], strict=True))
-    federated = [m for m, a in pairs.items() if m in present and not style.is_reference(a)]
-    return next((m for m in federated if pairs[m] == "federated_distillation"), next(iter(federated), None))
+    present, rows = set(among), federated(frame)
+    names = rows["method" if "method" in rows else "contender"]
+    pairs = {m: a for m, a in zip(names, rows["algorithm"], strict=True) if m in present}
+    return next((m for m in pairs if pairs[m] == "federated_distillation"), next(iter(pairs), None))
+
+
+def federated(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods in which something is sent, of rounds or a summary; of one without a student the
+    mean of its institutions (its best is known only afterwards)."""
+    kept = frame[~frame["algorithm"].map(style.is_reference).astype(bool)]
+    return without_best(kept)
+
+
+def without_best(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method of a summary: the mean stands for one without a student."""
+    if "contender" not in frame:
+        return frame
+    return frame[frame["student"].astype(bool) | ~frame["contender"].str.endswith("_best")]

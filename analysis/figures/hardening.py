@@ -25,8 +25,7 @@ def variants(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
     if axis is not None:
         rows, _ = federation(summary, settings)
         return rows.assign(variant=rows[axis], setting="")
-    federated = summary[~summary["algorithm"].map(style.is_reference)]
-    for _, rows in federated.groupby("algorithm", sort=False):
+    for _, rows in f.federated(summary).groupby("algorithm", sort=False):
         if rows["contender"].nunique() > 1:
             return rows.assign(variant=rows["contender"])
     raise NoDataError("no variants of one method: no axis `ablation`, no two contenders of one algorithm")
@@ -82,8 +81,7 @@ def private_runs(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
     column = field(settings, "epsilon")
     if column is None:
         raise NoDataError("no privacy budget (a setting called epsilon) varies over the runs")
-    rows = joined(summary, settings)
-    rows = rows[~rows["algorithm"].map(style.is_reference)]
+    rows = f.federated(joined(summary, settings))
     return rows.assign(epsilon=pd.to_numeric(rows[column], errors="coerce"))
 
 
@@ -100,7 +98,7 @@ def privacy(table: pd.DataFrame) -> go.Figure:
         raise NoDataError("no run with a privacy budget (ε)")
     caption = "Left is more private. "
     fig = f.figure("What does privacy cost?", caption + _means_caption(private, ["contender", "epsilon"]))
-    looks = style.looks(rows["contender"], rows["algorithm"])
+    looks = style.looks(rows)
     metric = str(rows["metric"].iloc[0])
     _series(fig, private, "epsilon", {str(c): looks[str(c)] for c in private["contender"]}, "contender",
             lambda x: f"ε = {x:g}")  # fmt: skip
@@ -128,8 +126,7 @@ def troubled_runs(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame
         column = field(settings, name)
         if column is None:
             continue
-        rows = joined(summary, settings)
-        rows = rows[~rows["algorithm"].map(style.is_reference)]
+        rows = f.federated(joined(summary, settings))
         by = field(settings, "defence", "aggregation")
         defence = rows["contender"] if by is None else rows[by]
         return rows.assign(share=rows[column].astype(float), defence=defence, trouble=words)
@@ -150,8 +147,8 @@ def robustness(table: pd.DataFrame) -> go.Figure:
     fig = f.figure("How much score is lost when participants fail or attack?",
                    _means_caption(rows, ["defence", "share"]))  # fmt: skip
     names = [str(d) for d in dict.fromkeys(rows["defence"])]
-    algorithms = rows["algorithm"] if "algorithm" in rows else rows["defence"].map(str)
-    looks = style.looks(rows["defence"].map(str), algorithms)
+    named = rows.drop(columns="contender", errors="ignore").assign(method=rows["defence"].map(str))
+    looks = style.looks(named)
     _series(fig, rows, "share", {n: looks[n] for n in names}, "defence", lambda x: f"{x:.0%}: {what}")
     fig.update_layout(
         xaxis={"title": {"text": style.label(what)}, "tickformat": ".0%", "rangemode": "tozero",

@@ -74,7 +74,7 @@ def gain(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     history, _ = f.one_run(rounds)
     scores, method = f.scored(mine), f.distilled(history, mine["method"])
     alone, together = _paired(scores, history, method)
-    names, look = list(alone.index), style.looks(history["method"], history["algorithm"])[str(method)]
+    names, look = list(alone.index), style.looks(history)[str(method)]
     student = history[(history["method"] == method) & (history["score"].abs() < math.inf)]
     final = student.sort_values("round", kind="stable")["score"].tail(1)
     higher, metric = bool(history["higher_is_better"].iloc[0]), str(scores["metric"].iloc[0])
@@ -146,7 +146,7 @@ def timeline(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     slowest = float(ends.max())
     divisor, unit = units.time_unit(max(total, slowest))
 
-    caption = f"Round {number} of {style.looks(history['method'], history['algorithm'])[method].name}: "
+    caption = f"Round {number} of {style.looks(history)[method].name}: "
     last = rows["participant"].iloc[int(ends.argmax())]
     caption += f"{units.seconds_text(max(total, slowest))}; the slowest participant is {last}."
     names = _row_names(mine, list(rows["participant"]))
@@ -273,7 +273,7 @@ def clock(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     waiting = sum(length for _, length, _, _ in bars["wait"]) / (
         len(people) * sum(spans[number] for number in shown)
     )
-    name = style.looks(history["method"], history["algorithm"])[method].name
+    name = style.looks(history)[method].name
     which = f"its last {len(shown)} rounds" if len(shown) < len(ends) else "all rounds"
     caption = f"{name}, {which}; participants wait {waiting:.0%} of the time.{remark}"
     fig = f.figure("Who computes, who sends and who waits?", caption, f.rows_height(len(names), 140))

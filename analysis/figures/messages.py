@@ -16,18 +16,18 @@ _WORDS = {
 _COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILLION, style.PURPLE, style.SKY, style.GREY)
 
 
-def anatomy(sections: pd.DataFrame) -> go.Figure:
+def anatomy(sections: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     """What are the messages made of?
 
-    sections: the table of that name. One bar per contender and direction, all rounds together, divided by
-    section; its name carries the bytes.
+    One bar per contender and direction, all rounds together, divided by section; its name carries the
+    bytes.
     """
     rows = sections[sections["bytes"] > 0]
     if rows.empty:
         raise NoDataError("no message was sent, or its sections were not recorded")
     sums = rows.groupby(["method", "direction", "section"], sort=False)["bytes"].sum().reset_index()
     total = sums.groupby(["method", "direction"], sort=False)["bytes"].sum()
-    looks = style.looks(sections["method"], sections["method"])
+    looks = style.looks(rounds)
     bars = list(total.index)
     names = [
         f"{looks[str(m)].name}, {d}: {units.bytes_text(n)}" for (m, d), n in zip(bars, total, strict=True)

@@ -24,7 +24,7 @@ def memory(rounds: pd.DataFrame) -> go.Figure:
     rows = rounds[(rounds["round"] > 0) & (rounds["peak_memory_mib"] > 0)]
     if rows.empty:
         raise NoDataError("no memory of a coordinator was recorded")
-    looks = style.looks(rounds["method"], rounds["algorithm"])
+    looks = style.looks(rounds)
     runs = rows["run"].nunique()
     caption = "Peak of the coordinator's process up to each round"
     caption += f"; the largest of {runs} runs." if runs > 1 else "."
@@ -54,7 +54,7 @@ def device_hours(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     for the slowest and for the coordinator. Per run; of several the mean.
     """
     spans = rounds.set_index(["run", "method", "round"])["virtual_s"]
-    rows = participants[participants["method"].isin(_federations(rounds))]
+    rows = participants[participants["method"].isin(f.federated(rounds)["method"])]
     rows = rows.fillna({"down_s": 0.0, "compute_s": 0.0, "up_s": 0.0})
     rows = rows.assign(transfer_s=rows["down_s"] + rows["up_s"])
     whole = rows.set_index(["run", "method", "round"]).index.map(spans)
@@ -66,7 +66,7 @@ def device_hours(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     if sums.empty or not sums.to_numpy().any():
         raise NoDataError("no participant of a federation spent time on the virtual clock")
     divisor, unit = units.time_unit(float(sums.sum(axis=1).max()))
-    looks = style.looks(rounds["method"], rounds["algorithm"])
+    looks = style.looks(rounds)
     names = [looks[str(m)].name for m in sums.index]
     caption = "Device time of all participants and rounds, added up, on the virtual clock"
     caption += f"; mean of {counts.max()} runs." if counts.max() > 1 else "."
@@ -86,8 +86,3 @@ def device_hours(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
         barmode="stack", xaxis={"title": {"text": title}, "zeroline": False}, yaxis=f.category_rows(names)
     )
     return fig
-
-
-def _federations(rounds: pd.DataFrame) -> set[str]:
-    pairs = set(zip(rounds["method"], rounds["algorithm"], strict=True))
-    return {method for method, algorithm in pairs if not style.is_reference(algorithm)}

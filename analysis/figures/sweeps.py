@@ -89,14 +89,14 @@ def bandwidth(summary: pd.DataFrame, settings: pd.DataFrame) -> go.Figure:
     axis = field(settings, "bandwidth", "participants.links.0.up_mbps")
     if axis is None:
         raise NoDataError("the bandwidth of links does not vary over the runs")
-    rows = joined(summary, settings)
-    rows = rows[(rows["virtual_s"] > 0) & ~rows["algorithm"].map(style.is_reference)]
+    rows = f.federated(joined(summary, settings))
+    rows = rows[rows["virtual_s"] > 0]
     if rows.empty:
         raise NoDataError("no time passed on the virtual clock of a federation")
     speed = "participants.links.0.up_mbps"
     order = list(rows.groupby(axis, sort=False)[speed].mean().sort_values(kind="stable").index)
     names = {o: f"{style.label(str(o))}{'' if axis != speed else ' Mbit/s'}" for o in order}
-    looks = style.looks(summary["contender"], summary["algorithm"])
+    looks = style.looks(summary)
     caption = "Virtual time of all rounds, computation included; a line spans the fastest to the slowest run."
     fig = f.figure("What does a narrow link cost in time?", caption)
     for contender, group in rows.groupby("contender", sort=False):
@@ -183,11 +183,10 @@ def scaling(summary: pd.DataFrame, settings: pd.DataFrame) -> go.Figure:
     axis = field(settings, "participants.count")
     if axis is None:
         raise NoDataError("the number of participants does not vary over the runs")
-    rows = f.scored(joined(summary, settings))
-    rows = rows[~rows["algorithm"].map(style.is_reference)]
+    rows = f.federated(f.scored(joined(summary, settings)))
     if rows.empty:
         raise NoDataError("no federation has a score")
-    looks = style.looks(summary["contender"], summary["algorithm"])
+    looks = style.looks(summary)
     metric = str(rows["metric"].iloc[0])
     caption = (
         "Means over all runs with so many participants. Below, solid is the measured time of the simulation, "
@@ -236,7 +235,7 @@ def federation(summary: pd.DataFrame, settings: pd.DataFrame) -> tuple[pd.DataFr
     chosen = f.distilled(rows, rows["contender"])
     if chosen is None:
         raise NoDataError("no federation has a score")
-    looks = style.looks(summary["contender"], summary["algorithm"])
+    looks = style.looks(summary)
     return joined(rows[rows["contender"] == chosen], settings), looks[chosen].name
 
 

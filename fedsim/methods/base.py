@@ -78,10 +78,15 @@ class Method(ABC):
     """Whether participants work at all (not for `centralized`, `proxy_only`)."""
     trains_student: ClassVar[bool] = True
     """Whether a global student comes out (not for `solo`)."""
+    coordinates: ClassVar[bool] = True
+    """Whether there is a coordinator that hands something out or takes something in (not for `solo`)."""
     keeps_specialists: ClassVar[bool] = True
     """Whether a specialist goes on from its own state of the last round."""
     gathers_private_data: ClassVar[bool] = False
     """Whether the private data is brought together: the upper bound does what is forbidden."""
+
+    averages: ClassVar[bool] = False
+    """Whether the student is made of the participants' parameters, so that they must be of one kind."""
 
     samples_known: ClassVar[bool] = False
     """Whether both ends know which proxy samples a message is about, so that it needn't say."""

@@ -18,7 +18,7 @@ answers (the next token), who predicts a sample better weighs more on it.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +33,9 @@ from fedsim.training import Fit, Objective, Stream
 from fedsim.types import COORDINATOR, Knowledge, Responses
 from fedsim.wire.messages import Expectation
 
+if TYPE_CHECKING:
+    from fedsim.world import World
+
 
 class DistillationSettings(Settings):
     proxy_per_round: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -44,7 +47,11 @@ class DistillationSettings(Settings):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """T, of teacher and student; the loss is multiplied by T²."""
     response: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the KL term in the student's loss."""
+    """Weight of the pooled responses in the student's loss."""
+    divergence: Literal["forward", "reverse", "skew", "skew_reverse", "jsd"] = "forward"
+    """By what the student differs from them; `forward` is KL(p̄ ‖ q), see `fedsim.losses.divergence`."""
+    skew: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """λ of the skew divergences, β of `jsd`."""
     task: Annotated[float, Field(ge=0)] = 0.3
     """Weight of cross-entropy on the proxy set, where it is labelled (text: the next token)."""
     sharpen: Annotated[float, Field(gt=0)] = 1.0
@@ -76,15 +83,8 @@ class FederatedDistillation(Method):
             )
 
     def samples(self, round: int) -> np.ndarray:
-        """The proxy samples of a round, ascending; both ends know them from the seed.
-
-        Slices of one shuffle, round and round: no sample is asked twice before all were asked once.
-        """
-        size = self.world.proxy_size
-        number = max(1, round_half_up(self.settings.proxy_per_round * size))
-        shuffled = generator(self.world.seed, "proxy samples").permutation(size)
-        first = (round - 1) * number
-        return np.sort(shuffled[np.arange(first, first + number) % size])
+        """The proxy samples of a round, ascending; both ends know them from the seed."""
+        return proxy_slice(self.world, round, self.settings.proxy_per_round)
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         if round == 1 or not self.settings.digest:
@@ -140,7 +140,13 @@ class FederatedDistillation(Method):
         stream = Stream(
             examples=desk.public.proxy.take(pooled.samples),
             batch_size=self.world.config.student.training.batch_size,
-            objective=Objective(self.settings.response, self.settings.task, self.settings.temperature),
+            objective=Objective(
+                self.settings.response,
+                self.settings.task,
+                self.settings.temperature,
+                self.settings.divergence,
+                self.settings.skew,
+            ),
             teacher=pooled,
             augment=self.world.config.student.training.augment,
         )
@@ -154,6 +160,18 @@ class FederatedDistillation(Method):
             quantiser=self.settings.quantiser,
             key=self.key(round, sender, "express"),
         )
+
+
+def proxy_slice(world: World, round: int, part: float) -> np.ndarray:
+    """The proxy samples of a round, [n] ascending: slices of one shuffle, round and round.
+
+    No sample is asked twice before all were asked once.
+    """
+    size = world.proxy_size
+    number = max(1, round_half_up(part * size))
+    shuffled = generator(world.seed, "proxy samples").permutation(size)
+    first = (round - 1) * number
+    return np.sort(shuffled[np.arange(first, first + number) % size])
 
 
 def round_half_up(value: float) -> int:

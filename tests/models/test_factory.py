@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fedsim.learner import Learner
 from fedsim.modalities import modality
 from fedsim.models import presets
 from fedsim.models.export import export
-from fedsim.models.factory import build, size
+from fedsim.models.factory import build, import_classes, size
 from fedsim.models.flops import forward_flops
 from fedsim.models.presets import PRESETS, REFERENCE
 from fedsim.student.engine import TorchEngine
@@ -241,6 +242,25 @@ def test_the_learned_temperature_stays_below_its_bound():
     assert said.abs().max() <= 100.001
 
 
+def test_the_code_of_models_is_imported_ahead(tmp_path: Path):
+    code = "transformers.models.gpt_bigcode.modeling_gpt_bigcode"  # which no other test asks for
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_bigcode"}))
+    assert code not in sys.modules
+    import_classes(["llama-tiny", "mlp", str(tmp_path)], "text")
+    assert code in sys.modules
+
+
 def test_images_must_be_square():
     with pytest.raises(ConfigError, match=r"data\.image_size.*square"):
         build("vit-micro", Interface("image", 3, 0, (1, 8, 12)), seed=0)
+
+
+def test_patches_larger_than_the_images_are_refused(tmp_path: Path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "vit", "hidden_size": 32, "num_attention_heads": 2}))
+    with pytest.raises(ConfigError, match=r"patch_size of at most 8.*it is 16"):
+        build(str(path), IMAGE, seed=0)
+    path.write_text(
+        json.dumps({"model_type": "vit", "hidden_size": 32, "num_attention_heads": 2, "patch_size": 8})
+    )
+    assert logits(build(str(path), IMAGE, seed=0), IMAGE).shape == (2, 3)
