@@ -13,8 +13,8 @@ from analysis.load import NoDataError
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "α": r"$\alpha$", "ε": r"$\varepsilon$",
-    "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "α": r"$\alpha$",
+    "ε": r"$\varepsilon$", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
 }  # fmt: skip
 
 
@@ -115,8 +115,8 @@ def _best(table: pd.DataFrame) -> list[int]:
         return []
     values = table["score"].to_numpy(float)
     sign = 1 if bool(table["higher_is_better"].iloc[0]) else -1
-    top = max((sign * v for v, m in zip(values, methods, strict=True) if m and math.isfinite(v)), default=None)
-    return [p for p, (v, m) in enumerate(zip(values, methods, strict=True)) if m and sign * v == top]
+    reached = [sign * v if m else -math.inf for v, m in zip(values, methods, strict=True)]
+    return [place for place, value in enumerate(reached) if value == max(reached) > -math.inf]
 
 
 def _escaped(text: str) -> str:

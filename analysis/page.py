@@ -16,6 +16,8 @@ from analysis.load import Tables
 
 FIELDS = 6
 """Most settings that a table or the filter shows; a run's configuration shows all."""
+ROWS = 12
+"""Rows of a table that are shown until one asks for all."""
 CHOICES = 12
 """Most values that a filter lists; fields with more are found by its text."""
 
@@ -71,7 +73,7 @@ def contenders(tables: Tables) -> Table | None:
     for row in table.to_dict("records"):
         look, ratio = looks[row["contender"]], float(row["ratio_to_centralized"])
         text = export.score(row) + (f" {row['metric']}" if len(metrics) > 1 else "")
-        cells = [Cell(look.plain, look.plain, about=look.about)]
+        cells = [Cell(look.plain, look.plain, about="" if several else look.about)]
         cells += [Cell(row["setting"], row["setting"])] if several else []
         cells += [Cell(text, _key(row["score"]))]
         cells += [Cell(str(row["n"]), row["n"])] if more_runs else []
@@ -114,8 +116,8 @@ def comparisons(tables: Tables) -> Table | None:
     words = "percentage points" if metric == "accuracy" else metric
     better = "above" if bool(tables.summary["higher_is_better"].iloc[0]) else "below"
     note = f"{looks[first].plain} minus the other, in {words}, over pairs of runs with the same setting and "
-    note += f"seed; {better} zero is better. p is of a sign-flip test, two-sided, not adjusted for the number "
-    note += "of rows."
+    note += f"seed; {better} zero is better. p is of a sign-flip test, two-sided, not adjusted for the "
+    note += "number of rows."
     head = ["against", "difference", "95% interval", "better in", "p"]
     return Table("comparisons", f"{looks[first].plain} against the others, pair by pair", head,
                  [False, True, True, True, True], rows, note)  # fmt: skip
@@ -155,16 +157,21 @@ def runs(tables: Tables) -> Table | None:
     return Table("runs", "Runs", [str(c) for c in table], numeric, rows, note)
 
 
-def filters(settings: pd.DataFrame) -> list[tuple[str, str, list[str]]]:
-    """(field, its short name, its values) of what the filter offers besides text."""
-    fields = [c for c in of_runs.varied(settings) if settings[c].astype(str).nunique() <= CHOICES][:FIELDS]
+def filters(tables: Tables) -> list[tuple[str, str, list[str]]]:
+    """(field, its short name, its values) of what the filter offers besides text: the axes of a sweep, or
+    what varies; empty where all runs have one setting."""
+    settings, fields = tables.settings, of_runs.varied(tables.settings)
+    known = set() if tables.trials is None else set(tables.trials)
+    axes = [field for field in fields if f"axis.{field}" in known and settings[field].notna().all()]
+    fields = [c for c in axes or fields if settings[c].astype(str).nunique() <= CHOICES][:FIELDS]
     names = of_runs.short(fields)
     return [(c, names[c], [_text(v) for v in _ordered(settings[c])]) for c in fields]
 
 
-def rows_of_runs(settings: pd.DataFrame, order: list[str]) -> list[dict[str, Any]]:
-    """What the filter knows of each run: its name, its setting's place, and its fields as text."""
-    fields = [field for field, _, _ in filters(settings)]
+def rows_of_runs(tables: Tables, order: list[str]) -> list[dict[str, Any]]:
+    """What the filter knows of each run: its name, its setting's place among `order`, its fields as text."""
+    settings = tables.settings
+    fields = [field for field, _, _ in filters(tables)]
     varied = of_runs.varied(settings)
     return [
         {

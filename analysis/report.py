@@ -77,17 +77,19 @@ def render(tables: Tables, title: str = "", trials: pd.DataFrame | None = None) 
         context=headline.context(tables),
         evidence=headline.evidence(tables),
         warnings=provenance.warnings(tables.runs),
+        empty=sum(key not in HEADINGS["Settings"] for key in left_out),
+        limit=page.ROWS,
         tables=[table for table in shown if table is not None],
         headings=[h for h in HEADINGS if any(card.heading == h for card in cards)],
         cards=cards,
-        left_out=left_out,
-        filters=page.filters(tables.settings) if len(settings) > 1 else None,
+        left_out=[f"{key.replace('-', ' ').capitalize()}: {why}" for key, why in left_out.items()],
+        filters=page.filters(tables) if len(settings) > 1 else None,
         provenance=provenance.of(tables.runs),
         light=style.LIGHT,
         dark=style.DARK,
         font=style.FONT,
         figures=_script_json({card.key: card.figure for card in cards}, settings),
-        runs=_script_json(page.rows_of_runs(tables.settings, settings)),
+        runs=_script_json(page.rows_of_runs(tables, settings)),
         templates=_script_json({"light": style.template(style.LIGHT), "dark": style.template(style.DARK)}),
         plotlyjs=get_plotlyjs(),
     )
@@ -107,16 +109,16 @@ def _name(folder: Path | RemotePath) -> str:
     return folder.resolve().name or "runs"
 
 
-def _cards(tables: Tables) -> tuple[list[Card], list[str]]:
-    """Every figure that has something to draw, and a line for each that hasn't."""
+def _cards(tables: Tables) -> tuple[list[Card], dict[str, NoDataError]]:
+    """Every figure that has something to draw, and why each of the others hasn't."""
     cards: list[Card] = []
-    left_out: list[str] = []
+    left_out: dict[str, NoDataError] = {}
     for heading, figures in HEADINGS.items():
         for key, draw in figures.items():
             try:
                 figure = draw(tables).to_plotly_json()
             except NoDataError as reason:
-                left_out.append(f"{key.replace('-', ' ').capitalize()}: {reason}")
+                left_out[key] = reason
                 continue
             # Title and caption are the page's, where they wrap; the template is chosen by theme.
             layout = figure["layout"]
@@ -127,8 +129,12 @@ def _cards(tables: Tables) -> tuple[list[Card], list[str]]:
             # Both were escaped for plotly; the page escapes again.
             title, caption = html.unescape(title), html.unescape(meta["caption"])
             narrow = dict(meta["narrow"])
-            if "title" in layout.get("xaxis", {}):
-                narrow["xaxis.title.text"] = layout["xaxis"]["title"]["text"].replace(" (", "<br>(")
+            axis = layout.get("xaxis", {})
+            if "title" in axis:
+                narrow["xaxis.title.text"] = axis["title"]["text"].replace(" (", "<br>(")
+            for ticks in ("tickvals", "ticktext"):  # of 1, 2, 5, … every third is the decade
+                if axis.get("type") == "log" and len(axis.get(ticks, ())) > 5:
+                    narrow[f"xaxis.{ticks}"] = axis[ticks][::3]
             height = int(layout["height"])
             cards.append(Card(key, heading, title, caption, height, figure | {"narrow": narrow}))
     return cards, left_out

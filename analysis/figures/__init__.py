@@ -4,7 +4,7 @@ A figure with nothing to draw raises `NoDataError`, whose text says what is miss
 a report shows, by heading and in its order; a new figure is one function and one line.
 
 Frames are those of `analysis.load`. Points carry the setting of their run in `customdata`, by which a
-report's filter hides them.
+report's filter hides them; a trace whose `meta` is "all" is a sum over runs, which it hides as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from analysis.figures.hardening import (
 from analysis.figures.institutions import clock, equity, gain, partition, timeline
 from analysis.figures.messages import anatomy, codec_stages
 from analysis.figures.resources import device_hours, memory
-from analysis.figures.sweeps import bandwidth, heat_map, loss_weights, scaling
+from analysis.figures.sweeps import bandwidth, heat_map, loss_weights, response, scaling
 from analysis.load import Tables
 
 Draw = Callable[[Tables], go.Figure]
@@ -40,6 +40,7 @@ HEADINGS: dict[str, dict[str, Draw]] = {
         "pareto": lambda t: pareto(t.summary),
     },
     "Settings": {
+        "response": lambda t: response(t.summary, t.settings),
         "heat-map": lambda t: heat_map(t.summary, t.settings),
         "bandwidth": lambda t: bandwidth(t.summary, t.settings),
         "loss-weights": lambda t: loss_weights(t.summary, t.settings),
@@ -86,6 +87,7 @@ __all__ = [
     "partition",
     "privacy",
     "private_runs",
+    "response",
     "robustness",
     "scaling",
     "score_by_bytes",

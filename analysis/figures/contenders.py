@@ -11,6 +11,9 @@ from analysis import statistics, style, units
 from analysis.figures import frame as f
 from analysis.load import NoDataError
 
+SURE = 3
+"""Fewest runs whose interval `pareto` draws: that of two is longer than the picture."""
+
 
 def final_scores(summary: pd.DataFrame) -> go.Figure:
     """Who ends up best, and how close to centralised training?
@@ -53,7 +56,7 @@ def final_scores(summary: pd.DataFrame) -> go.Figure:
         fig.add_bar(
             x=[score], y=[place], orientation="h", width=0.62, name=look.name, showlegend=False,
             marker={"color": look.colour}, text=[] if several else [f"{text}{share}"], textposition="outside",
-            cliponaxis=False, hovertext=[hover], hoverinfo="text",
+            cliponaxis=False, hovertext=[hover], hoverinfo="text", meta="all" if several else None,
             error_x={"type": "data", "array": [found.half], "color": style.GREY} if sure else None,
         )  # fmt: skip
         if several:
@@ -168,12 +171,14 @@ def pareto(summary: pd.DataFrame) -> go.Figure:
     )
     if settings > 1:
         caption += f" A point is a contender in one of {settings} settings."
+    if settings <= 8 and points["n"].max() >= SURE:
+        caption += " Vertical lines are 95% intervals."
     if points["n"].max() == 1:
         caption += " Every point is a single run."
     fig = f.figure("Which contenders give the best score for their bytes?", caption)
     fig.add_scatter(
         x=list(best["bytes"]), y=list(best["mean"]), mode="lines", name="best for its bytes",
-        line={"color": style.GREY, "width": 1.5, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
+        line={"color": style.GREY, "width": 1.5, "dash": "dot", "shape": "hv"}, hoverinfo="skip", meta="all",
     )  # fmt: skip
     for contender, group in points.groupby("contender", sort=False):
         look = looks[str(contender)]
@@ -181,7 +186,7 @@ def pareto(summary: pd.DataFrame) -> go.Figure:
             x=list(group["bytes"]), y=list(group["mean"]), mode="markers", name=look.name,
             marker={"symbol": look.symbol, "color": look.colour, "size": 12 if settings == 1 else 8},
             error_y={"type": "data", "array": list((group["high"] - group["low"]) / 2), "thickness": 1.2}
-            if settings <= 8 and group["n"].max() > 1 else None,
+            if settings <= 8 and group["n"].min() >= SURE else None,
             customdata=list(group["setting"]),
             hovertext=[
                 f"<b>{look.name}</b>{f'<br>{style.label(str(row.setting), limit=80)}' if row.setting else ''}"

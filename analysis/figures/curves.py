@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -16,8 +17,10 @@ from analysis import statistics, style, units
 from analysis.figures import frame as f
 from analysis.load import NoDataError
 
-BANDS = 4
+BANDS = 2
 """Most settings that are drawn with a band each; more would hide each other."""
+POINTS = 3000
+"""Most points of such a trace: of more lines fewer rounds are drawn, at least their first and last."""
 LINES = 6
 """Most settings that are drawn as traces of their own; beyond, all of a contender's are one thin trace."""
 
@@ -33,12 +36,9 @@ def score_by_round(rounds: pd.DataFrame, targets: Iterable[float] = ()) -> go.Fi
     fig = f.figure("How does the score develop over the rounds?", start + _each(rows))
     _lines(fig, rows, "round", lambda row: f"round {row['round']:.0f}")
     fig.update_layout(
-        xaxis={"title": {"text": "round"}, "tickformat": "d", "nticks": 10, "showgrid": False,
-               "zeroline": False},
+        xaxis=f.round_axis(rows["round"]),
         yaxis=f.score_axis(rows, may_be_log=True) | {"zeroline": False},
-    )  # fmt: skip
-    if rows["round"].max() <= 10:
-        fig.update_xaxes(dtick=1)
+    )
     _targets(fig, targets, rows)
     return fig
 
@@ -101,7 +101,7 @@ def score_by_time(rounds: pd.DataFrame, targets: Iterable[float] = ()) -> go.Fig
     span = rows[rows["round"] > 0].groupby(["run", "method"])["virtual_s"].agg(["min", "max"])
     far = span["max"].max() / max(span["min"].min(), 1e-12) > 50
     rows = rows[rows["virtual_s"] > 0] if far else rows
-    divisor, unit = units.time_unit(float(rows["virtual_s"].max()))
+    divisor, unit = (1.0, "s") if far else units.time_unit(float(rows["virtual_s"].max()))
     rows = rows.assign(time=rows["virtual_s"] / divisor)
     caption = "Computation and transfers of all rounds so far, on the virtual clock. "
     fig = f.figure("What score is reached after how much virtual time?", caption + _each(rows))
@@ -110,10 +110,10 @@ def score_by_time(rounds: pd.DataFrame, targets: Iterable[float] = ()) -> go.Fig
         return f"{units.seconds_text(row['time'] * divisor)} after round {row['round']:.0f}"
 
     _lines(fig, rows, "time", spent)
-    title = f"virtual time, {unit}" + (", log scale" if far else "")
+    title = "virtual time (log scale)" if far else f"virtual time, {unit}"
     axis: dict[str, Any] = {"title": {"text": title}, "showgrid": False, "zeroline": False}
     if far:
-        axis |= f.log_ticks(rows["time"])
+        axis |= f.time_ticks(rows["time"])
     fig.update_layout(xaxis=axis, yaxis=f.score_axis(rows, may_be_log=True) | {"zeroline": False})
     _targets(fig, targets, rows)
     return fig
@@ -190,8 +190,20 @@ def _line(group: pd.DataFrame, x: str, setting: str) -> pd.DataFrame:
 def _joined(lines: list[pd.DataFrame], x: str) -> pd.DataFrame:
     """Many lines as one; NaN lifts the pen."""
     gap = pd.DataFrame({"score": [math.nan], x: [math.nan], "n": [0]})
-    parts = [part for line in lines for part in (line, gap.assign(setting=line["setting"].iloc[0]))]
+    fewer = max(2, POINTS // len(lines))
+    parts = [
+        part
+        for line in lines
+        for part in (_thinned(line, fewer), gap.assign(setting=line["setting"].iloc[0]))
+    ]
     return pd.concat(parts[:-1], ignore_index=True)
+
+
+def _thinned(line: pd.DataFrame, count: int) -> pd.DataFrame:
+    """At most `count` rounds of a line, evenly spread, the first and the last among them."""
+    if len(line) <= count:
+        return line
+    return line.iloc[np.linspace(0, len(line) - 1, count).round().astype(int)]
 
 
 def _band(fig: go.Figure, line: pd.DataFrame, x: str, look: style.Look, name: str) -> None:

@@ -34,9 +34,9 @@ def figure(question: str, caption: str, height: int = 400) -> go.Figure:
     )
 
 
-def rows_height(count: int, extra: int = 120) -> int:
+def rows_height(count: int, extra: int = 120, row: int = ROW) -> int:
     """Height of a figure with that many rows: it grows with them, within reason."""
-    return min(1100, max(220, count * ROW + extra))
+    return min(1100, max(220, count * row + extra))
 
 
 def scored(frame: pd.DataFrame) -> pd.DataFrame:
@@ -77,6 +77,25 @@ def log_ticks(values: Iterable[float]) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,g}" for t in ticks]}
 
 
+def time_ticks(seconds: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis of seconds from microseconds to days, labelled with their units."""
+    positive = [s for s in seconds if s > 0]
+    low, high = min(positive), max(positive)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    times = [m * 10.0**p for p in range(-7, 2) for m in steps if m * 10.0**p < 60]
+    times += [60.0, 600.0, 3_600.0, 36_000.0] + [86_400.0 * 10**p for p in range(4)]
+    shown = [t for t in times if low / 10 <= t <= high * 10]
+    named = [(t, *units.time_unit(t)) for t in shown]
+    return {"type": "log", "tickvals": shown, "ticktext": [f"{t / size:g} {unit}" for t, size, unit in named],
+            "range": [math.log10(low) - 0.1, math.log10(high) + 0.1]}  # fmt: skip
+
+
+def round_axis(rounds: Iterable[int]) -> dict[str, Any]:
+    """The axis of rounds, labelled at whole ones."""
+    axis: dict[str, Any] = {"title": {"text": "round"}, "tickformat": "d", "showgrid": False}
+    return axis | {"zeroline": False} | ({"dtick": 1} if max(rounds) <= 10 else {"nticks": 10})
+
+
 def byte_axis(counts: Iterable[float], title: str) -> dict[str, Any]:
     """A logarithmic axis of bytes, labelled at the decades; counts of zero have no place on it."""
     positive = [c for c in counts if c > 0]
@@ -92,14 +111,11 @@ def byte_axis(counts: Iterable[float], title: str) -> dict[str, Any]:
     }
 
 
-def category_rows(names: Sequence[str], width: int = 15, lines: int = 2) -> dict[str, Any]:
-    """A vertical axis with one named row each, the first on top; rows sit at 0, 1, 2, …
-
-    width, lines: characters and lines that a name may take.
-    """
+def category_rows(names: Sequence[str]) -> dict[str, Any]:
+    """A vertical axis with one named row each, the first on top; rows sit at 0, 1, 2, …"""
     axis: dict[str, Any] = {"range": [len(names) - 0.4, -0.6], "showgrid": False, "zeroline": False}
     if len(names) <= 40:
-        wrapped = ["<br>".join(textwrap.wrap(n, width, break_long_words=False)[:lines]) for n in names]
+        wrapped = ["<br>".join(textwrap.wrap(n, 15, break_long_words=False)[:2]) for n in names]
         axis |= {"tickvals": list(range(len(names))), "ticktext": wrapped}
     return axis
 

@@ -17,6 +17,13 @@ from analysis.figures import frame as f
 from analysis.figures.sweeps import federation, field, joined
 from analysis.load import NoDataError
 
+_TROUBLES = {
+    "adversaries.fraction": "participants that attack",
+    "dropout": "participants that drop out of a round",
+    "message_loss": "messages that are lost",
+}
+"""Settings that make trouble, by name or by its end → in words."""
+
 
 def variants(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
     """The columns that `ablation` draws, from a sweep with an axis `ablation` or `variant`, or from runs
@@ -76,11 +83,11 @@ def ablation(table: pd.DataFrame) -> go.Figure:
     return fig
 
 
-def private_runs(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
-    """The columns that `privacy` draws: ε is the setting whose name ends in `epsilon`."""
-    column = field(settings, "epsilon")
+def private_runs(summary: pd.DataFrame, settings: pd.DataFrame, x: str = "epsilon") -> pd.DataFrame:
+    """The columns that `privacy` draws: ε is the setting of that name, or whose name ends so."""
+    column = field(settings, x)
     if column is None:
-        raise NoDataError("no privacy budget (a setting called epsilon) varies over the runs")
+        raise NoDataError(f"no privacy budget (a setting called {x}) varies over the runs")
     rows = f.federated(joined(summary, settings))
     return rows.assign(epsilon=pd.to_numeric(rows[column], errors="coerce"))
 
@@ -118,10 +125,10 @@ def privacy(table: pd.DataFrame) -> go.Figure:
     return fig
 
 
-def troubled_runs(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
-    """The columns that `robustness` draws: from the share of attackers, of dropouts or of lost messages."""
-    told = {"attackers": "participants that attack", "dropout": "participants that drop out of a round",
-            "message_loss": "messages that are lost"}  # fmt: skip
+def troubled_runs(summary: pd.DataFrame, settings: pd.DataFrame, x: str | None = None) -> pd.DataFrame:
+    """The columns that `robustness` draws: from the share of adversaries, of dropouts or of lost messages,
+    or from any numeric setting `x`."""
+    told = {x: x} if x else _TROUBLES
     for name, words in told.items():
         column = field(settings, name)
         if column is None:
@@ -130,13 +137,14 @@ def troubled_runs(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame
         by = field(settings, "defence", "aggregation")
         defence = rows["contender"] if by is None else rows[by]
         return rows.assign(share=rows[column].astype(float), defence=defence, trouble=words)
-    raise NoDataError("no share of attackers, dropouts or lost messages varies over the runs")
+    missing = f"setting {x}" if x else "share of adversaries, dropouts or lost messages"
+    raise NoDataError(f"no {missing} varies over the runs")
 
 
 def robustness(table: pd.DataFrame) -> go.Figure:
     """How much score is lost when participants fail or attack?
 
-    table: share (0 … 1 of the participants that attack, or fail in a round), defence (how answers are
+    table: share (0 … 1 of the participants that attack, or fail in a round; or a number), defence (how answers are
     pooled, or the contender), setting, seed, score, metric, higher_is_better; a row per run. Lines are
     means over seeds with 95 % intervals.
     """
@@ -149,12 +157,14 @@ def robustness(table: pd.DataFrame) -> go.Figure:
     names = [str(d) for d in dict.fromkeys(rows["defence"])]
     named = rows.drop(columns="contender", errors="ignore").assign(method=rows["defence"].map(str))
     looks = style.looks(named)
-    _series(fig, rows, "share", {n: looks[n] for n in names}, "defence", lambda x: f"{x:.0%}: {what}")
+    form = ".0%" if rows["share"].between(0, 1).all() else ".4g"
+    _series(fig, rows, "share", {n: looks[n] for n in names}, "defence", lambda x: f"{x:{form}}: {what}")
     fig.update_layout(
-        xaxis={"title": {"text": style.label(what)}, "tickformat": ".0%", "rangemode": "tozero",
-               "zeroline": False},
+        xaxis={"title": {"text": style.label(what)}, "rangemode": "tozero", "zeroline": False},
         yaxis=f.score_axis(rows, may_be_log=True) | {"zeroline": False},
-    )  # fmt: skip
+    )
+    if form == ".0%":
+        fig.update_xaxes(tickformat=form)
     return fig
 
 

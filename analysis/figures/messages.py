@@ -13,6 +13,7 @@ _WORDS = {
     "header": "header and table", "meta": "sizes", "samples": "which samples", "lengths": "classes per row",
     "ids": "class ids", "counts": "probabilities", "claims": "claims", "vector": "parameters",
 }  # fmt: skip
+_WAYS = {"up": "▲", "down": "▼"}
 _COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILLION, style.PURPLE, style.SKY, style.GREY)
 
 
@@ -30,13 +31,15 @@ def anatomy(sections: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     looks = style.looks(rounds)
     bars = list(total.index)
     names = [
-        f"{looks[str(m)].name}, {d}: {units.bytes_text(n)}" for (m, d), n in zip(bars, total, strict=True)
+        f"{looks[str(m)].name} {_WAYS.get(d, d)}<br>{units.bytes_text(n)}"
+        for (m, d), n in zip(bars, total, strict=True)
     ]
     order = list(sums.groupby("section")["bytes"].sum().sort_values(ascending=False, kind="stable").index)
     runs = rows["run"].nunique()
-    caption = "Bytes of all rounds by section, as they were on the wire: quantised and entropy-coded"
+    caption = "Bytes of all rounds by section, as they were on the wire; ▲ to the coordinator, ▼ to the "
+    caption += "participants"
     caption += f"; {runs} runs together." if runs > 1 else "."
-    fig = f.figure("What are the messages made of?", caption, f.rows_height(len(bars), 150))
+    fig = f.figure("What are the messages made of?", caption, f.rows_height(len(bars), 150, 42))
     for place, section in enumerate(order):
         mine = sums[sums["section"] == section].set_index(["method", "direction"])["bytes"]
         seen = [bar for bar in bars if bar in mine.index]
@@ -54,8 +57,9 @@ def anatomy(sections: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     fig.update_layout(
         barmode="stack",
+        legend={"traceorder": "normal"},
         xaxis={"title": {"text": "share of the bytes, %"}, "range": [0, 100], "zeroline": False},
-        yaxis=f.category_rows(names, width=22, lines=3),
+        yaxis=f.category_rows(names) | {"ticktext": names},
     )
     return fig
 

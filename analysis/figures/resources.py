@@ -40,10 +40,9 @@ def memory(rounds: pd.DataFrame) -> go.Figure:
             hoverinfo="text",
         )  # fmt: skip
     fig.update_layout(
-        xaxis={"title": {"text": "round"}, "tickformat": "d", "nticks": 10, "showgrid": False,
-               "zeroline": False},
+        xaxis=f.round_axis(rows["round"]),
         yaxis={"title": {"text": "peak memory, MiB"}, "rangemode": "tozero"},
-    )  # fmt: skip
+    )
     return fig
 
 
@@ -83,6 +82,9 @@ def device_hours(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     title = {"h": "device hours", "days": "device days"}.get(unit, f"device time, {unit}")
     fig.update_layout(
-        barmode="stack", xaxis={"title": {"text": title}, "zeroline": False}, yaxis=f.category_rows(names)
+        barmode="stack",
+        legend={"traceorder": "normal"},
+        xaxis={"title": {"text": title}, "zeroline": False},
+        yaxis=f.category_rows(names),
     )
     return fig

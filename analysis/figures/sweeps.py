@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from analysis import settings as of_runs
 from analysis import statistics, style, units
 from analysis.figures import frame as f
 from analysis.load import NoDataError
@@ -60,7 +61,7 @@ def heat_map(summary: pd.DataFrame, settings: pd.DataFrame) -> go.Figure:
         z=z, x=[str(x) for x in xs], y=[style.label(str(y)) for y in ys], colorscale=_SCALE,
         reversescale=not higher, xgap=2, ygap=2, hoverinfo="text",
         colorbar={"outlinewidth": 0, "thickness": 12,
-                  "tickformat": ".0%" if metric == "accuracy" else None},
+                  "nticks": 5, "tickformat": ".1%" if metric == "accuracy" else None},
         text=[[_cell(value, count, metric) for value, count in zip(*both, strict=True)]
               for both in zip(z, n, strict=True)],
         texttemplate="%{text}",
@@ -165,7 +166,7 @@ def loss_weights(
                 "colorbar": {"outlinewidth": 0, "thickness": 12, "title": {"text": style.label(metric)}}},
     )  # fmt: skip
     fig.add_scatterternary(
-        a=[a[best]], b=[b[best]], c=[c[best]], mode="markers", name="best", hoverinfo="skip",
+        a=[a[best]], b=[b[best]], c=[c[best]], mode="markers", name="best", hoverinfo="skip", meta="all",
         marker={"symbol": "circle-open", "size": 20, "color": style.VERMILLION, "line": {"width": 3}},
     )  # fmt: skip
     fig.update_layout(
@@ -222,6 +223,63 @@ def scaling(summary: pd.DataFrame, settings: pd.DataFrame) -> go.Figure:
         yaxis2={"title": {"text": "time, s (log scale)"},
                 **f.log_ticks([*rows["wall_s"], *rows["virtual_s"]])},
     )  # fmt: skip
+    return fig
+
+
+PANELS = 6
+"""Most settings that `response` shows."""
+
+
+def response(summary: pd.DataFrame, settings: pd.DataFrame, fields: Sequence[str] | None = None) -> go.Figure:
+    """Which settings does the score depend on?
+
+    A panel for each numeric setting that varies (`fields`, else all, at most PANELS): every run of the
+    federation is a dot, the line joins the means; an axis is logarithmic where its values span more
+    than a factor of thirty. What else varies is averaged over, so a panel shows a tendency, no cause.
+    """
+    rows, name = federation(summary, settings)
+    given = [field(settings, wanted) for wanted in fields] if fields else of_runs.varied(settings)
+    numeric = [c for c in given if c and pd.api.types.is_numeric_dtype(rows[c]) and rows[c].dtype != bool]
+    shown = [c for c in numeric if rows[c].nunique() > 1][:PANELS]
+    if not shown:
+        raise NoDataError("no numeric setting varies over the runs")
+    metric, names = str(rows["metric"].iloc[0]), of_runs.short(shown)
+    caption = f"{name}: a dot is a run, the line joins the means. What else varies is averaged over."
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // columns)
+    fig = f.figure("Which settings does the score depend on?", caption, 130 + 230 * lines)
+    panels = make_subplots(rows=lines, cols=columns, shared_yaxes=True,
+                           vertical_spacing=0.32 / lines, horizontal_spacing=0.06)  # fmt: skip
+    fig.update_layout({k: v for k, v in panels.layout.to_plotly_json().items() if k.startswith(("x", "y"))})
+    look = style.looks(rows)[str(rows["contender"].iloc[0])]
+    for place, column in enumerate(shown):
+        axis = str(place + 1) if place else ""
+        kept = rows[rows[column].notna()]
+        means = kept.groupby(column)["score"].mean()
+        fig.add_scatter(
+            x=list(kept[column]), y=list(kept["score"]), mode="markers", showlegend=False,
+            xaxis=f"x{axis}", yaxis=f"y{axis}", customdata=list(kept["setting"]),
+            marker={"color": look.colour, "symbol": look.symbol, "size": 7, "opacity": 0.6},
+            hovertext=[
+                f"<b>{style.label(str(run), limit=80)}</b><br>{style.label(names[column])} {value:g}"
+                f"<br>{units.score_text(score, metric)}"
+                for run, value, score in zip(kept["run"], kept[column], kept["score"], strict=True)
+            ],
+            hoverinfo="text",
+        )  # fmt: skip
+        fig.add_scatter(
+            x=list(means.index), y=list(means), mode="lines", showlegend=False, hoverinfo="skip",
+            xaxis=f"x{axis}", yaxis=f"y{axis}", line={"color": style.GREY, "width": 2}, meta="all",
+        )  # fmt: skip
+        low, high = float(kept[column].min()), float(kept[column].max())
+        ticks = f.log_ticks(kept[column]) if low > 0 and high / low > 30 else {}
+        title = style.label(names[column]) + (" (log scale)" if ticks else "")
+        fig.layout[f"xaxis{axis}"].update(title={"text": title}, zeroline=False, **ticks)
+        if place % columns == 0:
+            fig.layout[f"yaxis{axis}"].update(f.score_axis(rows) | {"zeroline": False})
+            fig.layout[f"yaxis{axis}"].title.text = style.label(metric)
+        else:
+            fig.layout[f"yaxis{axis}"].update(zeroline=False)
     return fig
 
 

@@ -2,7 +2,7 @@
   "use strict";
   const read = (id) => JSON.parse(document.getElementById(`${id}-data`).textContent);
   const figures = read("figures"), runs = read("runs"), templates = read("templates");
-  const root = document.documentElement, ROWS = 50;
+  const root = document.documentElement, ROWS = Number(document.querySelector("main").dataset.rows);
   const every = (selector, within = document) => [...within.querySelectorAll(selector)];
   const system = matchMedia("(prefers-color-scheme: dark)");
   const touch = !matchMedia("(hover: hover) and (pointer: fine)").matches;
