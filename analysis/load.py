@@ -340,7 +340,10 @@ def _stack(name: str, parts: list[pa.Table], names: list[str], labels: pd.Series
         column = whole.column_names[0]
         values, whole = whole[column], whole.remove_column(0)
         written = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
-        columns[column] = written.to_pandas()
+        series = written.to_pandas()
+        if written.num_chunks == 1:  # Arrow's own memory, which can't be written to
+            series = series.copy()
+        columns[column] = series
     return pd.DataFrame(columns, copy=False)
 
 

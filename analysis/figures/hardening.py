@@ -35,7 +35,7 @@ def variants(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
     for _, rows in f.federated(summary).groupby("algorithm", sort=False):
         if rows["contender"].nunique() > 1:
             return rows.assign(variant=rows["contender"])
-    raise NoDataError("no variants of one method: no axis `ablation`, no two contenders of one algorithm")
+    raise NoDataError("no axis called ablation or variant, and no two contenders of one algorithm")
 
 
 def ablation(table: pd.DataFrame) -> go.Figure:
@@ -144,9 +144,9 @@ def troubled_runs(summary: pd.DataFrame, settings: pd.DataFrame, x: str | None =
 def robustness(table: pd.DataFrame) -> go.Figure:
     """How much score is lost when participants fail or attack?
 
-    table: share (0 … 1 of the participants that attack, or fail in a round; or a number), defence (how answers are
-    pooled, or the contender), setting, seed, score, metric, higher_is_better; a row per run. Lines are
-    means over seeds with 95 % intervals.
+    table: share (0 … 1 of the participants that attack, or fail in a round; or a number), defence (how
+    answers are pooled, or the contender), setting, seed, score, metric, higher_is_better; a row per run.
+    Lines are means over seeds with 95 % intervals.
     """
     rows = f.scored(table)
     if rows["share"].nunique() < 2:

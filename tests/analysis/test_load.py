@@ -20,7 +20,14 @@ def test_columns_are_the_documented_ones_behind_the_run(run):
         frame = getattr(tables, name)
         assert list(frame.columns) == ["run", "setting", *columns]
         assert set(frame["run"]) == {"quickstart"}
-    assert list(tables.summary.columns) == ["run", "setting", "algorithm", "seed", *results.SUMMARY]
+    assert list(tables.summary.columns) == [
+        "run",
+        "setting",
+        "algorithm",
+        "student",
+        "seed",
+        *results.SUMMARY,
+    ]
     assert tables.runs[0].config.startswith("name: quickstart")
     assert tables.runs[0].manifest["versions"]["torch"] == "2.13.0"
 
@@ -141,3 +148,9 @@ def test_neither_torch_nor_ray_is_imported():
     blocked = "torch=None, ray=None, deepspeed=None, transformers=None"
     code = f"import sys; sys.modules.update({blocked}); import analysis"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(analysis.__file__).parents[1])
+
+
+def test_tables_can_be_changed_in_place(run):
+    rounds = analysis.load(run).rounds
+    rounds.loc[rounds["round"] == 1, "score"] = 1.0
+    assert rounds["score"].min() == 1.0
