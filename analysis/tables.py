@@ -38,7 +38,7 @@ def contenders(summary: pd.DataFrame) -> pd.DataFrame:
     Methods come first, then what they are measured against. A repeated run counts once.
     """
     rows: list[dict[str, Any]] = []
-    for (contender, setting), group in summary.groupby(["contender", "setting"], sort=False):
+    for (contender, setting, _), group in summary.groupby(["contender", "setting", "metric"], sort=False):
         once = statistics.independent(group)
         found = statistics.estimate(once["score"])
         first = once.iloc[0]

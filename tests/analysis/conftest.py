@@ -217,3 +217,37 @@ def make_sweep(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return build
+
+
+@pytest.fixture(scope="session")
+def real_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small sweep as `fedsim sweep` leaves it: 8 runs of six contenders on Ray Tune."""
+    from fedsim import sweeps
+
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "base.yaml").write_text("""
+name: small
+rounds: 3
+data: {source: synthetic, modality: image, max_examples: 600, image_size: 8, proxy_labelled: true}
+participants: {count: 4, models: [mlp], training: {steps: 10, batch_size: 16}, dropout: 0.1}
+student: {model: mlp, training: {steps: 10, batch_size: 16}}
+runtime: {executor: in_process}
+methods:
+  - {name: federated_distillation, digest_batch: 8}
+  - {name: fedavg, specialists: student}
+  - fedmd
+  - solo
+  - centralized
+  - proxy_only
+""")
+    (folder / "sweep.yaml").write_text("""
+base: base.yaml
+space:
+  participants.partition.alpha: [10, 0.1]
+  participants.count: [3, 5]
+  seed: [0, 1]
+""")
+    sweep = sweeps.load(folder / "sweep.yaml", output=str(folder / "small"))
+    outcome = sweeps.run(sweep)
+    assert not outcome.failed
+    return folder / "small"
