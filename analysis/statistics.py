@@ -92,20 +92,28 @@ def means(
 
     Runs that are repetitions (same group, same seed) count once: they are no further evidence.
     """
-    rows = []
-    for key, group in frame.groupby(list(by), sort=False, dropna=False):
-        once = independent(group, value)
-        found = estimate(once[value], confidence=confidence)
-        sd = float(once[value].std(ddof=1)) if found.n > 1 else math.nan
-        rows.append((*key, found.mean, found.low, found.high, sd, found.n, found.interval))
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "sd", "n", "interval"])
+    columns = [*by, "mean", "low", "high", "sd", "n", "interval"]
+    groups = independent(frame, value, by).groupby(list(by), sort=False, dropna=False)[value]
+    table = groups.agg(["mean", "std", "count"]).reset_index()
+    n, mean, sd = (table[c].to_numpy(float) for c in ("count", "mean", "std"))
+    half = np.full(len(table), np.nan)
+    few = (n > 1) & (n < FEW)
+    half[few] = stdtrit(n[few] - 1, (1 + confidence) / 2) * sd[few] / np.sqrt(n[few])
+    low, high = mean - half, mean + half
+    for place in np.flatnonzero(n >= FEW):
+        key = tuple(table.loc[place, list(by)])
+        found = estimate(groups.get_group(key), confidence=confidence)
+        low[place], high[place] = found.low, found.high
+    kinds = np.select([n == 0, n == 1, n < FEW], ["no run", "one run", "t"], "bootstrap")
+    table = table.assign(low=low, high=high, sd=sd, n=table["count"], interval=kinds.tolist())
+    return table[columns]
 
 
-def independent(frame: pd.DataFrame, value: str = "score") -> pd.DataFrame:
-    """The rows without those that repeat a setting, contender, seed and value of an earlier one."""
-    told = [
-        c for c in ("setting", "contender", "method", "round", "participant", "seed", value) if c in frame
-    ]
+def independent(frame: pd.DataFrame, value: str = "score", by: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows without those that repeat a setting, contender, seed and value of an earlier one; `by`: what
+    else makes rows different."""
+    names = (*by, "setting", "contender", "method", "round", "participant", "seed", value)
+    told = [c for c in dict.fromkeys(names) if c in frame]
     return frame.drop_duplicates(told) if "seed" in frame else frame
 
 

@@ -5,8 +5,6 @@ Each is a DataFrame of plain numbers, from which a report, CSV and LaTeX are mad
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from analysis import settings as of_runs
@@ -37,17 +35,15 @@ def contenders(summary: pd.DataFrame) -> pd.DataFrame:
 
     Methods come first, then what they are measured against. A repeated run counts once.
     """
-    rows: list[dict[str, Any]] = []
-    for (contender, setting, _), group in summary.groupby(["contender", "setting", "metric"], sort=False):
-        once = statistics.independent(group)
-        found = statistics.estimate(once["score"])
-        first = once.iloc[0]
-        facts = {c: first[c] for c in ("algorithm", "student", "metric", "higher_is_better")}
-        sums = {c: float(once[c].mean()) for c in list(CONTENDERS)[-4:]}
-        rows.append({"contender": contender, "setting": setting, **facts, "n": found.n, "score": found.mean,
-                     "low": found.low, "high": found.high, **sums})  # fmt: skip
-    rows.sort(key=lambda row: style.rank(row["contender"], row["algorithm"]))
-    return pd.DataFrame(rows, columns=list(CONTENDERS))
+    key = ["contender", "setting", "metric"]
+    table = statistics.means(summary, by=key).rename(columns={"mean": "score"})
+    facts = {c: "first" for c in ("algorithm", "student", "higher_is_better")}
+    sums = dict.fromkeys(list(CONTENDERS)[-4:], "mean")
+    groups = statistics.independent(summary).groupby(key, sort=False)
+    table = table.merge(groups.agg(facts | sums).reset_index(), on=key, validate="one_to_one")
+    ranks = [style.rank(c, a) for c, a in zip(table["contender"], table["algorithm"], strict=True)]
+    order = sorted(range(len(table)), key=lambda row: ranks[row])
+    return table.iloc[order][list(CONTENDERS)].reset_index(drop=True)
 
 
 def comparisons(summary: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -151,15 +150,17 @@ def _lines(
     """A line per contender and setting; one entry in the legend per contender."""
     looks = looks or style.looks(rows)
     metric = str(rows["metric"].iloc[0])
-    many = rows["setting"].nunique()
+    many, means = rows["setting"].nunique(), _means(rows, x)
     for method, of_method in rows.groupby("method", sort=False):
-        look = looks[str(method)]
+        look, mine = looks[str(method)], means[means["method"] == method]
         name = _name(look, of_method)
-        lines = [_line(group, x, setting) for setting, group in of_method.groupby("setting", sort=False)]
+        lines = (
+            [_joined(mine, x)] if many > LINES else [line for _, line in mine.groupby("setting", sort=False)]
+        )
         if many <= BANDS:
             for line in lines:
                 _band(fig, line, x, look, name)
-        for line in [_joined(lines, x)] if many > LINES else lines:
+        for line in lines:
             hover = [
                 None
                 if math.isnan(row["score"])
@@ -177,33 +178,28 @@ def _lines(
             )  # fmt: skip
 
 
-def _line(group: pd.DataFrame, x: str, setting: str) -> pd.DataFrame:
-    """The runs of a setting as one line: a row per round."""
-    once = statistics.independent(group)
-    by_round = once.groupby("round")
-    line = by_round["score"].agg(score="mean", low="min", high="max", n="count").reset_index()
+def _means(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """The runs of a setting as one line: a row per method, setting and round, by round."""
+    key = ["method", "setting", "round"]
+    groups = statistics.independent(rows).groupby(key, sort=False)
+    means = groups["score"].agg(score="mean", low="min", high="max", n="count").reset_index()
+    means["run"] = groups["run"].first().to_numpy()  # named in the hover of single runs only
     if x != "round":
-        line[x] = by_round[x].mean().to_numpy()
-    return line.assign(setting=setting, run=", ".join(map(str, dict.fromkeys(once["run"]))))
+        means[x] = groups[x].mean().to_numpy()
+    return means.sort_values("round", kind="stable")
 
 
-def _joined(lines: list[pd.DataFrame], x: str) -> pd.DataFrame:
-    """Many lines as one; NaN lifts the pen."""
-    gap = pd.DataFrame({"score": [math.nan], x: [math.nan], "n": [0]})
-    fewer = max(2, POINTS // len(lines))
-    parts = [
-        part
-        for line in lines
-        for part in (_thinned(line, fewer), gap.assign(setting=line["setting"].iloc[0]))
-    ]
-    return pd.concat(parts[:-1], ignore_index=True)
-
-
-def _thinned(line: pd.DataFrame, count: int) -> pd.DataFrame:
-    """At most `count` rounds of a line, evenly spread, the first and the last among them."""
-    if len(line) <= count:
-        return line
-    return line.iloc[np.linspace(0, len(line) - 1, count).round().astype(int)]
+def _joined(lines: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Many lines as one, with fewer rounds where they are too many points; NaN lifts the pen."""
+    lines = lines.assign(line=pd.factorize(lines["setting"])[0])
+    per_line = lines.groupby("line", sort=False)["round"]
+    place, last = per_line.cumcount(), per_line.transform("size") - 1
+    steps = max(2, POINTS // (int(lines["line"].max()) + 1)) - 1
+    # Evenly spread, the first and the last among them.
+    kept = (place == 0) | (place * steps // last.clip(lower=1) > (place - 1) * steps // last.clip(lower=1))
+    lines = lines.assign(place=place)[kept | (last <= steps)]
+    gaps = lines.groupby("line", sort=False).tail(1).assign(score=math.nan, place=math.inf, **{x: math.nan})
+    return pd.concat([lines, gaps]).sort_values(["line", "place"], kind="stable", ignore_index=True).iloc[:-1]
 
 
 def _band(fig: go.Figure, line: pd.DataFrame, x: str, look: style.Look, name: str) -> None:
