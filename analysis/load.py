@@ -29,6 +29,8 @@ from fedsim.storage import AnyPath, RemotePath
 READERS = 16
 """Folders read at the same time: behind a URI it is waiting that takes the time."""
 _METHODS = ["method", "algorithm", "student", "seed"]
+SUMMARY = ("algorithm", "student", "seed", *results.SUMMARY)
+"""Columns of the summary."""
 _TOTALS = ("score", "ratio_to_centralized", "virtual_s", "wall_s")
 
 
@@ -124,7 +126,7 @@ def load(
 def _wanted(columns: Mapping[str, Iterable[str]] | None) -> dict[str, list[str]]:
     """Table → columns to read, in their documented order."""
     known = {table: list(there) for table, there in results.TABLES.items()}
-    known["summary"] = ["algorithm", "student", "seed", *results.SUMMARY]
+    known["summary"] = list(SUMMARY)
     if columns is None:
         return known
     wanted: dict[str, list[str]] = {}

@@ -106,12 +106,12 @@ def _report(options: argparse.Namespace) -> int:
 
 def _table(options: argparse.Namespace) -> int:
     from analysis import export, tables
-    from analysis.load import AnalysisError, load
+    from analysis.load import SUMMARY, AnalysisError, load
     from fedsim import results
 
     folders = [storage.locate(folder, "table") for folder in options.folders]
     try:
-        summary = load(folders, columns={"summary": results.SUMMARY}).summary
+        summary = load(folders, columns={"summary": SUMMARY}).summary
         text = export.FORMATS[options.format](tables.contenders(summary))
     except AnalysisError as error:
         raise ConfigError("table", [str(f) for f in folders], f"folders of runs ({error})") from None

@@ -1,4 +1,4 @@
-"""The report in a real browser: every figure is drawn; hover, sort, filter and theme work; nothing is logged."""
+"""The report in a browser: every figure is drawn; hover, sort, filter and theme work; nothing is logged."""
 
 import json
 import os
