@@ -109,7 +109,7 @@ def comparisons(tables: Tables) -> Table | None:
                 Cell(f"{unit * row['difference']:+.3g}", row["difference"]),
                 Cell(interval, _key(row["low"])),
                 Cell(f"{row['wins']} of {row['n']}", row["wins"] / row["n"]),
-                Cell("–" if math.isnan(row["p"]) else f"{row['p']:.3f}", _key(row["p"])),
+                Cell(_chance(row["p"]), _key(row["p"])),
             ],
             look.colour,
         ))  # fmt: skip
@@ -192,6 +192,10 @@ def _ratio_note(table: pd.DataFrame) -> str:
     if bool(table["higher_is_better"].iloc[0]):
         return "Of centralised: score ÷ centralised score."
     return "Lower is better. Of centralised: centralised score ÷ score, so 100% is all of it."
+
+
+def _chance(p: float) -> str:
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _score(value: Any) -> Cell:

@@ -34,7 +34,10 @@ class Card:
     title: str
     caption: str
     height: int
-    figure: dict[str, Any]
+    figure: str
+    """As JSON, with what changes on a phone as `narrow`."""
+    follows: bool
+    """Whether the filter leaves out points of it."""
 
 
 def write(
@@ -60,8 +63,8 @@ def write(
 def render(tables: Tables, title: str = "", trials: pd.DataFrame | None = None) -> str:
     """The page as text; see `write`."""
     trials = tables.trials if trials is None else trials
-    cards, left_out = _cards(tables)
     settings = list(dict.fromkeys(tables.settings["setting"]))
+    cards, left_out = _cards(tables, settings)
     shown = [page.contenders(tables), page.comparisons(tables)]
     shown += [page.trials(trials)] if trials is not None else [page.runs(tables)]
     environment = jinja2.Environment(
@@ -88,7 +91,6 @@ def render(tables: Tables, title: str = "", trials: pd.DataFrame | None = None) 
         light=style.LIGHT,
         dark=style.DARK,
         font=style.FONT,
-        figures=_script_json({card.key: card.figure for card in cards}, settings),
         runs=_script_json(page.rows_of_runs(tables, settings)),
         templates=_script_json({"light": style.template(style.LIGHT), "dark": style.template(style.DARK)}),
         plotlyjs=get_plotlyjs(),
@@ -109,8 +111,12 @@ def _name(folder: Path | RemotePath) -> str:
     return folder.resolve().name or "runs"
 
 
-def _cards(tables: Tables) -> tuple[list[Card], dict[str, NoDataError]]:
-    """Every figure that has something to draw, and why each of the others hasn't."""
+def _cards(tables: Tables, settings: list[str]) -> tuple[list[Card], dict[str, NoDataError]]:
+    """Every figure that has something to draw, and why each of the others hasn't.
+
+    Points name their setting by its place among `settings`, which keeps the page small.
+    """
+    places = {setting: place for place, setting in enumerate(settings)}
     cards: list[Card] = []
     left_out: dict[str, NoDataError] = {}
     for heading, figures in HEADINGS.items():
@@ -136,25 +142,19 @@ def _cards(tables: Tables) -> tuple[list[Card], dict[str, NoDataError]]:
                 if axis.get("type") == "log" and len(axis.get(ticks, ())) > 5:
                     narrow[f"xaxis.{ticks}"] = axis[ticks][::3]
             height = int(layout["height"])
-            cards.append(Card(key, heading, title, caption, height, figure | {"narrow": narrow}))
+            for trace in figure["data"]:
+                if trace.get("customdata") is not None:
+                    trace["customdata"] = [places[setting] for setting in trace["customdata"]]
+            follows = any("customdata" in trace for trace in figure["data"])
+            text = _script_json(figure | {"narrow": narrow})
+            cards.append(Card(key, heading, title, caption, height, text, follows))
     return cards, left_out
 
 
-def _script_json(value: Any, settings: list[str] | None = None) -> str:
-    """JSON that can stand inside a script element: no data can close it or open a comment.
-
-    settings: of figures; points name their setting by its place among these, which keeps the page small.
-    """
-    if settings is not None:
-        places = {setting: place for place, setting in enumerate(settings)}
-        for figure in value.values():
-            for trace in figure["data"]:
-                if trace.get("customdata") is not None:
-                    trace["customdata"] = [places.get(setting, -1) for setting in trace["customdata"]]
+def _script_json(value: Any) -> str:
+    """JSON that can stand inside a script element: no data can close it or open a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return text.replace("<", "\\u003c")
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -18,7 +19,7 @@ from analysis.load import NoDataError
 
 BANDS = 2
 """Most settings that are drawn with a band each; more would hide each other."""
-POINTS = 3000
+POINTS = 5000
 """Most points of such a trace: of more lines fewer rounds are drawn, at least their first and last."""
 LINES = 6
 """Most settings that are drawn as traces of their own; beyond, all of a contender's are one thin trace."""
@@ -133,6 +134,9 @@ def _each(rows: pd.DataFrame) -> str:
         return "One line per contender" + ("; without a student the mean of institutions." if alone else ".")
     seeds = rows.groupby("setting")["run"].nunique()
     each = "One line per contender" if settings == 1 else f"One line per contender and setting ({settings})"
+    rounds = rows["round"].nunique()
+    if settings > LINES and len(shown := _shown(rounds, settings)) < rounds:
+        each += f", drawn at {len(shown)} of {rounds} rounds"
     if seeds.max() == 1:
         return f"{each}, each a single run."
     size = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
@@ -194,12 +198,19 @@ def _joined(lines: pd.DataFrame, x: str) -> pd.DataFrame:
     lines = lines.assign(line=pd.factorize(lines["setting"])[0])
     per_line = lines.groupby("line", sort=False)["round"]
     place, last = per_line.cumcount(), per_line.transform("size") - 1
-    steps = max(2, POINTS // (int(lines["line"].max()) + 1)) - 1
-    # Evenly spread, the first and the last among them.
-    kept = (place == 0) | (place * steps // last.clip(lower=1) > (place - 1) * steps // last.clip(lower=1))
-    lines = lines.assign(place=place)[kept | (last <= steps)]
+    # The early rounds lie closer, since more happens in them.
+    shown = _shown(rounds=int(last.max()) + 1, lines=int(lines["line"].max()) + 1)
+    lines = lines.assign(place=place)[place.isin(shown) | (place == last)]
     gaps = lines.groupby("line", sort=False).tail(1).assign(score=math.nan, place=math.inf, **{x: math.nan})
     return pd.concat([lines, gaps]).sort_values(["line", "place"], kind="stable", ignore_index=True).iloc[:-1]
+
+
+def _shown(rounds: int, lines: int) -> list[int]:
+    """Which rounds of so many lines are drawn, counted from the first."""
+    count = max(2, POINTS // lines)
+    if rounds <= count:
+        return list(range(rounds))
+    return sorted({int(place) for place in np.geomspace(1, rounds, count).round() - 1})
 
 
 def _band(fig: go.Figure, line: pd.DataFrame, x: str, look: style.Look, name: str) -> None:

@@ -226,6 +226,8 @@ def scaling(summary: pd.DataFrame, settings: pd.DataFrame) -> go.Figure:
     return fig
 
 
+GRID = 12
+"""Most values of a setting that count as a grid; more were drawn."""
 PANELS = 6
 """Most settings that `response` shows."""
 
@@ -234,7 +236,7 @@ def response(summary: pd.DataFrame, settings: pd.DataFrame, fields: Sequence[str
     """Which settings does the score depend on?
 
     A panel for each numeric setting that varies (`fields`, else all, at most PANELS): every run of the
-    federation is a dot, the line joins the means; an axis is logarithmic where its values span more
+    federation is a dot, the line joins the means (of tenths of the runs, where values are drawn); an axis is logarithmic where its values span more
     than a factor of thirty. What else varies is averaged over, so a panel shows a tendency, no cause.
     """
     rows, name = federation(summary, settings)
@@ -255,7 +257,7 @@ def response(summary: pd.DataFrame, settings: pd.DataFrame, fields: Sequence[str
     for place, column in enumerate(shown):
         axis = str(place + 1) if place else ""
         kept = rows[rows[column].notna()]
-        means = kept.groupby(column)["score"].mean()
+        means = _tendency(kept[column], kept["score"])
         fig.add_scatter(
             x=list(kept[column]), y=list(kept["score"]), mode="markers", showlegend=False,
             xaxis=f"x{axis}", yaxis=f"y{axis}", customdata=list(kept["setting"]),
@@ -272,7 +274,7 @@ def response(summary: pd.DataFrame, settings: pd.DataFrame, fields: Sequence[str
             xaxis=f"x{axis}", yaxis=f"y{axis}", line={"color": style.GREY, "width": 2}, meta="all",
         )  # fmt: skip
         low, high = float(kept[column].min()), float(kept[column].max())
-        ticks = f.log_ticks(kept[column]) if low > 0 and high / low > 30 else {}
+        ticks: dict[str, Any] = {"type": "log", "dtick": 1} if low > 0 and high / low > 30 else {}
         title = style.label(names[column]) + (" (log scale)" if ticks else "")
         fig.layout[f"xaxis{axis}"].update(title={"text": title}, zeroline=False, **ticks)
         if place % columns == 0:
@@ -281,6 +283,14 @@ def response(summary: pd.DataFrame, settings: pd.DataFrame, fields: Sequence[str
         else:
             fig.layout[f"yaxis{axis}"].update(zeroline=False)
     return fig
+
+
+def _tendency(values: pd.Series[float], scores: pd.Series[float]) -> pd.Series[float]:
+    """Value → mean score; of more values than a grid has the means of as many runs each."""
+    if values.nunique() <= GRID:
+        return scores.groupby(values).mean()
+    tenths = pd.qcut(values, 10, labels=False, duplicates="drop")
+    return pd.Series(scores.groupby(tenths).mean().to_numpy(), values.groupby(tenths).mean().to_numpy())
 
 
 def joined(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:

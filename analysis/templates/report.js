@@ -1,7 +1,7 @@
 (() => {
   "use strict";
   const read = (id) => JSON.parse(document.getElementById(`${id}-data`).textContent);
-  const figures = read("figures"), runs = read("runs"), templates = read("templates");
+  const runs = read("runs"), templates = read("templates");
   const root = document.documentElement, ROWS = Number(document.querySelector("main").dataset.rows);
   const every = (selector, within = document) => [...within.querySelectorAll(selector)];
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -31,6 +31,7 @@
   });
   const narrow = (element) => element.clientWidth < 520;
   const at = (node, path) => path.split(".").reduce((inner, name) => inner?.[name], node) ?? null;
+  const figures = {};  // those that are drawn
   const fit = (element, figure) => {
     const size = narrow(element) ? "narrow" : "wide";
     const values = size === "narrow" ? figure.narrow : figure.wide;
@@ -40,9 +41,9 @@
   };
   // A card changes its width with the window, and also when a scroll bar comes or a phone is turned.
   const widths = new ResizeObserver((seen) => seen.forEach(({ target }) => fit(target, figures[target.id])));
-  const draw = (key) => {
-    const figure = figures[key], element = document.getElementById(key);
-    if (figure.wide) return;
+  const draw = (element) => {
+    if (figures[element.id]) return;
+    const figure = figures[element.id] = read(element.id);
     figure.wide = Object.fromEntries(
       Object.keys(figure.narrow).map((path) => [path, at(figure.layout, path)]));
     const layout = { ...figure.layout, template: templates[theme()], dragmode: touch ? false : "zoom" };
@@ -53,13 +54,14 @@
   const sight = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
     if (!isIntersecting) return;
     sight.unobserve(target);
-    draw(target.id);
+    draw(target);
   }), { rootMargin: "400px" });
-  const drawn = () => Object.keys(figures).filter((key) => figures[key].wide);
-  Object.keys(figures).forEach((key) => sight.observe(document.getElementById(key)));
-  addEventListener("beforeprint", () => Object.keys(figures).forEach(draw));
+  const plots = every(".plot");
+  plots.forEach((element) => sight.observe(element));
+  addEventListener("beforeprint", () => plots.forEach(draw));
 
-  const repaint = () => drawn().forEach((key) => Plotly.relayout(key, { template: templates[theme()] }));
+  const repaint = () => Object.keys(figures).forEach((key) =>
+    Plotly.relayout(key, { template: templates[theme()] }));
   document.getElementById("theme").addEventListener("click", () => {
     root.dataset.theme = theme() === "dark" ? "light" : "dark";
     repaint();
@@ -67,8 +69,9 @@
   system.addEventListener("change", () => { if (!root.dataset.theme) repaint(); });
 
   every("[data-save]").forEach((button) => button.addEventListener("click", () => {
-    const key = button.dataset.figure, height = figures[key].layout.height;
-    draw(key);
+    const key = button.dataset.figure;
+    draw(document.getElementById(key));
+    const { height } = figures[key].layout;
     Plotly.downloadImage(key, { format: button.dataset.save, filename: key, width: 900, height, scale: 2 });
   }));
 
@@ -140,10 +143,10 @@
     };
     filter.querySelector("output").textContent = `${found.length} of ${runs.length} runs`;
     every("main table").forEach(show);
-    for (const [key, figure] of Object.entries(figures)) {
-      const element = document.getElementById(key), follows = figure.data.some((trace) => trace.customdata);
+    for (const element of plots) {
+      const figure = figures[element.id], follows = "follows" in element.dataset;
       element.closest("figure").querySelector("em").hidden = left === null || follows;
-      if (figure.wide && follows) Plotly.react(element, filtered(figure.data), element.layout, config);
+      if (figure && follows) Plotly.react(element, filtered(figure.data), element.layout, config);
     }
   };
   if (filter) {

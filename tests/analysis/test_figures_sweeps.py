@@ -204,10 +204,23 @@ def test_response_has_a_panel_for_each_numeric_setting(grid):
     assert more.x == (0.1, 10.0) and more.y == (61.0, 51.0) and more.xaxis == "x2"
     assert len(more_dots.x) == 8
     assert fig.layout.xaxis.title.text == "count" and fig.layout.xaxis2.title.text == "alpha (log scale)"
+    assert fig.layout.xaxis2.type == "log" and fig.layout.yaxis.title.text == "perplexity"
     one = figures.response(grid.summary, grid.settings, ["alpha"])
     assert len(one.data) == 2
     with pytest.raises(NoDataError):
         figures.response(grid.summary, grid.settings.assign(**{c: 1 for c in GRID[0]}))
+
+
+def test_response_joins_tenths_of_the_runs_where_values_were_drawn(make_sweep):
+    points = [{"student.training.learning_rate": k / 1000} for k in range(1, 21)]
+    tables = analysis.load(
+        make_sweep(points, seeds=1, worse=lambda p: 1000 * p["student.training.learning_rate"])
+    )
+    dots, line = figures.response(tables.summary, tables.settings).data
+    assert len(dots.x) == 20
+    # Two runs each: 1 and 2, 3 and 4, …
+    assert line.x == pytest.approx([(2 * k + 1.5) / 1000 for k in range(10)])
+    assert line.y == pytest.approx([48 + 2 * k + 1.5 for k in range(10)])
 
 
 def test_ablation_bars_are_losses_against_the_whole_method(make_sweep):

@@ -48,6 +48,9 @@ def page(folders, tmp_path):
 
 
 def data(page, name):
+    if name == "figures":
+        plots = [a["id"] for _, a in page.elements if a.get("class") == "plot"]
+        return {key: data(page, key) for key in plots}
     name = f"{name}-data"
     (at,) = [
         i for i, (_, a) in enumerate(e for e in page.elements if e[0] == "script") if a.get("id") == name
