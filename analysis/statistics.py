@@ -112,7 +112,7 @@ def means(
 def independent(frame: pd.DataFrame, value: str = "score", by: Sequence[str] = ()) -> pd.DataFrame:
     """The rows without those that repeat a setting, contender, seed and value of an earlier one; `by`: what
     else makes rows different."""
-    names = (*by, "setting", "contender", "method", "round", "participant", "seed", value)
+    names = (*by, "setting", "contender", "method", "round", "participant", "metric", "seed", value)
     told = [c for c in dict.fromkeys(names) if c in frame]
     return frame.drop_duplicates(told) if "seed" in frame else frame
 

@@ -1,4 +1,5 @@
-"""Loading result folders: 1,000 runs of 50 rounds in less than 10 s and less than 1 GiB.
+"""Loading result folders: 1,000 runs of 50 rounds in less than 10 s and less than 1 GiB; and the report of
+half of them.
 
 The folders are copies of one real run (five contenders, five institutions), its tables rewritten to 50
 rounds, a hundred seeds and ten settings.
@@ -37,8 +38,19 @@ print(time.perf_counter() - wall, time.process_time() - cpu, peak(), idle, rows)
 """
 
 
+_REPORT = """
+import sys, time
+from pathlib import Path
+import analysis
+
+wall, cpu = time.perf_counter(), time.process_time()
+path = analysis.write(sorted(Path(sys.argv[1]).iterdir())[::2], sys.argv[2])
+print(time.perf_counter() - wall, time.process_time() - cpu, path.stat().st_size / 1e6)
+"""
+
+
 def main() -> None:
-    """Print what loading takes: all tables, and the columns of a curve."""
+    """Print what loading takes: all tables, and the columns of a curve; then what a report takes."""
     with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as name:
         folder = Path(name)
         original, runs = _real(folder / "original"), folder / "runs"
@@ -52,6 +64,10 @@ def main() -> None:
             done = subprocess.run(code, check=True, capture_output=True, text=True)
             wall, cpu, peak, idle, rows = map(float, done.stdout.split())
             print(f"{what:<24}{rows:>12,.0f}{wall:>9.2f}{cpu:>9.2f}{peak:>9.0f}{idle:>10.0f}")
+        code = [sys.executable, "-c", _REPORT, str(runs), str(folder / "report.html")]
+        done = subprocess.run(code, check=True, capture_output=True, text=True)
+        wall, cpu, size = map(float, done.stdout.split())
+        print(f"report of {RUNS // 2} runs: {wall:.1f} s, {cpu:.1f} CPU s, {size:.1f} MB")
 
 
 def _real(folder: Path) -> Path:

@@ -236,8 +236,9 @@ def response(summary: pd.DataFrame, settings: pd.DataFrame, fields: Sequence[str
     """Which settings does the score depend on?
 
     A panel for each numeric setting that varies (`fields`, else all, at most PANELS): every run of the
-    federation is a dot, the line joins the means (of tenths of the runs, where values are drawn); an axis is logarithmic where its values span more
-    than a factor of thirty. What else varies is averaged over, so a panel shows a tendency, no cause.
+    federation is a dot, the line joins the means (where values were drawn, of tenths of the runs); an axis is
+    logarithmic where its values span more than a factor of thirty. What else varies is averaged over, so a
+    panel shows a tendency, no cause.
     """
     rows, name = federation(summary, settings)
     given = [field(settings, wanted) for wanted in fields] if fields else of_runs.varied(settings)
