@@ -1,5 +1,6 @@
 """Loading: what comes out of a good folder, and the one line that a bad one gives."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -214,6 +215,7 @@ def test_a_sweep_is_its_finished_trials_with_their_axes(make_sweep):
 
 def test_results_behind_a_uri(make, remote):
     folder = make("a")
-    storage.carry(folder, remote)
+    with storage.saving(remote) as local:
+        shutil.copytree(folder, local, dirs_exist_ok=True)
     there, here = analysis.load(str(remote)), analysis.load(folder)
     assert there.rounds.drop(columns="run").equals(here.rounds.drop(columns="run"))
