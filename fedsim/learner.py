@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,9 +20,13 @@ from torch.nn import functional as F
 
 from fedsim import losses, storage
 from fedsim.aggregation.exact import Pooled
+from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
+from fedsim.guidance import guided_terms
 from fedsim.modalities.base import Modality, chunks
 from fedsim.models.flops import forward_flops, training_factor
+from fedsim.models.heads import Heads
+from fedsim.models.taps import tapped
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
@@ -32,6 +36,8 @@ from fedsim.wire.quantise import QUANTISERS
 
 _CHUNK_VALUES = 2**22
 """Logits held at once when a model only answers: 16 MiB in fp32."""
+
+TASK_LOSS = TaskLoss()
 
 _ANSWER = Objective(response=1.0, task=0.0)
 """What is asked of a model that only answers."""
@@ -61,6 +67,7 @@ class Learner:
         _seed_torch(torch_seed(*key, "dropout"))
         batches = [s.batches(steps, generator(*key, k)) for k, s in enumerate(streams)]
         variation = generator(*key, "augmentation") if any(s.augment for s in streams) else None
+        self._set_mean_domain(streams)
         anchors = [p.detach().clone() for p in self._trainable()] if phase.proximal else []
         if not self.engine.model.training:  # walking over the modules costs as much as a small step
             self.engine.model.train()
@@ -101,9 +108,13 @@ class Learner:
         if self.engine.world > 1:
             share = slice(self.engine.rank, None, self.engine.world)
             inputs, batch = {name: column[share] for name, column in inputs.items()}, batch[share]
+        if self.heads is not None and stream.guide is not None and stream.guide.domains is not None:
+            self.heads.domains = torch.from_numpy(stream.guide.domains[batch]).to(self.engine.device)
         logits = self.modality.logits(self.engine.forward(**self.modality.asked(inputs, want)))
         logits_RK = self.modality.rows(logits).float()
         terms: dict[str, Tensor] = {}
+        if self.heads is not None:
+            terms, self.heads.domains = guided_terms(self.heads, stream, batch), None
         if want.response and stream.teacher is not None:
             teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
             apart = losses.divergence(logits_RK, teacher_RK, want.divergence, want.temperature, want.skew)
@@ -126,24 +137,23 @@ class Learner:
         levels: int,
         quantiser: str,
         key: tuple[int | str, ...],
+        judge: Judge | None = None,
     ) -> Responses:
         """The model's responses on `proxy` at `samples`, on a grid of `levels` quanta.
 
-        Probabilities are dense for one chunk at a time only. Where the proxy set carries answers,
-        the mean loss per sample comes along.
+        Probabilities are dense for one chunk at a time only.   judge: makes claims; none without.
         """
         positions = self.modality.positions(proxy)
         rng = generator(*_seeded(key), "quantise")
-        lengths, ids, counts, mean_losses = [], [], [], []
+        lengths, ids, counts, claims = [], [], [], []
         for index, logits_RK in self._answers(proxy, samples):
             probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
             length, class_ids, count = QUANTISERS[quantiser](probs, levels, rng)
             lengths.append(length)
             ids.append(class_ids)
             counts.append(count)
-            if self.modality.labelled(proxy):
-                nll = self._nll(proxy, index, logits_RK)
-                mean_losses.append(nll.view(len(index), positions).mean(1).cpu().numpy())
+            if judge is not None:
+                claims.append(self._judged(proxy, index, logits_RK, judge))
         offsets = np.zeros(len(samples) * positions + 1, np.int64)
         np.cumsum(np.concatenate(lengths), out=offsets[1:])
         return Responses(
@@ -154,17 +164,46 @@ class Learner:
             offsets=offsets,
             ids=np.concatenate(ids),
             counts=np.concatenate(counts),
-            claims=np.concatenate(mean_losses).astype(np.float32) if mean_losses else None,
+            claims=np.concatenate(claims) if claims else None,
         )
 
-    def sample_losses(self, examples: Examples, samples: np.ndarray) -> np.ndarray:
-        """Mean task loss of each of the labelled examples at `samples`, [n] float32 nats."""
-        positions = self.modality.positions(examples)
-        means = [
-            self._nll(examples, index, logits_RK).view(len(index), positions).mean(1).cpu().numpy()
+    def hidden(self, examples: Examples, samples: np.ndarray, depths: Sequence[float]) -> list[np.ndarray]:
+        """The hidden states at some depths of the model, [n, d] float32 each, one row for each example.
+
+        Raises DivergedError where they left the finite numbers.
+        """
+        found: list[list[np.ndarray]] = [[] for _ in depths]
+        with tapped(self.engine.model, depths) as states:
+            for _ in self._answers(examples, samples):
+                for layer, state in zip(found, states, strict=True):
+                    layer.append(self.modality.pooled(state).float().cpu().numpy())
+        whole = [np.concatenate(layer) for layer in found]
+        if not all(np.isfinite(layer).all() for layer in whole):
+            raise DivergedError("hidden states are not finite; a smaller learning rate may help")
+        return whole
+
+    def claims(self, examples: Examples, samples: np.ndarray, judge: Judge = TASK_LOSS) -> np.ndarray:
+        """What the judge makes of each of the examples at `samples`, [n] float32; by default the mean
+        task loss in nats."""
+        parts = [
+            self._judged(examples, index, logits_RK, judge)
             for index, logits_RK in self._answers(examples, samples)
         ]
-        return np.concatenate(means).astype(np.float32)
+        return np.concatenate(parts)
+
+    def calibrate(self, examples: Examples) -> float:
+        """The temperature at which the model's predictions fit the labelled examples best; of many
+        examples, evenly chosen ones are looked at."""
+        size = max(1, _CHUNK_VALUES // (self.modality.positions(examples) * self.classes))
+        some = np.arange(0, len(examples), -(-len(examples) // size))
+        ((index, logits_RK),) = self._answers(examples, some)
+        return fit_temperature(logits_RK, self._known(examples, index))
+
+    def _judged(self, examples: Examples, index: np.ndarray, logits_RK: Tensor, judge: Judge) -> np.ndarray:
+        """Claims [n] float32."""
+        answers = self.modality.answers(examples, index, self.engine.device)
+        rows = judge(index, logits_RK, answers)
+        return rows.view(len(index), -1).mean(1).cpu().numpy().astype(np.float32)
 
     def evaluate(self, examples: Examples) -> tuple[float, float]:
         """(metric, mean loss in nats) on labelled examples."""
@@ -235,6 +274,19 @@ class Learner:
     def release(self) -> None:
         """Let go of the model and its optimiser."""
         self.engine.close()
+
+    # Heads ----------------------------------------------------------------------------------------
+
+    @property
+    def heads(self) -> Heads | None:
+        """What the model learns with, where a method asked for it."""
+        return getattr(self.engine.model, "heads", None)
+
+    def _set_mean_domain(self, streams: list[Stream]) -> None:
+        """From now on the model answers for the mean of the domains that it is taught."""
+        domains = [s.guide.domains for s in streams if s.guide is not None and s.guide.domains is not None]
+        if domains and self.heads is not None and self.heads.scale is not None:
+            self.engine.assign(self.heads.scale.mean, domains[0].mean(axis=0))
 
     # Helpers --------------------------------------------------------------------------------------
 

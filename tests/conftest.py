@@ -1,4 +1,4 @@
-"""An S3 server on loopback, for whoever writes to a URI."""
+"""What tests of several parts need: an S3 server on loopback, a small disk, real data where there is some."""
 
 import logging
 import os
@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fedsim.storage import RemotePath, locate
+
+# A test machine may be busy: that takes time, and is no finding.
+settings.register_profile("fedsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedsim")
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +59,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"a disk can't be mounted here: {made.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of real data sets, which the project doesn't bring along."""
+    beside = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("FEDSIM_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("no real data sets here; FEDSIM_TEST_DATA names the folder that holds them")
+    return folder

@@ -18,11 +18,11 @@ from fedsim.aggregation.responses import (
     sharpen,
     union,
 )
+from fedsim.aggregation.weights import Weighing
 from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.errors import ConfigError, MessageError
 from fedsim.host import Host
-from fedsim.learner import Learner
 from fedsim.methods.base import Site
 from fedsim.methods.fedavg import ParameterMean
 from fedsim.methods.federated_distillation import FederatedDistillation
@@ -33,6 +33,7 @@ from fedsim.types import COORDINATOR, Parameters, Responses
 from fedsim.wire import decode, encode
 from fedsim.wire.quantise import largest_remainder, to_dense
 from fedsim.world import World
+from tests.methods.plain_student import plain_student
 
 rng = np.random.default_rng
 
@@ -68,7 +69,7 @@ class Small:
         return Host(self.world, self.federation.public, self.shards)
 
     def coordinator(self, contender: str) -> Coordinator:
-        coordinator = Coordinator(self.world, self.federation.public, {}, student=torch_student)
+        coordinator = Coordinator(self.world, self.federation.public, {}, student=plain_student)
         coordinator.begin(contender, 0, None)
         return coordinator
 
@@ -76,10 +77,6 @@ class Small:
         """What everybody sends in round 1."""
         everybody = range(self.config.participants.count)
         return self.host().step(contender, 1, everybody, None, None, None)[1]
-
-
-def torch_student(world: World, start: np.ndarray | None) -> Learner:
-    return world.specialist(world.config.student.model, start, world.config.student.training)
 
 
 def weights(coordinator: Coordinator) -> np.ndarray:
@@ -226,7 +223,7 @@ def said(seed: int, claims: Any = None, *, samples: np.ndarray | None = None) ->
 
 
 def pool(confidence: float = 0.0, reference: np.ndarray | None = None) -> ResponsePool:
-    return ResponsePool(CountSum(P, K, LEVELS), confidence, reference)
+    return ResponsePool(np.arange(N), CountSum(P, K, LEVELS), Weighing(confidence, reference))
 
 
 def dense(pooled: Pooled) -> np.ndarray:
@@ -360,7 +357,7 @@ def test_memory_keeps_the_latest_answer_to_everything_ever_asked():
     for round, samples in enumerate(([1, 2, 3], [3, 4], [0, 2, 9])):
         fresh = as_pooled(said(round, samples=np.array(samples)))
         expected = {**expected, **rows_of(fresh)}
-        assert rows_of(recall(memory, fresh)) == expected
+        assert rows_of(recall(memory, fresh, P, K)) == expected
         stored = {name: column.copy() for name, column in memory.items()}  # as if saved and loaded
         memory = stored
 
@@ -403,7 +400,7 @@ def test_the_student_moves_towards_what_was_pooled():
     method = small.world.method("federated_distillation")
     coordinator.open(1)
     coordinator.receive(range(3), sent)
-    teacher = coordinator._intake.pool.sum.result()
+    teacher = coordinator._intake.pool.responses.result()
     learner, proxy = coordinator._desk.learner, small.federation.public.proxy
 
     def distance() -> float:
