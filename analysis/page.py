@@ -163,7 +163,7 @@ def filters(tables: Tables) -> list[tuple[str, str, list[str]]]:
     settings, fields = tables.settings, of_runs.varied(tables.settings)
     known = set() if tables.trials is None else set(tables.trials)
     axes = [field for field in fields if f"axis.{field}" in known and settings[field].notna().all()]
-    fields = [c for c in axes or fields if settings[c].astype(str).nunique() <= CHOICES][:FIELDS]
+    fields = [c for c in axes or fields if settings[c].map(str).nunique() <= CHOICES][:FIELDS]
     names = of_runs.short(fields)
     return [(c, names[c], [_text(v) for v in _ordered(settings[c])]) for c in fields]
 

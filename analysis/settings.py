@@ -51,7 +51,7 @@ def varied(settings: pd.DataFrame) -> list[str]:
     """The axes of the sweep, or the fields that differ; not the seed."""
     fields = [c for c in settings if c not in ("run", "setting", "seed", "name", "output")]
     fields = [c for c in fields if not str(c).startswith(("runtime.", "plugins"))]
-    return [str(c) for c in fields if settings[c].astype(str).nunique() > 1]
+    return [str(c) for c in fields if settings[c].map(str).nunique() > 1]
 
 
 def _labels(

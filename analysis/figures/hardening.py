@@ -18,7 +18,7 @@ from analysis.figures.sweeps import federation, field, joined
 from analysis.load import NoDataError
 
 _TROUBLES = {
-    "adversaries.fraction": "participants that attack",
+    "adversary.share": "participants that attack",
     "dropout": "participants that drop out of a round",
     "message_loss": "messages that are lost",
 }
@@ -26,9 +26,9 @@ _TROUBLES = {
 
 
 def variants(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
-    """The columns that `ablation` draws, from a sweep with an axis `ablation` or `variant`, or from runs
-    with several contenders of one federated algorithm; the first is the whole method."""
-    axis = field(settings, "ablation", "variant")
+    """The columns that `ablation` draws, from a sweep with an axis `ablation`, `variant` or `without`, or from
+    runs with several contenders of one federated algorithm; the first is the whole method."""
+    axis = field(settings, "ablation", "variant", "without")
     if axis is not None:
         rows, _ = federation(summary, settings)
         return rows.assign(variant=rows[axis], setting="")
@@ -136,7 +136,7 @@ def troubled_runs(summary: pd.DataFrame, settings: pd.DataFrame, x: str | None =
         rows = f.federated(joined(summary, settings))
         by = field(settings, "defence", "aggregation")
         defence = rows["contender"] if by is None else rows[by]
-        return rows.assign(share=rows[column].astype(float), defence=defence, trouble=words)
+        return rows.assign(share=rows[column].astype(float).fillna(0.0), defence=defence, trouble=words)
     missing = f"setting {x}" if x else "share of adversaries, dropouts or lost messages"
     raise NoDataError(f"no {missing} varies over the runs")
 
@@ -176,12 +176,13 @@ def _series(
     for name, group in rows.groupby(by, sort=False):
         look = looks[str(name)]
         found = statistics.means(group, by=(x,)).sort_values(x)
+        settings = found[x].map(group.groupby(x)["setting"].nunique())
+        half = ((found["high"] - found["low"]) / 2).where(settings == 1)  # over seeds, never over settings
         fig.add_scatter(
             x=list(found[x]), y=list(found["mean"]), mode="lines+markers", name=look.name,
             line={"color": look.colour, "dash": look.dash, "width": 2.5},
             marker={"symbol": look.symbol, "size": 10, "color": look.colour},
-            error_y={"type": "data", "array": list((found["high"] - found["low"]) / 2), "thickness": 1.2}
-            if found["n"].max() > 1 else None,
+            error_y={"type": "data", "array": list(half), "thickness": 1.2} if half.notna().any() else None,
             hovertext=[
                 f"<b>{look.name}</b><br>{where(row[x])}<br>{units.score_text(row['mean'], metric)}"
                 + (f", mean of {row['n']} runs" if row["n"] > 1 else ", one run")
@@ -196,4 +197,4 @@ def _means_caption(rows: pd.DataFrame, by: list[str]) -> str:
     if runs.max() == 1:
         return "Every mark is a single run."
     size = str(runs.min()) if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
-    return f"A mark is the mean of {size} runs; lines are 95% intervals."
+    return f"A mark is the mean of {size} runs; lines are 95% intervals over seeds."

@@ -29,7 +29,7 @@ def field(settings: pd.DataFrame, *names: str) -> str | None:
     """
     for name in names:
         fits = [str(c) for c in settings if c == name or str(c).endswith(f".{name}")]
-        varying = [c for c in fits if settings[c].astype(str).nunique() > 1]
+        varying = [c for c in fits if settings[c].map(str).nunique() > 1]
         if varying:
             return varying[0]
     return None

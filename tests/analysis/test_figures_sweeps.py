@@ -263,10 +263,12 @@ def test_privacy_has_epsilon_against_score_and_the_open_runs(make_sweep):
 
 
 def test_robustness_has_a_line_for_each_way_to_pool(make_sweep):
-    points = [{"adversaries.fraction": x, "aggregation": d} for d in ("mean", "median") for x in (0.0, 0.4)]
+    points = [
+        {"participants.adversary.share": x, "aggregation": d} for d in ("mean", "median") for x in (0.0, 0.4)
+    ]
 
     def worse(point):
-        return point["adversaries.fraction"] * (100 if point["aggregation"] == "mean" else 10)
+        return point["participants.adversary.share"] * (100 if point["aggregation"] == "mean" else 10)
 
     tables = analysis.load(make_sweep(points, worse=worse, methods=("federated_distillation", "solo")))
     fig = figures.robustness(figures.troubled_runs(tables.summary, tables.settings))
@@ -277,11 +279,27 @@ def test_robustness_has_a_line_for_each_way_to_pool(make_sweep):
     assert trace(fig, "mean").error_y.array[0] == pytest.approx(6.353, abs=1e-3)
 
 
+def test_clean_runs_have_no_adversary_and_several_attacks_no_interval(make_sweep):
+    points = [{"attack": name} for name in ("clean", "noise", "replay")]
+
+    def fields(point):
+        kind = point["attack"]
+        adversary = None if kind == "clean" else {"kind": kind, "share": 0.2}
+        return {"participants": {"adversary": adversary}}
+
+    cost = {"clean": 0.0, "noise": 10.0, "replay": 20.0}
+    tables = analysis.load(make_sweep(points, fields=fields, worse=lambda p: cost[p["attack"]]))
+    fig = figures.robustness(figures.troubled_runs(tables.summary, tables.settings))
+    ours = trace(fig, "Federated distillation")
+    assert ours.x == (0.0, 0.2) and ours.y == (48.5, 63.5)
+    assert ours.error_y.array[0] == pytest.approx(6.353, abs=1e-3) and math.isnan(ours.error_y.array[1])
+
+
 def test_robustness_takes_any_numeric_setting(make_sweep):
-    points = [{"adversaries.scale": x} for x in (1, 10)]
-    tables = analysis.load(make_sweep(points, worse=lambda p: p["adversaries.scale"]))
-    rows = figures.troubled_runs(tables.summary, tables.settings, "adversaries.scale")
+    points = [{"adversary.strength": x} for x in (1, 10)]
+    tables = analysis.load(make_sweep(points, worse=lambda p: p["adversary.strength"]))
+    rows = figures.troubled_runs(tables.summary, tables.settings, "adversary.strength")
     ours = trace(figures.robustness(rows), "Federated distillation")
-    assert ours.x == (1, 10) and ours.y == (49.5, 58.5) and "10: adversaries.scale" in ours.hovertext[1]
+    assert ours.x == (1, 10) and ours.y == (49.5, 58.5) and "10: adversary.strength" in ours.hovertext[1]
     with pytest.raises(NoDataError, match="no setting rounds varies"):
         figures.troubled_runs(tables.summary, tables.settings, "rounds")

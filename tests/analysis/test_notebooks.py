@@ -66,8 +66,10 @@ def test_sweep(real_sweep, monkeypatch):
 
 @pytest.mark.slow
 def test_privacy_and_robustness(make_sweep, monkeypatch):
-    points = [{"privacy.epsilon": e, "adversaries.fraction": a} for e in (1.0, 8.0) for a in (0.0, 0.3)]
-    folder = make_sweep(points, worse=lambda p: 10 * p["adversaries.fraction"] - p["privacy.epsilon"])
+    points = [
+        {"privacy.epsilon": e, "participants.adversary.share": a} for e in (1.0, 8.0) for a in (0.0, 0.3)
+    ]
+    folder = make_sweep(points, worse=lambda p: 10 * p["participants.adversary.share"] - p["privacy.epsilon"])
     texts, pictures = execute("04_privacy_and_robustness", [folder], monkeypatch)
     assert pictures == [
         "What does privacy cost?", *["How much score is lost when participants fail or attack?"] * 2
