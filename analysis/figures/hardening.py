@@ -26,8 +26,8 @@ _TROUBLES = {
 
 
 def variants(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
-    """The columns that `ablation` draws, from a sweep with an axis `ablation`, `variant` or `without`, or from
-    runs with several contenders of one federated algorithm; the first is the whole method."""
+    """The columns that `ablation` draws, from a sweep with an axis `ablation`, `variant` or `without`, or
+    from runs with several contenders of one federated algorithm; the first is the whole method."""
     axis = field(settings, "ablation", "variant", "without")
     if axis is not None:
         rows, _ = federation(summary, settings)

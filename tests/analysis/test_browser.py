@@ -154,3 +154,31 @@ def test_the_report_of_a_real_sweep_works(real_sweep, tmp_path, width):
     assert seen["all"]["notes"] == 0 < seen["chosen"]["notes"]
     assert seen["none"]["said"] == "0 of 8 runs"
     assert seen["none"]["points"] == seen["none"]["summary"] == seen["none"]["trials"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_figure_there_is_can_be_drawn(make_sweep, tmp_path):
+    """A sweep that varies all that a figure looks for."""
+    speeds, weights = {"narrow": 1.0, "wide": 100.0}, [(1.0, 1.0, 2.0), (2.0, 0.5, 0.1), (1.0, 3.0, 0.0)]
+    points = [
+        {
+            "bandwidth": ["narrow", "wide"][place % 2],
+            "ablation": ["all", "no claims", "no digest", "no delta"][place],
+            "participants.count": 4 + 4 * place,
+            "privacy.epsilon": 2.0**place,
+            "participants.partition.alpha": 0.1 + place % 2,
+            "participants.adversary.share": place / 10,
+        }
+        for place in range(4)
+    ]
+
+    def fields(point):
+        response, task, digest = weights[point["participants.count"] // 4 % 3]
+        plain = {name: value for name, value in point.items() if name not in ("bandwidth", "ablation")}
+        plain["methods"] = [{"response": response, "task": task, "digest": digest}]
+        return plain | {"participants.links": [{"up_mbps": speeds[point["bandwidth"]]}]}
+
+    folder = make_sweep(points, fields=fields, worse=lambda p: p["participants.count"])
+    seen, console = browse(report.write(folder, tmp_path / "report.html"), tmp_path, 1200)
+    check(seen, console, list(figures.FIGURES))
