@@ -59,8 +59,8 @@ class FeatureSettings(Settings):
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """r: numbers that a hidden state is reduced to."""
     steps: Annotated[int, Field(ge=1, le=127)] = 15
-    """Numbers are rounded to −steps … steps: of 512 samples 127 cost 7.8 bits each, 15 cost 4.5, and P is then
-    8 % off."""
+    """Numbers are rounded to −steps … steps: with 127 they cost 7.8 bits each, with 15 4.5, and what they
+    span is then 8 % off."""
     samples: Annotated[int, Field(ge=2, le=4096)] = 512
     """n: proxy samples that features are sent of, at most. The coordinator holds n² numbers a layer."""
 
