@@ -17,6 +17,9 @@ An adaptation layer h = f ⊙ (1 + E d(x)), trained with the student, reads whos
 
 A group is a label or prompt, and a proxy sample's is what its teachers think likeliest. Where examples
 have none (text) it is a concept: a cell of the anchors, by k-means at the coordinator.
+
+Against liars: everybody has one vote on G, counts no more examples than it registered with, and can't place
+a centroid outside of G. The robust rules of `aggregation.robust` are for answers only.
 """
 
 from __future__ import annotations
