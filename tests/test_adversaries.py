@@ -13,7 +13,7 @@ from fedsim.config import Adversary, load
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
 from fedsim.simulation import check_settings, run
-from fedsim.types import Examples, Mixture, Parameters, Prototypes, Responses, Shard
+from fedsim.types import Examples, Features, Mixture, Parameters, Prototypes, Responses, Shard
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 N, K, LEVELS = 40, 4, 60
@@ -73,6 +73,14 @@ def test_false_confidence_claims_to_know_best():
         replace(honest(), claims=None, skills=None), None, Adversary(kind="false_confidence"), rng()
     )
     assert isinstance(plain, Responses) and plain.claims is None
+
+
+def test_of_a_mixture_the_answers_are_attacked():
+    features = Features(np.arange(2), np.ones((1, 2, 3), np.int8), np.ones((1, 3), np.float32))
+    adversary = Adversary(kind="least_likely", share=0.2, strength=1.0)
+    changed = tamper(Mixture(honest(), features), None, adversary, rng())
+    assert isinstance(changed, Mixture) and changed.features is features
+    assert np.array_equal(rows(changed.responses), attacked("least_likely"))
 
 
 def test_false_prototypes_stand_for_the_group_before():

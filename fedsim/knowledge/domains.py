@@ -33,13 +33,15 @@ class DomainSum:
 
     def add(self, participant: int, samples: np.ndarray, weights: np.ndarray) -> None:
         """weights: [n] integers ≥ 0, of these samples, which are among the round's."""
-        rows = np.searchsorted(self.samples, samples)
-        self._codes[rows] += weights[:, None] * code(self.seed, participant)
-        self._weights[rows] += weights
+        whole = np.zeros_like(self._weights)
+        whole[np.searchsorted(self.samples, samples)] = weights
+        # Not in place: an empty pool comes to a host in memory that it shares.
+        self._codes = self._codes + whole[:, None] * code(self.seed, participant)
+        self._weights = self._weights + whole
 
     def merge(self, other: DomainSum) -> None:
-        self._codes += other._codes
-        self._weights += other._weights
+        self._codes = self._codes + other._codes
+        self._weights = self._weights + other._weights
 
     def result(self) -> np.ndarray:
         """d(x), [n, D] float32 in −1 … 1; zeros where nobody has weight."""

@@ -30,8 +30,9 @@ RIDGE = 0.01
 """λ ÷ the mean of the eigenvalues of HᵀH: directions a hundred times weaker than the mean count half."""
 
 
-def reduced(samples: np.ndarray, hidden: Sequence[np.ndarray], rank: int) -> Features:
-    """The first `rank` principal components of each layer's hidden states [n, d], in steps of int8.
+def reduced(samples: np.ndarray, hidden: Sequence[np.ndarray], rank: int, steps: int = STEPS) -> Features:
+    """The first `rank` principal components of each layer's hidden states [n, d], each in steps of
+    −`steps` … `steps` (127 at most).
 
     Fewer columns where a layer has a smaller width, or the samples are that few.
     """
@@ -41,8 +42,8 @@ def reduced(samples: np.ndarray, hidden: Sequence[np.ndarray], rank: int) -> Fea
         centred = _centred(states)
         left, length, _ = np.linalg.svd(centred, full_matrices=False)
         components = left[:, :columns] * length[:columns]
-        scale = (np.abs(components).max(axis=0) / STEPS).astype(np.float32)
-        codes.append(np.rint(components / np.where(scale > 0, scale, 1)).clip(-STEPS, STEPS))
+        scale = (np.abs(components).max(axis=0) / steps).astype(np.float32)
+        codes.append(np.rint(components / np.where(scale > 0, scale, 1)).clip(-steps, steps))
         scales.append(scale)
     return Features(samples, np.stack(codes).astype(np.int8), np.stack(scales))
 

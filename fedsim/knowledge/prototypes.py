@@ -137,11 +137,13 @@ class PrototypeSum:
         shares = prototypes.counts[:, None] / self._all
         rows[prototypes.groups, prototypes.slots] = shares * values
         self._sum.add(rows.ravel())
-        self._counts[prototypes.groups, prototypes.slots] += prototypes.counts
+        counts = self._counts.copy()  # an empty pool comes to a host in memory that it shares
+        counts[prototypes.groups, prototypes.slots] += prototypes.counts
+        self._counts = counts
 
     def merge(self, other: PrototypeSum) -> None:
         self._sum.merge(other._sum)
-        self._counts += other._counts
+        self._counts = self._counts + other._counts
 
     def result(self) -> Prototypes:
         """Those that somebody sent, with all their examples counted."""

@@ -123,6 +123,14 @@ def test_reduced_features_are_the_best_of_their_rank(samples: int, width: int):
     assert (np.abs(np.abs(found) - np.abs(best)) <= step).all()  # signs are the decomposition's affair
 
 
+def test_fewer_steps_are_coarser():
+    codes = [reduced(SAMPLES, [hidden(0)], 4, steps).codes for steps in (127, 15, 1)]
+    assert [np.abs(c).max() for c in codes] == [127, 15, 1]
+    fine, coarse = (projection(reduced(SAMPLES, [hidden(0)], 4, n).values(0)) for n in (127, 15))
+    off = np.linalg.norm(fine - coarse) / np.linalg.norm(fine)
+    assert 0.01 < off < 0.2
+
+
 def test_an_embedding_travels_number_by_number():
     numbers = rng(0).normal(size=(10, 3)) * [1, 100, 0]
     values = as_features(np.arange(10), [numbers]).values(0)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,13 @@ def test_every_switch_does_something_and_nobody_is_refused(name: str):
     assert not np.array_equal(plain(modality), other.weights()) or name == "adaptive"
 
 
+def from_store(value: Any) -> Any:
+    """As Ray's object store hands it out: its arrays can't be written to."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytes(b) for b in buffers])
+
+
 @pytest.mark.parametrize(
     "name", ["personal", "best", "logits", "features", "prototypes", "adaptation", "all together"]
 )
@@ -169,7 +177,7 @@ def test_hosts_pool_what_the_coordinator_would(name: str):
     twin = copy.deepcopy(play.coordinator)
     twin.receive([2, 0, 1], [up[2], up[0], up[1]])
     for who in EVERYBODY:
-        intake = Intake(play.method, 2, Terms(copy.deepcopy(play.terms.pool), play.terms.size), 2**26)
+        intake = Intake(play.method, 2, Terms(from_store(play.terms.pool), play.terms.size), 2**26)
         intake.receive(who, up[who])
         play.coordinator.receive([who], intake.pooled())
     assert play.coordinator.close(2, None).statuses == twin.close(2, None).statuses
