@@ -137,7 +137,52 @@ class Parameters:
     largest: float | None = None
 
 
-Knowledge = Responses | Parameters
+@dataclass(frozen=True)
+class Sequences:
+    """N sequences, each the continuation of a proxy sample's prompt.
+
+    samples: [N] int64, distinct, ascending: positions in the proxy set.
+    offsets: [N + 1] int64: sequence i is tokens[offsets[i]:offsets[i + 1]], at least one token; the end of
+        the text, where it came to one, is its last.   tokens: [M] int32.
+    """
+
+    samples: np.ndarray
+    offsets: np.ndarray
+    tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Generated tokens of each, [N] int64."""
+        lengths: np.ndarray = np.diff(self.offsets)
+        return lengths
+
+    @property
+    def owner(self) -> np.ndarray:
+        """The sequence that each token is in, [M] int64."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """One end's part of an exchange: what it makes of sequences that both ends hold, and new ones.
+
+    sequences: that the sender generated or passes on; None where it has none.
+    scores: [M] float32 ≤ 0, log-probabilities of the tokens of the sequences in question under the sender's
+        model; None where it was asked nothing.
+    rows: the sender's distributions at these tokens, M rows of one position; None where the scores are all.
+    claims: [N] float32 or None, how well the sender knows the samples in question, see `Responses`.
+    """
+
+    sequences: Sequences | None = None
+    scores: np.ndarray | None = None
+    rows: Responses | None = None
+    claims: np.ndarray | None = None
+
+
+Knowledge = Responses | Parameters | Rollouts
 
 
 @dataclass(frozen=True)

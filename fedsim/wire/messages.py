@@ -24,14 +24,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fedsim.errors import MessageError
-from fedsim.types import Knowledge, Message, Parameters, Responses
+from fedsim.types import Knowledge, Message, Parameters, Responses, Rollouts
+from fedsim.wire import sequences
 from fedsim.wire.container import Buffer, pack, unpack
-from fedsim.wire.entropy import decode_symbols, encode_symbols
+from fedsim.wire.entropy import encode_symbols
+from fedsim.wire.reading import decode_samples as _decode_samples
+from fedsim.wire.reading import expected as _expected
+from fedsim.wire.reading import require as _require
+from fedsim.wire.reading import stream as _stream
+from fedsim.wire.reading import unpack_meta as _unpack
 
 MAX_PARAMETER = 2.0**18
 """No parameter may be larger in absolute value: the exact sum that pools them has that range."""
@@ -51,6 +58,8 @@ class Expectation:
     Responses only: classes K, positions p, levels L; proxy_size, sample ids are below it;
     samples [n] int64, if given the message must be about exactly these, and may leave them out.
     Parameters only: size P.
+    Sequences: classes, samples and proxy_size as for responses, at most `positions` tokens in each sequence;
+    at most `size` sequences are scored; levels of the rows, 0 where there must be none.
     """
 
     kind: str
@@ -106,6 +115,9 @@ def memory_limit(expect: Expectation) -> int:
     if expect.kind == "parameters":
         return 4 * expect.size + 1024
     samples = expect.proxy_size if expect.samples is None else len(expect.samples)
+    if expect.kind == "sequences":
+        entries = expect.positions * max(1, min(expect.classes, expect.levels))
+        return BYTES_PER_ENTRY * max(expect.size, samples) * entries + (1 << 16)
     return BYTES_PER_ENTRY * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
 
 
@@ -173,22 +185,6 @@ def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limi
     return Responses(samples, positions, classes, levels, offsets, ids, counts, claims)
 
 
-def _decode_samples(section: memoryview | None, size: int, expect: Expectation) -> np.ndarray:
-    if section is None:
-        if expect.samples is None:
-            raise MessageError("unexpected", "no sample ids, and the receiver does not know them")
-        _expected("number of samples", size, len(expect.samples))
-        return expect.samples.astype(np.int64)
-    samples = _stream(section, size).astype(np.int64)
-    samples[1:] += 1
-    np.cumsum(samples, out=samples)
-    if size and samples[-1] >= expect.proxy_size:
-        raise MessageError("unexpected", f"sample {samples[-1]} of {expect.proxy_size}")
-    if expect.samples is not None and not np.array_equal(samples, expect.samples):
-        raise MessageError("unexpected", "other samples than agreed")
-    return samples
-
-
 def _decode_claims(section: memoryview | None, size: int) -> np.ndarray | None:
     if section is None:
         return None
@@ -244,13 +240,6 @@ def _decode_counts(section: memoryview, offsets: np.ndarray, levels: int) -> np.
     return counts
 
 
-def _stream(section: memoryview, size: int) -> np.ndarray:
-    symbols = decode_symbols(section, size)
-    if len(symbols) != size:
-        raise MessageError("corrupted", f"a stream of {len(symbols)} symbols, {size} expected")
-    return symbols
-
-
 # ---- parameters
 
 
@@ -273,30 +262,16 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     return Parameters(vector, examples, largest)
 
 
-# ---- shared
-
-
-def _expected(name: str, value: object, expected: object) -> None:
-    if value != expected:
-        raise MessageError("unexpected", f"{name} {value}, expected {expected}")
-
-
-def _require(sections: dict[str, memoryview], needed: set[str], optional: set[str]) -> None:
-    if not needed <= sections.keys() <= needed | optional:
-        raise MessageError("unexpected", f"sections {', '.join(sections)}")
-
-
-def _unpack(layout: struct.Struct, section: memoryview) -> tuple[Any, ...]:
-    if len(section) != layout.size:
-        raise MessageError("corrupted", f"{len(section)} bytes of meta, expected {layout.size}")
-    return layout.unpack(section)
-
-
 Encoder = Callable[[Any, bool], dict[str, Buffer]]
 Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "responses": (Responses, _encode_responses, _decode_responses),
     "parameters": (Parameters, _encode_parameters, _decode_parameters),
+    "sequences": (
+        Rollouts,
+        partial(sequences.encode, rows=_encode_responses),
+        partial(sequences.decode, rows=_decode_responses),
+    ),
 }
 """Kind → (the record it carries, record → sections, sections → record)."""

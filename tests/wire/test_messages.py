@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import MessageError
-from fedsim.types import COORDINATOR, Knowledge, Parameters, Responses
+from fedsim.types import COORDINATOR, Knowledge, Parameters, Responses, Rollouts, Sequences
 from fedsim.wire import Expectation, decode, encode, entropy, memory_limit
 from fedsim.wire.container import checksum, pack, unpack
 from fedsim.wire.entropy import encode_symbols
@@ -369,6 +369,15 @@ for knowledge, known in (
     (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
 ):
     VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
+ROLLOUTS = Rollouts(
+    Sequences(np.array([1, 4, 5]), np.array([0, 2, 3, 7]), np.arange(7, dtype=np.int32)),
+    -np.linspace(0, 9, 60, dtype=np.float32),
+    dataclasses.replace(responses_of(60, 1, 30, 15, claims=False), samples=np.arange(60)),
+    np.linspace(1, 2, 5, dtype=np.float32),
+)
+VICTIMS.append(
+    (send(ROLLOUTS), Expectation("sequences", "up", 4, 2, 30, 20, 15, proxy_size=9, samples=None, size=5))
+)
 
 
 def mutate(message: bytearray, how: str, a: int, b: int, value: int) -> bytearray:
@@ -450,6 +459,13 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
     if isinstance(knowledge, Parameters):
         assert np.isfinite(knowledge.vector).all()
         assert len(knowledge.vector) == expect.size
+    elif isinstance(knowledge, Rollouts):
+        if knowledge.scores is not None:
+            assert np.isfinite(knowledge.scores).all() and knowledge.scores.max() <= 0
+        if knowledge.sequences is not None:
+            assert knowledge.sequences.samples.max() < expect.proxy_size
+            assert 1 <= knowledge.sequences.lengths.min() <= knowledge.sequences.lengths.max() <= expect.positions
+            assert 0 <= knowledge.sequences.tokens.min() <= knowledge.sequences.tokens.max() < expect.classes
     else:
         assert knowledge.claims is None or np.isfinite(knowledge.claims).all()
         assert (knowledge.classes, knowledge.levels) == (expect.classes, expect.levels)
