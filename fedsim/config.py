@@ -77,6 +77,10 @@ class Source(Settings):
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     text_column: str = "text"
+    """Text; where there are prompts, what follows them."""
+    prompt_column: str | None = None
+    """Text: instructions or questions. Each row then becomes one window, its prompt given and only what
+    follows it predicted; rows that don't fit `data.window` are left out."""
     image_column: str = "image"
     """Images, or their addresses (http) in a hub dataset. WebDataset: the ending, e.g. `jpg`."""
     caption_column: str | None = None

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsim import losses, storage
+from fedsim import generation, losses, policy_gradient, storage
 from fedsim.aggregation.exact import Pooled
 from fedsim.errors import DivergedError
-from fedsim.modalities.base import Modality, chunks
+from fedsim.modalities.base import UNASKED, Modality, chunks
 from fedsim.models.flops import forward_flops, training_factor
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
-from fedsim.training import Fit, Objective, Phase, Stream
+from fedsim.training import Fit, Lesson, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
 from fedsim.wire.quantise import QUANTISERS
 
@@ -106,14 +106,43 @@ class Learner:
         terms: dict[str, Tensor] = {}
         if want.response and stream.teacher is not None:
             teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
-            apart = losses.divergence(logits_RK, teacher_RK, want.divergence, want.temperature, want.skew)
+            wanted = self.modality.wanted(stream.examples, batch, self.engine.device)
+            told_RK = logits_RK
+            if wanted is not None:
+                told_RK, teacher_RK = logits_RK[wanted], teacher_RK[wanted]
+            apart = losses.divergence(told_RK, teacher_RK, want.divergence, want.temperature, want.skew)
             terms["response"] = stream.weight * want.response * apart
         if want.task:
             task = self.modality.task_loss(logits, logits_RK, stream.examples, batch, self.engine.device)
             if task is not None:
                 terms["task"] = stream.weight * want.task * task
+        if stream.lesson is not None:
+            of_lesson = self._lesson_terms(stream.examples, stream.lesson, batch, logits_RK)
+            terms |= {name: stream.weight * term for name, term in of_lesson.items()}
         if not terms:
             raise ValueError("a stream has neither a teacher nor answers to learn from")
+        return terms
+
+    def _lesson_terms(
+        self, examples: Examples, lesson: Lesson, batch: np.ndarray, logits_RK: Tensor
+    ) -> dict[str, Tensor]:
+        """The policy gradient on the sequences at `batch`, per token of an average sequence, so that neither
+        padding nor who shares a batch changes what a token weighs."""
+        answers = self._known(examples, batch)
+        asked = answers != UNASKED
+        logits, tokens = logits_RK[asked], answers[asked]
+        spans = [np.arange(lesson.offsets[i], lesson.offsets[i + 1]) for i in batch]
+        index = np.concatenate(spans)
+        old, advantages, weights = (
+            torch.from_numpy(values[index]).to(logits.device)
+            for values in (lesson.old, lesson.advantages, lesson.weights)
+        )
+        scale = weights / (len(batch) * lesson.offsets[-1] / (len(lesson.offsets) - 1))
+        long_term = policy_gradient.long_term(logits, tokens, old, advantages, lesson.clip)
+        terms = {"long_term": (scale * long_term).sum()}
+        if lesson.teacher is not None:
+            teacher_RK = _dense(lesson.teacher, index).to(logits.device)
+            terms["single_step"] = (scale * policy_gradient.single_step(logits, teacher_RK)).sum()
         return terms
 
     # Answering ------------------------------------------------------------------------------------
@@ -137,6 +166,9 @@ class Learner:
         lengths, ids, counts, mean_losses = [], [], [], []
         for index, logits_RK in self._answers(proxy, samples):
             probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
+            wanted = self.modality.wanted(proxy, index, torch.device("cpu"))
+            if wanted is not None:  # a certain answer where nobody asks costs next to nothing
+                probs[~wanted.numpy()] = np.eye(1, self.classes)
             length, class_ids, count = QUANTISERS[quantiser](probs, levels, rng)
             lengths.append(length)
             ids.append(class_ids)
@@ -174,8 +206,56 @@ class Learner:
             answers = self._known(examples, index)
             total += float(self._nll(examples, index, logits_RK).double().sum())
             correct += int(torch.eq(logits_RK.argmax(-1), answers).sum())
-            rows += len(logits_RK)
+            rows += int((answers != UNASKED).sum())
         return self.modality.score(total / rows, correct / rows), total / rows
+
+    def generate(
+        self,
+        examples: Examples,
+        prompts: np.ndarray,
+        room: np.ndarray,
+        *,
+        end: int,
+        key: tuple[int | str, ...] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A continuation of each example's first `prompts` tokens: (offsets [N + 1], tokens [M] int32).
+
+        room: most tokens of each.   key: what the draws are for; None takes the likeliest tokens.
+        """
+        if not len(examples):
+            return np.zeros(1, np.int64), np.zeros(0, np.int32)
+        uniform = None if key is None else generator(*_seeded(key)).random((len(examples), int(room.max())))
+        ids = examples.arrays["input_ids"]
+        found = generation.generate(self.engine.model, ids, prompts, room, end, uniform, self.engine.device)
+        self._count(examples, len(examples), -(-len(examples) // generation.BATCH))
+        return found
+
+    def score_tokens(
+        self, examples: Examples, *, levels: int, quantiser: str, key: tuple[int | str, ...]
+    ) -> tuple[np.ndarray, Responses | None]:
+        """Of all M asked tokens in turn: log-probabilities [M] float32, and the model's distributions as
+        rows of one position on a grid of `levels` quanta (0: none)."""
+        rng = generator(*_seeded(key), "quantise")
+        scores, lengths, ids, counts = [np.zeros(0, np.float32)], [], [], []
+        for index, logits_RK in self._answers(examples, np.arange(len(examples))):
+            answers = self._known(examples, index)
+            asked = answers != UNASKED
+            log_probs = F.log_softmax(logits_RK[asked], dim=-1)
+            scores.append(log_probs.gather(-1, answers[asked][:, None]).squeeze(-1).cpu().numpy())
+            if levels:
+                length, class_ids, count = QUANTISERS[quantiser](log_probs.exp().cpu().numpy(), levels, rng)
+                lengths.append(length)
+                ids.append(class_ids)
+                counts.append(count)
+        found = np.concatenate(scores)
+        if not levels:
+            return found, None
+        offsets = np.zeros(len(found) + 1, np.int64)
+        np.cumsum(np.concatenate(lengths), out=offsets[1:])
+        rows = np.arange(len(found))
+        return found, Responses(
+            rows, 1, self.classes, levels, offsets, np.concatenate(ids), np.concatenate(counts)
+        )
 
     def _nll(self, examples: Examples, index: np.ndarray, logits_RK: Tensor) -> Tensor:
         """Task loss of every row, [R]."""

@@ -1,6 +1,7 @@
 """The reverse KL of sequences as a loss: policy gradient in the decomposition of MiniLLM.
 
-Gu, Dong, Wei, Huang; ICLR 2024; arXiv 2306.08543. For a student q, a teacher p and r_t = log p(y_t) − log q(y_t),
+Gu, Dong, Wei, Huang; ICLR 2024; arXiv 2306.08543. For a student q, a teacher p and
+r_t = log p(y_t) − log q(y_t),
 
     ∇ KL(q ‖ p) = Σ_t E[∇ KL(q_t ‖ p_t)]  −  E Σ_t R_{t+1} ∇ log q(y_t),     R_t = Σ_{t′ ≥ t} r_{t′}
 
@@ -33,7 +34,9 @@ def single_step(logits_RK: Tensor, teacher_RK: Tensor) -> Tensor:
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-def long_term(logits_RK: Tensor, tokens_R: Tensor, old_R: Tensor, advantages_R: Tensor, clip: float) -> Tensor:
+def long_term(
+    logits_RK: Tensor, tokens_R: Tensor, old_R: Tensor, advantages_R: Tensor, clip: float
+) -> Tensor:
     """PPO's clipped objective (Schulman et al., arXiv 1707.06347, equation 7) of every row as a loss, [R].
 
     old_R: log q(y_t) of the student that the batch was scored with.   advantages_R: what a step earns.

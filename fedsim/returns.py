@@ -25,7 +25,8 @@ def to_go(rewards: np.ndarray, offsets: np.ndarray, gamma: float = 1.0) -> np.nd
     table, place = _padded(rewards, offsets)
     for t in range(table.shape[1] - 2, -1, -1):
         table[:, t] += gamma * table[:, t + 1]
-    return table[place]
+    values: np.ndarray = table[place]
+    return values
 
 
 def long_term(
@@ -36,11 +37,11 @@ def long_term(
     per_token: divided by the number of tokens that are still to come, so that a long sequence weighs no more
     than a short one (MiniLLM, section 2.2).
     """
-    after = to_go(rewards, offsets, gamma) - rewards
-    if gamma != 1.0:
-        # R_t = r_t + γ R_{t+1}
-        after /= gamma
-    return after / np.maximum(remaining(offsets), 1) if per_token else after
+    # R_t = r_t + γ R_{t+1}
+    after: np.ndarray = (to_go(rewards, offsets, gamma) - rewards) / gamma
+    if per_token:
+        after /= np.maximum(remaining(offsets), 1)
+    return after
 
 
 def remaining(offsets: np.ndarray) -> np.ndarray:
@@ -62,8 +63,8 @@ def mixed_weights(student: np.ndarray, teacher: np.ndarray, mixing: float) -> np
 
 def whitened(values: np.ndarray) -> np.ndarray:
     """Mean 0 and variance 1 over all tokens."""
-    apart: np.ndarray = values - values.mean()
-    return apart / (apart.std() + 1e-8)
+    apart: np.ndarray = (values - values.mean()) / (values.std() + 1e-8)
+    return apart
 
 
 def _padded(values: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

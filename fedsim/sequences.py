@@ -11,7 +11,6 @@ import numpy as np
 
 from fedsim.types import Examples, Sequences
 
-
 NOTHING = Sequences(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int32))
 
 

@@ -120,6 +120,10 @@ def check_settings(config: RunConfig) -> None:
         presets.check(model, modality, f"participants.models.{place}")
     presets.check(config.student.model, modality, "student.model")
     for place, entry in enumerate(config.methods):
+        reads = METHODS[entry.name].modalities
+        if modality not in reads:
+            expected = f"a method for {modality}; it works on {', '.join(sorted(reads))}"
+            raise ConfigError(f"methods.{place}.name", entry.name, expected)
         METHODS[entry.name].check(config, entry, f"methods.{place}")
     if people.adapter is not None:
         _check_adapter(config)

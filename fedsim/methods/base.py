@@ -22,7 +22,7 @@ import numpy as np
 from fedsim import config as configs
 from fedsim.config import MethodConfig, RunConfig
 from fedsim.training import Fit, Phase, Stream
-from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
+from fedsim.types import COORDINATOR, METRICS, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class Method(ABC):
     """Whether a specialist goes on from its own state of the last round."""
     gathers_private_data: ClassVar[bool] = False
     """Whether the private data is brought together: the upper bound does what is forbidden."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset(METRICS)
+    """What kinds of data it works on."""
 
     averages: ClassVar[bool] = False
     """Whether the student is made of the participants' parameters, so that they must be of one kind."""

@@ -22,6 +22,8 @@ MIRRORED = frozenset(
         "fit",
         "express",
         "sample_losses",
+        "generate",
+        "score_tokens",
         "evaluate",
         "weights",
         "parameters",

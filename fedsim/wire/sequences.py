@@ -79,9 +79,7 @@ def coded(scores: np.ndarray) -> np.ndarray:
     return codes
 
 
-def decode(
-    sections: dict[str, memoryview], expect: Expectation, limit: int, rows: RowDecoder
-) -> Rollouts:
+def decode(sections: dict[str, memoryview], expect: Expectation, limit: int, rows: RowDecoder) -> Rollouts:
     detailed = set(_ROWS) if expect.levels else set()
     require(sections, {"about", "ends", "tokens"}, {"samples", "scores", "claims", *detailed})
     size, tokens, scored, claimed = unpack_meta(_ABOUT, sections["about"])

@@ -464,7 +464,12 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
             assert np.isfinite(knowledge.scores).all() and knowledge.scores.max() <= 0
         if knowledge.sequences is not None:
             assert knowledge.sequences.samples.max() < expect.proxy_size
-            assert 1 <= knowledge.sequences.lengths.min() <= knowledge.sequences.lengths.max() <= expect.positions
+            assert (
+                1
+                <= knowledge.sequences.lengths.min()
+                <= knowledge.sequences.lengths.max()
+                <= expect.positions
+            )
             assert 0 <= knowledge.sequences.tokens.min() <= knowledge.sequences.tokens.max() < expect.classes
     else:
         assert knowledge.claims is None or np.isfinite(knowledge.claims).all()
