@@ -133,13 +133,20 @@ class Learner:
         logits, tokens = logits_RK[asked], answers[asked]
         spans = [np.arange(lesson.offsets[i], lesson.offsets[i + 1]) for i in batch]
         index = np.concatenate(spans)
-        old, advantages, weights = (
-            torch.from_numpy(values[index]).to(logits.device)
-            for values in (lesson.old, lesson.advantages, lesson.weights)
-        )
-        scale = weights / (len(batch) * lesson.offsets[-1] / (len(lesson.offsets) - 1))
-        long_term = policy_gradient.long_term(logits, tokens, old, advantages, lesson.clip)
+
+        def of_batch(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values[index]).to(logits.device)
+
+        scale = of_batch(lesson.weights) / (len(batch) * lesson.offsets[-1] / (len(lesson.offsets) - 1))
+        old, advantages = of_batch(lesson.old)[:, None], of_batch(lesson.advantages)[:, None]
+        long_term = policy_gradient.sampled(logits, tokens[:, None], old, advantages, lesson.clip)
         terms = {"long_term": (scale * long_term).sum()}
+        if lesson.drawn is not None:
+            assert lesson.drawn_old is not None and lesson.drawn_advantages is not None
+            drawn, before = of_batch(lesson.drawn), of_batch(lesson.drawn_old)
+            earns = of_batch(lesson.drawn_advantages)
+            single_step = policy_gradient.sampled(logits, drawn, before, earns, lesson.clip)
+            terms["single_step"] = (scale * single_step).sum()
         if lesson.teacher is not None:
             teacher_RK = _dense(lesson.teacher, index).to(logits.device)
             terms["single_step"] = (scale * policy_gradient.single_step(logits, teacher_RK)).sum()
@@ -230,32 +237,45 @@ class Learner:
         self._count(examples, len(examples), -(-len(examples) // generation.BATCH))
         return found
 
-    def score_tokens(
+    def score_tokens(self, examples: Examples, drawn: np.ndarray | None = None) -> np.ndarray:
+        """Log-probabilities of all M asked tokens in turn and of other tokens at the same places (drawn:
+        [M, J]), [M, 1 + J] float32."""
+        others = 0 if drawn is None else drawn.shape[1]
+        scores, at = [np.zeros((0, 1 + others), np.float32)], 0
+        for log_probs, asked in self._of_tokens(examples):
+            tokens = asked[:, None]
+            if drawn is not None:
+                more = torch.from_numpy(drawn[at : at + len(tokens)].astype(np.int64)).to(tokens.device)
+                tokens = torch.cat([tokens, more], 1)
+            scores.append(log_probs.gather(-1, tokens).cpu().numpy())
+            at += len(tokens)
+        return np.concatenate(scores)
+
+    def token_rows(
         self, examples: Examples, *, levels: int, quantiser: str, key: tuple[int | str, ...]
-    ) -> tuple[np.ndarray, Responses | None]:
-        """Of all M asked tokens in turn: log-probabilities [M] float32, and the model's distributions as
-        rows of one position on a grid of `levels` quanta (0: none)."""
+    ) -> Responses:
+        """The model's distributions at all M asked tokens in turn, as rows of one position on a grid of
+        `levels` quanta."""
         rng = generator(*_seeded(key), "quantise")
-        scores, lengths, ids, counts = [np.zeros(0, np.float32)], [], [], []
+        parts = [
+            QUANTISERS[quantiser](log_probs.exp().cpu().numpy(), levels, rng)
+            for log_probs, _ in self._of_tokens(examples)
+        ]
+        lengths, ids, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return Responses(np.arange(len(lengths)), 1, self.classes, levels, offsets, ids, counts)
+
+    def draw_tokens(self, examples: Examples, draws: int, key: tuple[int | str, ...]) -> np.ndarray:
+        """At the places of all M asked tokens, draws from the model's distributions, [M, draws] int32."""
+        rows = self.token_rows(examples, levels=draws, quantiser="sample", key=key)
+        return np.repeat(rows.ids, rows.counts).reshape(-1, draws)
+
+    def _of_tokens(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:
+        """(log-probabilities [R, K], tokens [R]) of the asked tokens, chunk by chunk."""
         for index, logits_RK in self._answers(examples, np.arange(len(examples))):
             answers = self._known(examples, index)
             asked = answers != UNASKED
-            log_probs = F.log_softmax(logits_RK[asked], dim=-1)
-            scores.append(log_probs.gather(-1, answers[asked][:, None]).squeeze(-1).cpu().numpy())
-            if levels:
-                length, class_ids, count = QUANTISERS[quantiser](log_probs.exp().cpu().numpy(), levels, rng)
-                lengths.append(length)
-                ids.append(class_ids)
-                counts.append(count)
-        found = np.concatenate(scores)
-        if not levels:
-            return found, None
-        offsets = np.zeros(len(found) + 1, np.int64)
-        np.cumsum(np.concatenate(lengths), out=offsets[1:])
-        rows = np.arange(len(found))
-        return found, Responses(
-            rows, 1, self.classes, levels, offsets, np.concatenate(ids), np.concatenate(counts)
-        )
+            yield F.log_softmax(logits_RK[asked], dim=-1), answers[asked]
 
     def _nll(self, examples: Examples, index: np.ndarray, logits_RK: Tensor) -> Tensor:
         """Task loss of every row, [R]."""

@@ -5,14 +5,14 @@ r_t = log p(y_t) − log q(y_t),
 
     ∇ KL(q ‖ p) = Σ_t E[∇ KL(q_t ‖ p_t)]  −  E Σ_t R_{t+1} ∇ log q(y_t),     R_t = Σ_{t′ ≥ t} r_{t′}
 
-The first part is exact over the vocabulary (`single step`), the second is sampled (`long term`). The reward
-of step t itself must not be in the second, which is why it has R_{t+1}: with R_t it counts twice. Where
-nobody tells the teacher's distribution, the first part is sampled as well, with r_t as its reward.
+The first part (`single step`) is exact where the teacher's distribution is known, or an average over tokens
+drawn from the student at that step; the second (`long term`) is sampled. The reward of step t itself must not
+be in the second, which is why it has R_{t+1}: with R_t it counts twice.
 
 What a step earns is known before the student moves, so it is plain data (`returns`); a gradient never
 runs through it.
 
-Legend: R rows (generated tokens of a batch, prompts and padding left out), K classes.
+Legend: R rows (generated tokens of a batch, prompts and padding left out), K classes, J tokens of a row.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ def single_step(logits_RK: Tensor, teacher_RK: Tensor) -> Tensor:
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-def long_term(
-    logits_RK: Tensor, tokens_R: Tensor, old_R: Tensor, advantages_R: Tensor, clip: float
+def sampled(
+    logits_RK: Tensor, tokens_RJ: Tensor, old_RJ: Tensor, advantages_RJ: Tensor, clip: float
 ) -> Tensor:
-    """PPO's clipped objective (Schulman et al., arXiv 1707.06347, equation 7) of every row as a loss, [R].
+    """PPO's clipped objective (Schulman et al., arXiv 1707.06347, equation 7) of every row as a loss, [R]: the
+    mean over its J tokens.
 
-    old_R: log q(y_t) of the student that the batch was scored with.   advantages_R: what a step earns.
-    Where nothing moved yet, its gradient is −A ∇ log q(y_t).
+    old_RJ: log q of the tokens under the student that they were drawn from.   advantages_RJ: what they earn.
+    Where nothing moved yet, the gradient of a token's part is −A ∇ log q.
     """
-    log_q = F.log_softmax(logits_RK, dim=-1).gather(-1, tokens_R[:, None]).squeeze(-1)
-    ratio = (log_q - old_R).exp()
-    return -torch.minimum(ratio * advantages_R, ratio.clamp(1 - clip, 1 + clip) * advantages_R)
+    ratio = (F.log_softmax(logits_RK, dim=-1).gather(-1, tokens_RJ) - old_RJ).exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return -torch.minimum(ratio * advantages_RJ, clipped * advantages_RJ).mean(-1)

@@ -1,6 +1,6 @@
 """What each token of sampled sequences earns: numbers, computed before a student learns from them.
 
-All arrays are ragged: M generated tokens of N sequences, one sequence after the other, `offsets` [N + 1]
+Arrays are ragged: M generated tokens of N sequences, one sequence after the other, `offsets` [N + 1]
 saying where each begins. Prompts and padding are not in them, so nothing has to be masked.
 """
 
@@ -49,6 +49,16 @@ def remaining(offsets: np.ndarray) -> np.ndarray:
     ends = np.repeat(offsets[1:], np.diff(offsets))
     left: np.ndarray = ends - np.arange(offsets[-1]) - 1
     return left
+
+
+def among(rewards: np.ndarray) -> np.ndarray:
+    """What each of a step's draws earns beside the others, [M, J]: its reward less the mean of theirs, which is
+    independent of it, so that the expected gradient stays what it is."""
+    draws = rewards.shape[1]
+    if draws == 1:
+        return rewards
+    apart: np.ndarray = (rewards - rewards.mean(1, keepdims=True)) * (draws / (draws - 1))
+    return apart
 
 
 def mixed_weights(student: np.ndarray, teacher: np.ndarray, mixing: float) -> np.ndarray:

@@ -40,8 +40,9 @@ class Lesson:
 
     old: [M] float32, log q(y_t) of the student as it was.   advantages: [M] float32, what each token earns.
     weights: [M] float32, importance weights.   clip: ε of PPO.
-    teacher: its distributions at these tokens, M rows of one position, for the exact single step; None where
-        only the rewards are known.
+    teacher: its distributions at these tokens, M rows of one position, for the exact single step; or None.
+    drawn, drawn_old, drawn_advantages: [M, J], other tokens that the student drew at the same places, with
+        which the single step is sampled; or None.
     """
 
     offsets: np.ndarray
@@ -50,6 +51,9 @@ class Lesson:
     weights: np.ndarray
     clip: float
     teacher: Pooled | None = None
+    drawn: np.ndarray | None = None
+    drawn_old: np.ndarray | None = None
+    drawn_advantages: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

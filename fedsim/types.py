@@ -170,13 +170,15 @@ class Rollouts:
     """One end's part of an exchange: what it makes of sequences that both ends hold, and new ones.
 
     sequences: that the sender generated or passes on; None where it has none.
-    scores: [M] float32 ≤ 0, log-probabilities of the tokens of the sequences in question under the sender's
-        model; None where it was asked nothing.
+    drawn: [M, J] int32, other tokens that may stand where those of `sequences` do; None where there are none.
+    scores: [M, 1 + J] float32 ≤ 0, log-probabilities under the sender's model of the tokens in question and
+        of those drawn beside them; None where it was asked nothing.
     rows: the sender's distributions at these tokens, M rows of one position; None where the scores are all.
     claims: [N] float32 or None, how well the sender knows the samples in question, see `Responses`.
     """
 
     sequences: Sequences | None = None
+    drawn: np.ndarray | None = None
     scores: np.ndarray | None = None
     rows: Responses | None = None
     claims: np.ndarray | None = None

@@ -15,6 +15,7 @@ from fedsim.sequences import continued, prompt_lengths, references, room
 from fedsim.student.engine import TorchEngine
 from fedsim.training import Lesson, Objective, Phase, Stream
 from fedsim.types import Examples, Interface
+from fedsim.wire.quantise import to_dense
 
 CLASSES, WINDOW, END = 40, 24, 0
 MODELS = ("llama-tiny", "pythia-tiny", "gpt2-tiny", "opt-tiny")
@@ -92,16 +93,19 @@ def test_a_sequence_does_not_depend_on_those_generated_beside_it():
 
 def test_scores_are_the_log_probabilities_of_what_follows_the_prompts():
     of, some = learner(), examples()
-    scores, rows = of.score_tokens(some, levels=1000, quantiser="largest_remainder", key=(1, 1, 1, "x"))
-    assert rows is not None and rows.rows == len(scores)
+    drawn = of.draw_tokens(some, 3, (1, 1, 1, "draw"))
+    scores = of.score_tokens(some, drawn)
+    rows = of.token_rows(some, levels=1000, quantiser="largest_remainder", key=(1, 1, 1, "rows"))
+    assert rows.rows == len(scores)
     at = 0
     for i in range(len(some)):
         ids = torch.tensor(some.arrays["input_ids"][i : i + 1], dtype=torch.int64)
         with torch.no_grad():
             p = torch.softmax(of.engine.model(input_ids=ids).logits[0], -1).numpy()
         for t in range(some.arrays["prompt"][i], some.arrays["length"][i]):
-            assert scores[at] == pytest.approx(np.log(p[t - 1, ids[0, t]]), abs=1e-4)
-            assert rows.ids[rows.offsets[at] : rows.offsets[at + 1]].max() < CLASSES
+            expected = np.log(p[t - 1, [int(ids[0, t]), *drawn[at]]])
+            np.testing.assert_allclose(scores[at], expected, atol=1e-4)
+            np.testing.assert_allclose(to_dense(rows, slice(at, at + 1))[0], p[t - 1], atol=1e-3)
             at += 1
     assert at == len(scores)
 
@@ -109,7 +113,7 @@ def test_scores_are_the_log_probabilities_of_what_follows_the_prompts():
 def lesson(of: Learner, some: Examples) -> Lesson:
     offsets, tokens = references(some, 0)
     draw = rng(8)
-    old, _ = of.score_tokens(some, levels=0, quantiser="sample", key=(1, 1, 1, "x"))
+    old = of.score_tokens(some)[:, 0]
     advantages = draw.normal(0, 1, len(tokens)).astype(np.float32)
     return Lesson(offsets, old, advantages, draw.uniform(0.5, 1, len(tokens)).astype(np.float32), 0.2)
 
@@ -135,13 +139,13 @@ def test_what_earns_becomes_likelier():
     up = replace(taught, advantages=np.ones_like(taught.advantages), weights=np.ones_like(taught.weights))
     stream = Stream(some, 7, Objective(response=0, task=0), lesson=up)
     of.fit(Phase((stream,), TRAINING.model_copy(update={"steps": 5}), 1, 1, (1, 1, 1, "learn")))
-    after, _ = of.score_tokens(some, levels=0, quantiser="sample", key=(1, 1, 1, "x"))
+    after = of.score_tokens(some)
     assert after.mean() > up.old.mean() + 0.1
 
 
 def test_the_prompt_and_the_padding_are_nobodys_loss():
     of, some = learner(), examples()
-    scores, _ = of.score_tokens(some, levels=0, quantiser="sample", key=(1, 1, 1, "x"))
+    scores = of.score_tokens(some)
     assert of.evaluate(some)[1] == pytest.approx(-scores.mean(), rel=1e-5)
     hidden = some.arrays["input_ids"].copy()
     hidden[np.arange(WINDOW) >= some.arrays["length"][:, None]] = 5  # other padding

@@ -46,7 +46,7 @@ def by_differences(student: np.ndarray, teacher: np.ndarray, step: float = 1e-5)
     return gradient
 
 
-def by_policy(student: np.ndarray, teacher: np.ndarray, reward: str, exact_step: bool) -> np.ndarray:
+def by_policy(student: np.ndarray, teacher: np.ndarray, reward: str, single: str) -> np.ndarray:
     """The expected gradient: every sequence once, weighted by its probability under the student."""
     logits = torch.tensor(student, requires_grad=True)
     log_q, log_p = log_probs(student)[ROWS, TOKENS].ravel(), log_probs(teacher)[ROWS, TOKENS].ravel()
@@ -60,32 +60,50 @@ def by_policy(student: np.ndarray, teacher: np.ndarray, reward: str, exact_step:
     of_sequence = np.exp(log_q.reshape(-1, T).sum(1))
     weights = torch.tensor(np.repeat(of_sequence, T))
     rows = logits[torch.tensor(ROWS.ravel())]
-    loss = policy_gradient.long_term(
-        rows, torch.tensor(TOKENS.ravel()), torch.tensor(log_q), torch.tensor(advantages), clip=0.2
-    )
-    if exact_step:
-        p = torch.tensor(np.exp(log_probs(teacher))[ROWS.ravel()])
-        loss = loss + policy_gradient.single_step(rows, p)
+    tokens, old, earns = (torch.tensor(v)[:, None] for v in (TOKENS.ravel(), log_q, advantages))
+    loss = policy_gradient.sampled(rows, tokens, old, earns, clip=0.2)
+    of_q, of_p = (torch.tensor(log_probs(table)[ROWS.ravel()]) for table in (student, teacher))
+    if single == "exact":
+        loss = loss + policy_gradient.single_step(rows, of_p.exp())
+    if single == "drawn":  # every token once, as often as it is drawn
+        every = torch.arange(V).expand(len(rows), V)
+        loss = loss + policy_gradient.sampled(rows, every, of_q, V * of_q.exp() * (of_p - of_q), clip=0.2)
     (weights * loss).sum().backward()
     return logits.grad.numpy()
 
 
-DECOMPOSITIONS = [("R_t", False), ("R_t − 1", False), ("R_t+1", True), ("r_t and R_t+1", False)]
+DECOMPOSITIONS = [
+    ("R_t", "none"),
+    ("R_t − 1", "none"),
+    ("r_t and R_t+1", "none"),
+    ("R_t+1", "exact"),
+    ("R_t+1", "drawn"),
+]
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("reward, exact_step", DECOMPOSITIONS)
-def test_each_decomposition_has_the_gradient_of_the_reverse_kl(reward: str, exact_step: bool, seed: int):
+@pytest.mark.parametrize("reward, single", DECOMPOSITIONS)
+def test_each_decomposition_has_the_gradient_of_the_reverse_kl(reward: str, single: str, seed: int):
     student, teacher = tables(seed), tables(100 + seed)
     np.testing.assert_allclose(
-        by_policy(student, teacher, reward, exact_step), by_differences(student, teacher), atol=1e-6
+        by_policy(student, teacher, reward, single), by_differences(student, teacher), atol=1e-6
     )
 
 
-def test_the_exact_step_beside_rewards_that_hold_it_too_counts_it_twice():
+@pytest.mark.parametrize("single", ["exact", "drawn"])
+def test_a_single_step_beside_rewards_that_hold_it_too_counts_it_twice(single: str):
     student, teacher = tables(0), tables(100)
-    wrong, right = by_policy(student, teacher, "R_t", True), by_differences(student, teacher)
+    wrong, right = by_policy(student, teacher, "R_t", single), by_differences(student, teacher)
     assert np.abs(wrong - right).max() > 0.05
+
+
+def test_draws_earn_what_they_earn_beside_the_others():
+    rewards = np.random.default_rng(0).normal(0, 1, (50, 4))
+    earned = returns.among(rewards)
+    for j in range(4):
+        others = np.delete(rewards, j, axis=1).mean(1)
+        np.testing.assert_allclose(earned[:, j], rewards[:, j] - others, atol=1e-12)
+    assert np.array_equal(returns.among(rewards[:, :1]), rewards[:, :1])
 
 
 def test_the_exact_step_alone_leaves_out_what_comes_later():
@@ -128,13 +146,13 @@ def test_what_comes_after_is_summed_within_each_sequence():
 
 
 def test_the_loss_pushes_nothing_past_the_clip():
-    tokens, advantages = torch.tensor([0, 0]), torch.tensor([1.0, -1.0])
+    tokens, advantages = torch.tensor([[0], [0]]), torch.tensor([[1.0], [-1.0]])
     logits = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], requires_grad=True)  # moved as the reward wanted
-    old = torch.log(torch.tensor([0.5, 0.5]))
-    policy_gradient.long_term(logits, tokens, old, advantages, clip=0.2).sum().backward()
+    old = torch.log(torch.tensor([[0.5], [0.5]]))
+    policy_gradient.sampled(logits, tokens, old, advantages, clip=0.2).sum().backward()
     assert not logits.grad.any()
     back = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], requires_grad=True)  # moved the wrong way
-    policy_gradient.long_term(back, tokens, old, advantages, clip=0.2).sum().backward()
+    policy_gradient.sampled(back, tokens, old, advantages, clip=0.2).sum().backward()
     assert (back.grad.abs().sum(1) > 0).all()
 
 

@@ -23,7 +23,8 @@ _LEAST = 2.0**-40
 class RolloutPool:
     """Σ w_k(x) p_k(y_t), and the new sequences that came along.
 
-    asked: what everybody scores; None where nobody is asked.   levels: of the rows; 0: scores alone.
+    asked: what everybody scores; None where nobody is asked.   drawn: tokens beside each that are scored,
+        too.   levels: of the rows; 0: there are none.
     reference: [N] nats, what claims are measured against; None weighs all participants alike.
     room: [proxy samples], most tokens that may follow each sample's prompt.   end: closes a sequence.
     """
@@ -33,6 +34,7 @@ class RolloutPool:
         asked: Sequences | None,
         *,
         classes: int,
+        drawn: int = 0,
         levels: int,
         confidence: float,
         reference: np.ndarray | None,
@@ -43,7 +45,9 @@ class RolloutPool:
         self._asked, self._confidence, self._reference = asked, confidence, reference
         self._room, self._end = room, end
         if asked is not None:
-            self._mass, self._weight = FixedPointSum(len(asked.tokens)), FixedPointSum(len(asked))
+            self._shape = len(asked.tokens), 1 + drawn
+            self._mass = FixedPointSum(len(asked.tokens) * (1 + drawn))
+            self._weight = FixedPointSum(len(asked))
         self._rows = CountSum(1, classes, levels) if levels else None
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
@@ -52,12 +56,12 @@ class RolloutPool:
             self._check(knowledge.sequences)
         if self._asked is not None:
             scores = knowledge.scores
-            if scores is None or len(scores) != len(self._asked.tokens):
-                number = 0 if scores is None else len(scores)
-                raise MessageError("unexpected", f"{number} scores of {len(self._asked.tokens)} tokens")
-            weights = self._weights(knowledge.claims)
-            each, owner = np.exp(scores.astype(np.float64)), self._asked.owner
-            self._mass.add(each * weights[owner])
+            if scores is None or scores.shape != self._shape:
+                shape = "no" if scores is None else list(scores.shape)
+                raise MessageError("unexpected", f"{shape} scores, {list(self._shape)} were asked for")
+            weights, owner = self._weights(knowledge.claims), self._asked.owner
+            each = np.exp(scores.astype(np.float64)) * weights[owner][:, None]
+            self._mass.add(each.ravel())
             self._weight.add(weights)
             if self._rows is not None:
                 assert knowledge.rows is not None  # the decoder wants as many rows as scores
@@ -75,9 +79,9 @@ class RolloutPool:
         self.fresh.update(other.fresh)
 
     def log_probs(self) -> np.ndarray:
-        """log p̄(y_t), [M] float64."""
+        """log p̄ of every token and of those drawn beside it, [M, 1 + J] float64."""
         assert self._asked is not None
-        mean = self._mass.value() / self._weight.value()[self._asked.owner]
+        mean = self._mass.value().reshape(self._shape) / self._weight.value()[self._asked.owner][:, None]
         log_probs: np.ndarray = np.log(np.maximum(mean, _LEAST))
         return log_probs
 

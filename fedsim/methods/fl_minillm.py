@@ -16,9 +16,11 @@ The loss and its gradient are MiniLLM's (Gu, Dong, Wei, Huang; ICLR 2024; arXiv 
                           γ; w_t = q ÷ (α p̄ + (1 − α) q); ratios clipped, several passes over a round's
                           sequences
 
-`feedback` says what is known of a teacher: at every token its whole distribution (on a fine grid) or a
-sparse, unbiased sample of it, with which the single step is exact; or the log-probability of the token
-alone, where the single step is sampled, too (r_t is added to what its token earns).
+`feedback` says what is known of a teacher at every token: its whole distribution (on a fine grid), with
+which the single step is exact; its log-probabilities of `draws` more tokens that the student drew there,
+with which the single step is an average over these, unbiased; or of the sampled token alone, to which r_t
+is added. (Draws from the teacher, as sparse logit sampling has them, are unbiased for its probabilities and
+so for the forward KL; the reverse KL has their logarithm, and is infinite wherever nothing was drawn.)
 
 Deviations. Sequences are mixed, not tokens: a share α of them is sampled by participants, each on prompts
 that nobody else continues, because a token can't be sampled from models in different places without a
@@ -53,10 +55,10 @@ _FINE = 65535
 
 class MiniLLMSettings(PromptSettings):
     feedback: Literal["full", "sparse", "scalar"] = "sparse"
-    """What is sent of a teacher at every token: its distribution, `draws` draws from it, or nothing but the
-    log-probability of the token."""
-    draws: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Draws with `sparse` feedback."""
+    """What is sent of a teacher at every token: its distribution, the log-probabilities of `draws` other
+    tokens, or nothing but that of the token itself. To participants `sparse` is as `scalar`."""
+    draws: Annotated[int, Field(ge=1, le=4096)] = 8
+    """With `sparse` feedback."""
     mixing: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """α, part of the sequences that the participants sample."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -82,7 +84,12 @@ class FLMiniLLM(Prompted):
     @property
     def levels(self) -> int:
         """Of the grid of distributions; 0 where none are sent."""
-        return {"full": _FINE, "sparse": self.settings.draws, "scalar": 0}[self.settings.feedback]
+        return _FINE if self.settings.feedback == "full" else 0
+
+    @property
+    def draws(self) -> int:
+        """Tokens beside each one that are scored, too."""
+        return self.settings.draws if self.settings.feedback == "sparse" else 0
 
     def teaches(self, round: int) -> bool:
         """Whether the student teaches: in round 1 it is still the public start, which everybody has."""
@@ -90,10 +97,11 @@ class FLMiniLLM(Prompted):
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         asked = _recalled(desk.memory)
+        drawn = desk.memory.get("drawn")
         if not self.teaches(round):
-            return Rollouts(asked)
-        scores, rows = self._scores(desk, self.examples(desk, asked), round, COORDINATOR)
-        return Rollouts(asked, scores, rows)
+            return Rollouts(asked, drawn)
+        examples = self.examples(desk, asked)
+        return Rollouts(asked, drawn, desk.learner.score_tokens(examples), self._rows(desk, examples, round))
 
     def participant_step(
         self, site: Site, round: int, received: Knowledge | None
@@ -104,20 +112,20 @@ class FLMiniLLM(Prompted):
         who, examples = site.participant, self.examples(site, asked)
         streams = [self.labelled(site.shard.train, who)]
         if received.scores is not None:
-            old, _ = self._scores(site, examples, round, who, levels=0)
+            old = site.learner.score_tokens(examples)
             rows = as_pooled(received.rows) if received.rows is not None else None
             # To a participant all sequences but its own come from the other side.
             mixing = 1 - self.settings.mixing
-            lesson = self._lesson(asked, received.scores, old, rows, mixing)
+            lesson = self._lesson(asked, received.scores, old, mixing, rows=rows)
             streams.append(self._stream(examples, lesson, self.settings.teach))
         fit = site.learner.fit(self.phase(round, who, "local", *streams))
-        scores, rows_of = self._scores(site, examples, round, who)
+        scores = site.learner.score_tokens(examples, received.drawn)
         claims = (
             site.learner.sample_losses(site.public.proxy, asked.samples) if self.settings.confidence else None
         )
         mine = self._share(round + 1, who)
         fresh = self.generate(site, mine, round, who) if len(mine) else None
-        return Rollouts(fresh, scores, rows_of, claims), fit
+        return Rollouts(fresh, None, scores, self._rows(site, examples, round), claims), fit
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
         up = direction == "up"
@@ -133,6 +141,7 @@ class FLMiniLLM(Prompted):
             proxy_size=self.world.proxy_size,
             samples=self._share(round + 1, sender) if up else samples,
             size=len(samples),
+            draws=self.draws,
         )
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
@@ -141,6 +150,7 @@ class FLMiniLLM(Prompted):
         return RolloutPool(
             asked,
             classes=self.world.interface.classes,
+            drawn=self.draws,
             levels=self.levels,
             confidence=confidence,
             reference=desk.learner.sample_losses(proxy, asked.samples) if confidence else None,
@@ -152,9 +162,9 @@ class FLMiniLLM(Prompted):
         assert isinstance(pool, RolloutPool)
         asked = _recalled(desk.memory)
         examples = self.examples(desk, asked)
-        old, _ = self._scores(desk, examples, round, COORDINATOR, levels=0)
-        teacher = pool.log_probs()
-        lesson = self._lesson(asked, teacher, old, pool.rows(), self.settings.mixing)
+        drawn = desk.memory.get("drawn")
+        old, teacher = desk.learner.score_tokens(examples, drawn), pool.log_probs()
+        lesson = self._lesson(asked, teacher, old, self.settings.mixing, rows=pool.rows(), drawn=drawn)
         streams = [self._stream(examples, lesson, self.settings.policy)]
         if self.settings.language:
             plain = self.labelled(desk.public.proxy, COORDINATOR)
@@ -162,7 +172,7 @@ class FLMiniLLM(Prompted):
         fit = desk.learner.fit(self.phase(round, COORDINATOR, "learn", *streams))
         _remember(desk.memory, merged([pool.fresh[k] for k in sorted(pool.fresh)]), "fresh_")
         own = desk.memory["own"].astype(bool)[asked.owner]
-        return replace(fit, terms={**fit.terms, "reverse_kl": float((old - teacher)[own].mean())})
+        return replace(fit, terms={**fit.terms, "reverse_kl": float((old - teacher)[own, 0].mean())})
 
     def _share(self, round: int, participant: int) -> np.ndarray:
         """The samples of a round whose prompts a participant continues in the round before."""
@@ -181,35 +191,46 @@ class FLMiniLLM(Prompted):
         asked = merged([fresh, self.generate(desk, samples[own], round, COORDINATOR)])
         _remember(desk.memory, asked)
         desk.memory["own"] = own.astype(np.uint8)
+        if self.draws:
+            key = self.key(round, COORDINATOR, "draw")
+            desk.memory["drawn"] = desk.learner.draw_tokens(self.examples(desk, asked), self.draws, key)
         return asked
 
-    def _scores(
-        self, who: Site | Desk, examples: Examples, round: int, sender: int, levels: int | None = None
-    ) -> tuple[np.ndarray, Responses | None]:
-        """What the model of `who` makes of the sequences' tokens."""
-        return who.learner.score_tokens(
-            examples,
-            levels=self.levels if levels is None else levels,
-            quantiser="sample" if self.settings.feedback == "sparse" else "largest_remainder",
-            key=self.key(round, sender, "score"),
-        )
+    def _rows(self, who: Site | Desk, examples: Examples, round: int) -> Responses | None:
+        """The distributions of the model of `who` at the sequences' tokens, where they are sent."""
+        if not self.levels:
+            return None
+        key = self.key(round, COORDINATOR, "rows")  # the grid's nearest point draws nothing
+        return who.learner.token_rows(examples, levels=self.levels, quantiser="largest_remainder", key=key)
 
     def _lesson(
-        self, asked: Sequences, teacher: np.ndarray, old: np.ndarray, rows: Pooled | None, mixing: float
+        self,
+        asked: Sequences,
+        teacher: np.ndarray,
+        old: np.ndarray,
+        mixing: float,
+        *,
+        rows: Pooled | None,
+        drawn: np.ndarray | None = None,
     ) -> Lesson:
-        """teacher, old: log-probabilities of the tokens under the teacher and the one who learns."""
-        earned = returns.rewards(teacher, old)
+        """teacher, old: [M, 1 + J] log-probabilities of the tokens, and of those drawn beside them, under the
+        teacher and the one who learns."""
+        rewards = returns.rewards(teacher, old)
+        earned = rewards[:, 0]
         after = returns.long_term(
             earned, asked.offsets, self.settings.gamma, per_token=self.settings.per_token
         )
-        advantages = after if rows is not None else earned + after
+        advantages = after if rows is not None or drawn is not None else earned + after
         return Lesson(
             offsets=asked.offsets,
-            old=old,
+            old=old[:, 0],
             advantages=(advantages - advantages.mean()).astype(np.float32),
-            weights=returns.mixed_weights(old, teacher, mixing).astype(np.float32),
+            weights=returns.mixed_weights(old[:, 0], teacher[:, 0], mixing).astype(np.float32),
             clip=self.settings.clip,
             teacher=rows,
+            drawn=None if drawn is None else drawn.astype(np.int64),
+            drawn_old=None if drawn is None else old[:, 1:],
+            drawn_advantages=None if drawn is None else returns.among(rewards[:, 1:]).astype(np.float32),
         )
 
     def _stream(self, examples: Examples, lesson: Lesson, weight: float) -> Stream:

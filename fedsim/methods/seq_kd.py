@@ -7,8 +7,8 @@ Kim, Rush; EMNLP 2016; arXiv 1606.07947.
     learn     cross-entropy on all the sequences (the forward KL from the teachers, up to a constant), and on
               the proxy set
 
-Deviations: sequences are sampled, where the paper takes the likeliest of a beam search, so that they come from
-the same distribution as those of `fl_minillm`; each prompt is continued by one teacher.
+Deviations: sequences are sampled, where the paper takes the likeliest of a beam search, so that they come
+from the same distribution as those of `fl_minillm`; each prompt is continued by one teacher.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ MIRRORED = frozenset(
         "sample_losses",
         "generate",
         "score_tokens",
+        "token_rows",
+        "draw_tokens",
         "evaluate",
         "weights",
         "parameters",

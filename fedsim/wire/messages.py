@@ -59,7 +59,8 @@ class Expectation:
     samples [n] int64, if given the message must be about exactly these, and may leave them out.
     Parameters only: size P.
     Sequences: classes, samples and proxy_size as for responses, at most `positions` tokens in each sequence;
-    at most `size` sequences are scored; levels of the rows, 0 where there must be none.
+    at most `size` sequences are scored; at most `draws` tokens beside each; levels of the rows, 0 where there
+    must be none.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Expectation:
     proxy_size: int = 0
     samples: np.ndarray | None = None
     size: int = 0
+    draws: int = 0
 
 
 def encode(
@@ -116,7 +118,7 @@ def memory_limit(expect: Expectation) -> int:
         return 4 * expect.size + 1024
     samples = expect.proxy_size if expect.samples is None else len(expect.samples)
     if expect.kind == "sequences":
-        entries = expect.positions * max(1, min(expect.classes, expect.levels))
+        entries = expect.positions * (1 + max(expect.draws, min(expect.classes, expect.levels)))
         return BYTES_PER_ENTRY * max(expect.size, samples) * entries + (1 << 16)
     return BYTES_PER_ENTRY * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
 

@@ -371,12 +371,13 @@ for knowledge, known in (
     VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
 ROLLOUTS = Rollouts(
     Sequences(np.array([1, 4, 5]), np.array([0, 2, 3, 7]), np.arange(7, dtype=np.int32)),
-    -np.linspace(0, 9, 60, dtype=np.float32),
+    np.arange(14, dtype=np.int32).reshape(7, 2),
+    -np.linspace(0, 9, 180, dtype=np.float32).reshape(60, 3),
     dataclasses.replace(responses_of(60, 1, 30, 15, claims=False), samples=np.arange(60)),
     np.linspace(1, 2, 5, dtype=np.float32),
 )
 VICTIMS.append(
-    (send(ROLLOUTS), Expectation("sequences", "up", 4, 2, 30, 20, 15, proxy_size=9, samples=None, size=5))
+    (send(ROLLOUTS), Expectation("sequences", "up", 4, 2, 30, 20, 15, proxy_size=9, size=5, draws=2))
 )
 
 
