@@ -37,8 +37,8 @@ def single_step(logits_RK: Tensor, teacher_RK: Tensor) -> Tensor:
 def sampled(
     logits_RK: Tensor, tokens_RJ: Tensor, old_RJ: Tensor, advantages_RJ: Tensor, clip: float
 ) -> Tensor:
-    """PPO's clipped objective (Schulman et al., arXiv 1707.06347, equation 7) of every row as a loss, [R]: the
-    mean over its J tokens.
+    """PPO's clipped objective (Schulman et al., arXiv 1707.06347, equation 7) as a loss of every row, [R]:
+    the mean over its J tokens.
 
     old_RJ: log q of the tokens under the student that they were drawn from.   advantages_RJ: what they earn.
     Where nothing moved yet, the gradient of a token's part is −A ∇ log q.

@@ -52,8 +52,8 @@ def remaining(offsets: np.ndarray) -> np.ndarray:
 
 
 def among(rewards: np.ndarray) -> np.ndarray:
-    """What each of a step's draws earns beside the others, [M, J]: its reward less the mean of theirs, which is
-    independent of it, so that the expected gradient stays what it is."""
+    """What each of a step's draws earns beside the others, [M, J]: its reward less the mean of theirs, which
+    is independent of it, so that the expected gradient stays what it is."""
     draws = rewards.shape[1]
     if draws == 1:
         return rewards
