@@ -121,7 +121,7 @@ class FLMiniLLM(Prompted):
         fit = site.learner.fit(self.phase(round, who, "local", *streams))
         scores = site.learner.score_tokens(examples, received.drawn)
         claims = (
-            site.learner.sample_losses(site.public.proxy, asked.samples) if self.settings.confidence else None
+            site.learner.claims(site.public.proxy, asked.samples) if self.settings.confidence else None
         )
         mine = self._share(round + 1, who)
         fresh = self.generate(site, mine, round, who) if len(mine) else None
@@ -153,7 +153,7 @@ class FLMiniLLM(Prompted):
             drawn=self.draws,
             levels=self.levels,
             confidence=confidence,
-            reference=desk.learner.sample_losses(proxy, asked.samples) if confidence else None,
+            reference=desk.learner.claims(proxy, asked.samples) if confidence else None,
             room=self.room(proxy),
             end=self.world.interface.end_of_text,
         )

@@ -33,7 +33,16 @@ VERSION = 1
 # A code, once used, is never given to another meaning: old messages stay readable or are refused.
 KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5}
 DIRECTIONS = {"up": 0, "down": 1}
-SECTIONS = {"meta": 1, "samples": 2, "lengths": 3, "ids": 4, "counts": 5, "claims": 6, "vector": 7}
+SECTIONS = {
+    "meta": 1,
+    "samples": 2,
+    "lengths": 3,
+    "ids": 4,
+    "counts": 5,
+    "claims": 6,
+    "vector": 7,
+    "skills": 8,
+}
 SECTIONS |= {"about": 96, "ends": 97, "tokens": 98, "scores": 99, "drawn": 100}  # of sequences
 
 _KIND_NAMES = {code: name for name, code in KINDS.items()}

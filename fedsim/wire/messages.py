@@ -9,6 +9,7 @@ Sections of a responses message (n samples, p positions, R = n·p rows, nnz entr
               entry is its first id itself
     counts    entropy-coded counts, minus one, without each row's last: the row sums to `levels` [nnz − R]
     claims    float16 [n]; absent where the sender has none
+    skills    float16 [G]; there if and only if the receiver expects them
 
 The "minus one"s make ascending ids and positive counts the only thing a message can say.
 
@@ -55,8 +56,9 @@ class Expectation:
     """What the receiver knows about a message before it opens it. Anything else is "unexpected".
 
     kind, direction, round, sender: as in Message.
-    Responses only: classes K, positions p, levels L; proxy_size, sample ids are below it;
-    samples [n] int64, if given the message must be about exactly these, and may leave them out.
+    Responses only: classes K, positions p, levels L (coarser: or fewer); proxy_size, sample ids are below
+    it; samples [n] int64, if given the message must be about exactly these, and may leave them out;
+    groups G that there must be skills for.
     Parameters only: size P.
     Sequences: classes, samples and proxy_size as for responses, at most `positions` tokens in each sequence;
     at most `size` sequences are scored; at most `draws` tokens beside each; levels of the rows, 0 where there
@@ -70,8 +72,10 @@ class Expectation:
     classes: int = 0
     positions: int = 0
     levels: int = 0
+    coarser: bool = False
     proxy_size: int = 0
     samples: np.ndarray | None = None
+    groups: int = 0
     size: int = 0
     draws: int = 0
 
@@ -146,6 +150,9 @@ def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, Bu
     if responses.claims is not None:
         with np.errstate(over="ignore"):  # past 65,504 a claim becomes infinite, and is refused as such
             sections["claims"] = responses.claims.astype("<f2").tobytes()
+    if responses.skills is not None:
+        with np.errstate(over="ignore"):
+            sections["skills"] = responses.skills.astype("<f2").tobytes()
     return sections
 
 
@@ -169,33 +176,37 @@ def _check(responses: Responses) -> None:
 
 
 def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Responses:
-    _require(sections, {"meta", "lengths", "ids", "counts"}, {"samples", "claims"})
+    skilled = {"skills"} if expect.groups else set()
+    _require(sections, {"meta", "lengths", "ids", "counts", *skilled}, {"samples", "claims"})
     classes, levels, positions, size = _unpack(_RESPONSES_META, sections["meta"])
     _expected("classes", classes, expect.classes)
-    _expected("levels", levels, expect.levels)
+    if not (expect.coarser and 1 <= levels <= expect.levels):
+        _expected("levels", levels, expect.levels)
     _expected("positions", positions, expect.positions)
     rows = size * positions
     if max(rows, size) > limit // BYTES_PER_ENTRY:
         raise MessageError("oversized", f"{rows} rows in a limit of {limit} bytes")
     samples = _decode_samples(sections.get("samples"), size, expect)
-    claims = _decode_claims(sections.get("claims"), size)
+    claims = _decode_numbers(sections.get("claims"), size, "claims")
+    skills = _decode_numbers(sections.get("skills"), expect.groups, "skills")
     offsets = _decode_offsets(sections["lengths"], rows, min(classes, levels))
     if offsets[-1] > limit // BYTES_PER_ENTRY:
         raise MessageError("oversized", f"{offsets[-1]} entries in a limit of {limit} bytes")
     ids = _decode_ids(sections["ids"], offsets, classes)
     counts = _decode_counts(sections["counts"], offsets, levels)
-    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims)
+    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims, skills)
 
 
-def _decode_claims(section: memoryview | None, size: int) -> np.ndarray | None:
+def _decode_numbers(section: memoryview | None, size: int, name: str) -> np.ndarray | None:
+    """float16 as float32, [size]."""
     if section is None:
         return None
     if len(section) != 2 * size:
-        raise MessageError("corrupted", f"{len(section)} bytes of claims for {size} samples")
-    claims = np.frombuffer(section, "<f2").astype(np.float32)
-    if not np.isfinite(claims).all():
-        raise MessageError("non-finite", "claims")
-    return claims
+        raise MessageError("corrupted", f"{len(section)} bytes of {name}, {2 * size} expected")
+    numbers = np.frombuffer(section, "<f2").astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise MessageError("non-finite", name)
+    return numbers
 
 
 def _decode_offsets(section: memoryview, rows: int, longest: int) -> np.ndarray:
