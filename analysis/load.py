@@ -51,6 +51,7 @@ class Tables:
     rounds: pd.DataFrame
     participants: pd.DataFrame
     messages: pd.DataFrame
+    measures: pd.DataFrame
     partition: pd.DataFrame
     summary: pd.DataFrame
 

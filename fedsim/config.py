@@ -311,6 +311,13 @@ class Evaluation(Settings):
     """Evaluate the student every that many rounds, and in the last."""
     participants: Literal["last", "always", "never"] = "last"
     """When specialists are scored on the global test set."""
+    generate: Annotated[int, Field(ge=0)] = 0
+    """Text: let the student continue that many prompts of the test set whenever it is evaluated, and measure
+    ROUGE-L and distinct-n (`pip install 'fedsim[generation]'`); 0 measures nothing."""
+    prompt: Annotated[int, Field(ge=1)] = 16
+    """Tokens of a window that are its prompt there, where the data has no prompts of its own."""
+    longest: Annotated[int, Field(ge=1)] = 48
+    """Most tokens that are generated there."""
 
 
 class Demand(Settings):

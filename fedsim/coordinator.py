@@ -67,8 +67,9 @@ class Coordinator:
             self._load(checkpoint / "coordinator")
             return Closing()
         score, loss = learner.evaluate(self.public.test)
+        measures = self._generated()
         learner.flops = 0.0
-        return Closing(score=score, loss=loss)
+        return Closing(score=score, loss=loss, measures=measures)
 
     def open(self, round: int) -> Message | None:
         """Begin a round; the message that goes to every participant, or None."""
@@ -120,8 +121,10 @@ class Coordinator:
         flops = self._desk.learner.flops - self._flops
         score = loss = float("nan")
         config = self.world.config
+        measures = {f"train/{name}": value for name, value in fit.terms.items()} if fit else {}
         if round % config.evaluation.every == 0 or round == config.rounds:
             score, loss = self._desk.learner.evaluate(self.public.test)
+            measures |= self._generated()
         if target is not None:
             self._save(target / "coordinator")
         self._round, self._intake = round, None
@@ -132,6 +135,7 @@ class Coordinator:
             learn_loss=fit.loss if fit else float("nan"),
             flops=flops,
             peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            measures=measures,
         )
 
     def export(self, folder: AnyPath, card: str, tokenizer: str | None) -> None:
@@ -144,6 +148,15 @@ class Coordinator:
         with storage.saving(folder) as local:
             export(self._desk.learner, self.world.interface, local, tokenizer)
         storage.write(folder / "README.md", lambda part: part.write_text(card, encoding="utf-8"))
+
+    def _generated(self) -> dict[str, float]:
+        """What the student makes of prompts of the test set, where the config asks for it."""
+        if not self.world.config.evaluation.generate:
+            return {}
+        from fedsim.evaluation import generated
+
+        found = generated(self.world, self._desk.learner, self.public.test)
+        return {f"test/{name}": value for name, value in found.items()}
 
     def _check_limit(self) -> None:
         """Refuse a limit that would reject every honest message."""

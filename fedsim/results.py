@@ -7,6 +7,7 @@ A run's folder describes itself:
     rounds.parquet        one row per method and round
     participants.parquet  one row per method, round and participant
     messages.parquet      one row per message, both directions; bytes = length of what was sent
+    measures.parquet      what else is measured of the student: terms of its loss, its generated text
     partition.parquet     how the private examples are spread
     summary.json          one row per contender
     checkpoints/          the last finished round of every method, for `--resume`
@@ -91,6 +92,18 @@ MESSAGES: Columns = {
     "status": (_TEXT, "`delivered`, `lost`, `late` or `rejected:<reason>`"),
 }
 
+MEASURES: Columns = {
+    "method": (_TEXT, "contender"),
+    "seed": (_INT, "seed of the run"),
+    "round": (_INT, "0 … rounds"),
+    "name": (
+        _TEXT,
+        "`train/<term>`: mean of a weighted term of the student's loss, nats; `train/reverse_kl`: to the "
+        "pooled teacher, per token of the student's own sequences; `test/<measure>`: see `fedsim.evaluation`",
+    ),
+    "value": (_FLOAT, "its value"),
+}
+
 PARTITION: Columns = {
     "participant": (_INT, "0, 1, 2, …"),
     "group": (_TEXT, "domain (text) or label (images)"),
@@ -101,6 +114,7 @@ TABLES: dict[str, Columns] = {
     "rounds": ROUNDS,
     "participants": PARTICIPANTS,
     "messages": MESSAGES,
+    "measures": MEASURES,
     "partition": PARTITION,
 }
 

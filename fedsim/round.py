@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedsim import events
 from fedsim.executor import Executor, Opening, Task
@@ -21,6 +21,7 @@ class Records:
     round: Row
     participants: list[Row]
     messages: list[Row]
+    measures: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,12 @@ def _records(
         "delivered": list(closing.statuses.values()).count("ok"),
         "peak_memory_mib": closing.peak_memory_mib,
     }
-    return Records(summary, participants, messages)
+    return Records(summary, participants, messages, measures(common, closing))
+
+
+def measures(common: Row, closing: Closing) -> list[Row]:
+    """The rows of what was measured of the student.   common: what all rows of a round hold."""
+    return [{**common, "name": name, "value": value} for name, value in closing.measures.items()]
 
 
 def _absent(method: Method, participant: int) -> Report:

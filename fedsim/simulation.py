@@ -37,7 +37,7 @@ from fedsim.models import presets
 from fedsim.network import Clock
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
-from fedsim.round import Place, Records, run_round
+from fedsim.round import Place, Records, measures, run_round
 from fedsim.runtime import in_job_copy
 from fedsim.storage import AnyPath, StorageError
 from fedsim.types import Closing, Interface
@@ -77,6 +77,11 @@ class Result:
     def messages(self) -> pd.DataFrame:
         """One row per message."""
         return self._table("messages")
+
+    @cached_property
+    def measures(self) -> pd.DataFrame:
+        """What else was measured of the students: one row per method, round and name."""
+        return self._table("measures")
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -125,6 +130,9 @@ def check_settings(config: RunConfig) -> None:
             expected = f"a method for {modality}; it works on {', '.join(sorted(reads))}"
             raise ConfigError(f"methods.{place}.name", entry.name, expected)
         METHODS[entry.name].check(config, entry, f"methods.{place}")
+    if config.evaluation.generate and (modality != "text" or find_spec("rouge_score") is None):
+        expected = "0" if modality != "text" else "0, or: pip install 'fedsim[generation]'"
+        raise ConfigError("evaluation.generate", config.evaluation.generate, expected)
     if people.adapter is not None:
         _check_adapter(config)
     if config.pretraining.steps:
@@ -372,7 +380,8 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         loss=closing.loss,
         learn_loss=float("nan"),
     )
-    return Records(row, [], [])
+    common = {column: row[column] for column in ("method", "seed", "round")}
+    return Records(row, [], [], measures(common, closing))
 
 
 def world(config: RunConfig, data: federation.Federation) -> World:
@@ -395,6 +404,7 @@ def world(config: RunConfig, data: federation.Federation) -> World:
         proxy_labelled=text or not {"labels", "input_ids"}.isdisjoint(data.public.proxy.arrays),
         sizes=tuple(len(shard.train) for shard in data.shards),
         plugins=plugins.read(config.plugins),
+        tokenizer=data.tokenizer_json if text else None,
     )
 
 

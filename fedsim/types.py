@@ -232,6 +232,7 @@ class Closing:
     statuses: participant → `ok` or `rejected:<reason>`, for every message that arrived.
     score, loss: the student on the test set, NaN where not evaluated.   learn_loss: of its training.
     flops: what the coordinator computed.   peak_memory_mib: its process' largest memory so far.
+    measures: all else that was measured of the student, by name: see `results.MEASURES`.
     """
 
     statuses: dict[int, str] = field(default_factory=dict)
@@ -240,6 +241,7 @@ class Closing:
     learn_loss: float = float("nan")
     flops: float = 0.0
     peak_memory_mib: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 def concatenate(parts: list[Examples]) -> Examples:

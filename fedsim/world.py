@@ -29,6 +29,7 @@ class World:
     proxy_labelled: whether the proxy set can be learnt from by itself (text always can).
     sizes: private training examples of each participant.   plugins: path → text, see `plugins`.
     averages: whether the method in hand makes its student of the participants' parameters.
+    tokenizer: text, the text of its `tokenizer.json`.
     """
 
     config: RunConfig
@@ -39,6 +40,7 @@ class World:
     sizes: tuple[int, ...]
     plugins: Mapping[str, str] = field(default_factory=dict)
     averages: bool = False
+    tokenizer: str | None = None
 
     @property
     def seed(self) -> int:

@@ -166,6 +166,12 @@ def encode_windows(
     return pack(encode(tokenizer_json, documents, end_of_text), groups, keys, window)
 
 
+def decode(tokenizer_json: str, rows: Sequence[np.ndarray], end_of_text: int = 0) -> list[str]:
+    """The texts of rows of token ids, the end of text left out."""
+    reader = _reader(tokenizer_json)
+    return [str(reader.decode([int(i) for i in row if i != end_of_text])) for row in rows]
+
+
 def _reader(tokenizer_json: str) -> Any:
     from tokenizers import Tokenizer
 

@@ -120,9 +120,7 @@ class FLMiniLLM(Prompted):
             streams.append(self._stream(examples, lesson, self.settings.teach))
         fit = site.learner.fit(self.phase(round, who, "local", *streams))
         scores = site.learner.score_tokens(examples, received.drawn)
-        claims = (
-            site.learner.claims(site.public.proxy, asked.samples) if self.settings.confidence else None
-        )
+        claims = site.learner.claims(site.public.proxy, asked.samples) if self.settings.confidence else None
         mine = self._share(round + 1, who)
         fresh = self.generate(site, mine, round, who) if len(mine) else None
         return Rollouts(fresh, None, scores, self._rows(site, examples, round), claims), fit

@@ -45,7 +45,7 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
     """The rows of a text run; `labels` renames contenders, scores grow a little with the seed."""
     called = {method: (labels or {}).get(method, method) for method in methods}
     facts = {"metric": "perplexity", "higher_is_better": False}
-    out: Rows = {"rounds": [], "participants": [], "messages": [], "partition": []}
+    out: Rows = {"rounds": [], "participants": [], "messages": [], "measures": [], "partition": []}
     for method in methods:
         for number in range(ROUNDS + 1):
             moved = number > 0 and method in UP
@@ -64,6 +64,8 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
                 "flops_coordinator": 1e11, "planned": INSTITUTIONS, "delivered": INSTITUTIONS,
                 "peak_memory_mib": 400.0,
             })  # fmt: skip
+            told = {"method": called[method], "seed": seed, "round": number}
+            out["measures"].append({**told, "name": "train/task", "value": 2.5})
         if method in ("centralized", "proxy_only"):
             continue
         for number in range(1, ROUNDS + 1):

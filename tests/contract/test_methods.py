@@ -47,7 +47,9 @@ MODEL["image_text"] = {
 PAIRS = [(modality, name) for name in METHODS for modality in METRICS if modality in METHODS[name].modalities]
 EACH = pytest.mark.parametrize("modality, name", PAIRS)
 EVERY = pytest.mark.parametrize("name", METHODS)
-SETTINGS = {name: {"prompt": 4, "longest": 6, "sequences": 8, "batch": 4} for name in ("fl_minillm", "seq_kd")}
+SETTINGS = {
+    name: {"prompt": 4, "longest": 6, "sequences": 8, "batch": 4} for name in ("fl_minillm", "seq_kd")
+}
 """For windows as short as these."""
 
 
