@@ -11,6 +11,8 @@ Sections of a responses message (n samples, p positions, R = n·p rows, nnz entr
     claims    float16 [n]; absent where the sender has none
     skills    float16 [G]; there if and only if the receiver expects them
 
+A mixture's sections are its parts, each named by its kind and made of the sections of that kind.
+
 The "minus one"s make ascending ids and positive counts the only thing a message can say.
 
 Sections of a parameters message:
@@ -31,9 +33,9 @@ from typing import Any
 import numpy as np
 
 from fedsim.errors import MessageError
-from fedsim.types import Knowledge, Message, Parameters, Responses, Rollouts
-from fedsim.wire import sequences
-from fedsim.wire.container import Buffer, pack, unpack
+from fedsim.types import Features, Knowledge, Message, Mixture, Parameters, Prototypes, Responses, Rollouts
+from fedsim.wire import inner, sequences
+from fedsim.wire.container import Buffer, join, pack, split, unpack
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.reading import decode_samples as _decode_samples
 from fedsim.wire.reading import expected as _expected
@@ -60,6 +62,9 @@ class Expectation:
     it; samples [n] int64, if given the message must be about exactly these, and may leave them out;
     groups G that there must be skills for.
     Parameters only: size P.
+    Features: their layers, at most `rank` columns, and samples as for responses.
+    Prototypes: `rank` numbers each, of `groups` groups with at most `slots` each.
+    A mixture: what may be in it, any of these, by `parts`.
     Sequences: classes, samples and proxy_size as for responses, at most `positions` tokens in each sequence;
     at most `size` sequences are scored; at most `draws` tokens beside each; levels of the rows, 0 where there
     must be none.
@@ -75,9 +80,19 @@ class Expectation:
     coarser: bool = False
     proxy_size: int = 0
     samples: np.ndarray | None = None
-    groups: int = 0
     size: int = 0
     draws: int = 0
+    layers: int = 0
+    rank: int = 0
+    groups: int = 0
+    slots: int = 0
+    parts: tuple[Expectation, ...] = ()
+
+    @property
+    def samples_known(self) -> bool:
+        """Whether the receiver knows what samples all parts of the message are about."""
+        about_samples = [part for part in self.parts if part.kind != "prototypes"]
+        return self.samples is not None or (bool(self.parts) and all(p.samples_known for p in about_samples))
 
 
 def encode(
@@ -120,7 +135,14 @@ def memory_limit(expect: Expectation) -> int:
     """The `limit` for `decode` that admits every valid message of this expectation, in bytes."""
     if expect.kind == "parameters":
         return 4 * expect.size + 1024
+    if expect.kind == "mixture":
+        return sum(memory_limit(part) for part in expect.parts) + 1024
+    if expect.kind == "prototypes":
+        most = expect.groups * expect.slots
+        return inner.BYTES_PER_NUMBER * most * (expect.rank + inner.ROW) + (1 << 16)
     samples = expect.proxy_size if expect.samples is None else len(expect.samples)
+    if expect.kind == "features":
+        return inner.BYTES_PER_CODE * samples * max(1, expect.layers * expect.rank) + (1 << 16)
     if expect.kind == "sequences":
         entries = expect.positions * (1 + max(expect.draws, min(expect.classes, expect.levels)))
         return BYTES_PER_ENTRY * max(expect.size, samples) * entries + (1 << 16)
@@ -275,12 +297,41 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     return Parameters(vector, examples, largest)
 
 
+# ---- mixture
+
+
+def _encode_mixture(mixture: Mixture, samples_known: bool) -> dict[str, Buffer]:
+    parts = mixture.parts()
+    if not parts:
+        raise ValueError("a mixture of nothing")
+    return {kind: join(CODECS[kind][1](part, samples_known)) for kind, part in parts.items()}
+
+
+def _decode_mixture(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Mixture:
+    """Each part has as much of the limit as it can need, as long as there is some left."""
+    expectations = {part.kind: part for part in expect.parts}
+    _require(sections, set(), set(expectations))
+    if not sections:
+        raise MessageError("unexpected", "a mixture of nothing")
+    parts: dict[str, Any] = {}
+    for kind, section in sections.items():
+        share = min(limit, memory_limit(expectations[kind]))
+        if len(section) > share:
+            raise MessageError("oversized", f"{len(section)} bytes of {kind}, at most {share} are accepted")
+        parts[kind] = CODECS[kind][2](split(section), expectations[kind], share)
+        limit -= share
+    return Mixture(**parts)
+
+
 Encoder = Callable[[Any, bool], dict[str, Buffer]]
 Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "responses": (Responses, _encode_responses, _decode_responses),
     "parameters": (Parameters, _encode_parameters, _decode_parameters),
+    "features": (Features, inner.encode_features, inner.decode_features),
+    "prototypes": (Prototypes, inner.encode_prototypes, inner.decode_prototypes),
+    "mixture": (Mixture, _encode_mixture, _decode_mixture),
     "sequences": (
         Rollouts,
         partial(sequences.encode, rows=_encode_responses),
