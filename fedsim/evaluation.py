@@ -6,6 +6,10 @@
     distinct_2   arXiv 1510.03055), 0 … 1
     length       mean number of generated tokens
 
+    excess_error_l   exposure bias: how much larger a student's error is, over the first l tokens, after
+                 beginnings of its own than after a teacher's (Arora et al., arXiv 2204.01171, equation 11,
+                 with the reverse KL as the error); 0.1 is 10 %
+
 Text is sampled at temperature 1, as its model would write it, with the same random numbers in every round.
 """
 
@@ -46,6 +50,23 @@ def generated(world: World, learner: Learner, examples: Examples) -> dict[str, f
         "distinct_2": distinct(written, 2),
         "length": len(tokens) / number,
     }
+
+
+def excess_error(error: np.ndarray, offsets: np.ndarray, own: np.ndarray) -> dict[str, float]:
+    """error: [M], of the student at every token of N sequences.   own: [N] bool, whether it wrote them.
+
+    For l = 4, 8, 16 … up to the longest sequence; nothing where only one side wrote any.
+    """
+    lengths = np.diff(offsets)
+    place, mine = np.arange(len(error)) - np.repeat(offsets[:-1], lengths), np.repeat(own, lengths)
+    if own.all() or not own.any():
+        return {}
+    found, reach = {}, 4
+    while reach <= lengths.max():
+        near = place < reach
+        found[f"excess_error_{reach}"] = float(error[near & mine].mean() / error[near & ~mine].mean() - 1)
+        reach *= 2
+    return found
 
 
 def rouge_l(written: Sequence[str], expected: Sequence[str]) -> float:

@@ -42,6 +42,7 @@ from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import as_pooled
 from fedsim.aggregation.rollouts import RolloutPool
 from fedsim.config import Settings
+from fedsim.evaluation import excess_error
 from fedsim.methods.base import Desk, Pool, Site
 from fedsim.methods.prompted import Prompted, PromptSettings
 from fedsim.sequences import merged
@@ -169,8 +170,17 @@ class FLMiniLLM(Prompted):
             streams.append(replace(plain, weight=self.settings.language))
         fit = desk.learner.fit(self.phase(round, COORDINATOR, "learn", *streams))
         _remember(desk.memory, merged([pool.fresh[k] for k in sorted(pool.fresh)]), "fresh_")
-        own = desk.memory["own"].astype(bool)[asked.owner]
-        return replace(fit, terms={**fit.terms, "reverse_kl": float((old - teacher)[own, 0].mean())})
+        own = desk.memory["own"].astype(bool)
+        apart, mine = old - teacher, own[asked.owner]
+        measured = {"reverse_kl": float(apart[mine, 0].mean())}
+        if drawn is not None:
+            fresh = desk.learner.score_tokens(examples, drawn)
+            # Of the same draws, weighted to be the student's as it is now.
+            after = np.exp(fresh - old) * (fresh - teacher)
+            measured["single_step_kl_before"] = float(apart[mine, 1:].mean())
+            measured["single_step_kl_after"] = float(after[mine, 1:].mean())
+            measured |= excess_error(apart[:, 1:].mean(1), asked.offsets, own)
+        return replace(fit, terms={**fit.terms, **measured})
 
     def _share(self, round: int, participant: int) -> np.ndarray:
         """The samples of a round whose prompts a participant continues in the round before."""
