@@ -111,7 +111,7 @@ MEASURES: Columns = {
         _TEXT,
         "`train/<term>`: mean of a weighted term of the student's loss that has no column, nats; "
         "`train/reverse_kl`: to the pooled teacher, per token of the student's own sequences; "
-        "`train/single_step_kl_before` and `_after` a round's training: the same, from the tokens drawn beside; "
+        "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
         "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`",
     ),
     "value": (_FLOAT, "its value"),
