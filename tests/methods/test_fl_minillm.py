@@ -244,3 +244,13 @@ def test_mistakes_are_found_before_anything_starts(tmp_path):
     assert refused(windows, tmp_path).field == "methods.0.prompt"
     generate = {**images, "student.model": "vit-micro", "methods": ["solo"], "evaluation": {"generate": 3}}
     assert refused(generate, tmp_path).field == "evaluation.generate"
+
+
+@pytest.mark.slow
+def test_on_ray_with_hosts_that_pool_it_is_the_same_run(ran, tmp_path):
+    config = tiny(tmp_path, **{"runtime.participants_per_actor": 2})
+    spread = simulation.run(config.model_copy(update={"methods": config.methods[1:2]}))
+    for table, measured in (("rounds", ["wall_s", "peak_memory_mib"]), ("measures", []), ("messages", [])):
+        whole, again = getattr(ran, table), getattr(spread, table)
+        expected = whole[whole.method == "sparse"].drop(columns=measured).reset_index(drop=True)
+        assert expected.equals(again.drop(columns=measured).reset_index(drop=True)), table
