@@ -67,6 +67,7 @@ class Tables:
     participants: pd.DataFrame
     messages: pd.DataFrame
     sections: pd.DataFrame
+    measures: pd.DataFrame
     partition: pd.DataFrame
     summary: pd.DataFrame
     trials: pd.DataFrame | None = None

@@ -77,6 +77,10 @@ class Source(Settings):
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     text_column: str = "text"
+    """Text; where there are prompts, what follows them."""
+    prompt_column: str | None = None
+    """Text: instructions or questions. Each row then becomes one window, its prompt given and only what
+    follows it predicted; rows that don't fit `data.window` are left out."""
     image_column: str = "image"
     """Images, or their addresses (http) in a hub dataset. WebDataset: the ending, e.g. `jpg`."""
     caption_column: str | None = None
@@ -324,6 +328,13 @@ class Evaluation(Settings):
     """Evaluate the student every that many rounds, and in the last."""
     participants: Literal["last", "always", "never"] = "last"
     """When specialists are scored on the global test set."""
+    generate: Annotated[int, Field(ge=0)] = 0
+    """Text: let the student continue that many prompts of the test set whenever it is evaluated, and measure
+    ROUGE-L and distinct-n (`pip install 'fedsim[generation]'`); 0 measures nothing."""
+    prompt: Annotated[int, Field(ge=1)] = 16
+    """Tokens of a window that are its prompt there, where the data has no prompts of its own."""
+    longest: Annotated[int, Field(ge=1)] = 48
+    """Most tokens that are generated there."""
 
 
 class Demand(Settings):

@@ -20,6 +20,7 @@ from fedsim import adversaries, memory, storage
 from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
+from fedsim.results import TERMS
 from fedsim.storage import AnyPath
 from fedsim.training import HeadSpec
 from fedsim.types import COORDINATOR, Closing, Examples, Message, Public
@@ -71,8 +72,9 @@ class Coordinator:
             self._load(checkpoint / "coordinator")
             return Closing()
         score, loss = learner.evaluate(self.public.test)
+        measures = self._generated()
         learner.flops = 0.0
-        return Closing(score=score, loss=loss)
+        return Closing(score=score, loss=loss, measures=measures)
 
     def open(self, round: int) -> Message | None:
         """Begin a round; the message that goes to every participant, or None."""
@@ -125,8 +127,11 @@ class Coordinator:
         flops = self._desk.learner.flops - self._flops
         score = loss = attack = float("nan")
         config = self.world.config
+        terms = fit.terms if fit else {}
+        measures = {f"train/{name}": value for name, value in terms.items() if name not in TERMS}
         if round % config.evaluation.every == 0 or round == config.rounds:
             score, loss = self._desk.learner.evaluate(self.public.test)
+            measures |= self._generated()
             adversary = config.participants.adversary
             if adversary is not None and adversary.kind == "backdoor":
                 attack, _ = self._desk.learner.evaluate(adversaries.triggered(self.public.test))
@@ -138,10 +143,11 @@ class Coordinator:
             score=score,
             loss=loss,
             learn_loss=fit.loss if fit else float("nan"),
-            terms=fit.terms if fit else {},
+            terms=terms,
             attack_success=attack,
             flops=flops,
             peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            measures=measures,
         )
 
     def export(self, folder: AnyPath, card: str, tokenizer: str | None) -> None:
@@ -154,6 +160,15 @@ class Coordinator:
         with storage.saving(folder) as local:
             export(self._desk.learner, self.world.interface, local, tokenizer)
         storage.write(folder / "README.md", lambda part: part.write_text(card, encoding="utf-8"))
+
+    def _generated(self) -> dict[str, float]:
+        """What the student makes of prompts of the test set, where the config asks for it."""
+        if not self.world.config.evaluation.generate:
+            return {}
+        from fedsim.evaluation import generated
+
+        found = generated(self.world, self._desk.learner, self.public.test)
+        return {f"test/{name}": value for name, value in found.items()}
 
     def _check_limit(self) -> None:
         """Refuse a limit that would reject every honest message."""

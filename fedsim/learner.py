@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsim import losses, storage
+from fedsim import generation, losses, policy_gradient, storage
 from fedsim.aggregation.exact import Pooled
 from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
 from fedsim.guidance import guided_terms, prototype_term, pulls
-from fedsim.modalities.base import Modality, chunks
+from fedsim.modalities.base import UNASKED, Modality, chunks
 from fedsim.models.flops import forward_flops, training_factor
 from fedsim.models.heads import Heads
 from fedsim.models.taps import LAST, tapped
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
-from fedsim.training import Fit, Objective, Phase, Stream
+from fedsim.training import Fit, Lesson, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
 from fedsim.wire.quantise import QUANTISERS
 
@@ -124,14 +124,50 @@ class Learner:
             terms, self.heads.domains = guided_terms(self.heads, stream, batch), None
         if want.response and stream.teacher is not None:
             teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
-            apart = losses.divergence(logits_RK, teacher_RK, want.divergence, want.temperature, want.skew)
+            wanted = self.modality.wanted(stream.examples, batch, self.engine.device)
+            told_RK = logits_RK
+            if wanted is not None:
+                told_RK, teacher_RK = logits_RK[wanted], teacher_RK[wanted]
+            apart = losses.divergence(told_RK, teacher_RK, want.divergence, want.temperature, want.skew)
             terms["response"] = stream.weight * want.response * apart
         if want.task:
             task = self.modality.task_loss(logits, logits_RK, stream.examples, batch, self.engine.device)
             if task is not None:
                 terms["task"] = stream.weight * want.task * task
+        if stream.lesson is not None:
+            of_lesson = self._lesson_terms(stream.examples, stream.lesson, batch, logits_RK)
+            terms |= {name: stream.weight * term for name, term in of_lesson.items()}
         if not terms:
             raise ValueError("a stream has neither a teacher nor answers to learn from")
+        return terms
+
+    def _lesson_terms(
+        self, examples: Examples, lesson: Lesson, batch: np.ndarray, logits_RK: Tensor
+    ) -> dict[str, Tensor]:
+        """The policy gradient on the sequences at `batch`, per token of an average sequence, so that neither
+        padding nor who shares a batch changes what a token weighs."""
+        answers = self._known(examples, batch)
+        asked = answers != UNASKED
+        logits, tokens = logits_RK[asked], answers[asked]
+        spans = [np.arange(lesson.offsets[i], lesson.offsets[i + 1]) for i in batch]
+        index = np.concatenate(spans)
+
+        def of_batch(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values[index]).to(logits.device)
+
+        scale = of_batch(lesson.weights) / (len(batch) * lesson.offsets[-1] / (len(lesson.offsets) - 1))
+        old, advantages = of_batch(lesson.old)[:, None], of_batch(lesson.advantages)[:, None]
+        long_term = policy_gradient.sampled(logits, tokens[:, None], old, advantages, lesson.clip)
+        terms = {"long_term": (scale * long_term).sum()}
+        if lesson.drawn is not None:
+            assert lesson.drawn_old is not None and lesson.drawn_advantages is not None
+            drawn, before = of_batch(lesson.drawn), of_batch(lesson.drawn_old)
+            earns = of_batch(lesson.drawn_advantages)
+            single_step = policy_gradient.sampled(logits, drawn, before, earns, lesson.clip)
+            terms["single_step"] = (scale * single_step).sum()
+        if lesson.teacher is not None:
+            teacher_RK = _dense(lesson.teacher, index).to(logits.device)
+            terms["single_step"] = (scale * policy_gradient.single_step(logits, teacher_RK)).sum()
         return terms
 
     # Answering ------------------------------------------------------------------------------------
@@ -155,6 +191,9 @@ class Learner:
         lengths, ids, counts, claims = [], [], [], []
         for index, logits_RK in self._answers(proxy, samples):
             probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
+            wanted = self.modality.wanted(proxy, index, torch.device("cpu"))
+            if wanted is not None:  # a certain answer where nobody asks costs next to nothing
+                probs[~wanted.numpy()] = np.eye(1, self.classes)
             length, class_ids, count = QUANTISERS[quantiser](probs, levels, rng)
             lengths.append(length)
             ids.append(class_ids)
@@ -204,7 +243,9 @@ class Learner:
         size = max(1, _CHUNK_VALUES // (self.modality.positions(examples) * self.classes))
         some = np.arange(0, len(examples), -(-len(examples) // size))
         ((index, logits_RK),) = self._answers(examples, some)
-        return fit_temperature(logits_RK, self._known(examples, index))
+        answers = self._known(examples, index)
+        asked = answers != UNASKED
+        return fit_temperature(logits_RK[asked], answers[asked])
 
     def _judged(self, examples: Examples, index: np.ndarray, logits_RK: Tensor, judge: Judge) -> np.ndarray:
         """Claims [n] float32."""
@@ -224,8 +265,69 @@ class Learner:
             answers = self._known(examples, index)
             total += float(self._nll(examples, index, logits_RK).double().sum())
             correct += int(torch.eq(logits_RK.argmax(-1), answers).sum())
-            rows += len(logits_RK)
+            rows += int((answers != UNASKED).sum())
         return self.modality.score(total / rows, correct / rows), total / rows
+
+    def generate(
+        self,
+        examples: Examples,
+        prompts: np.ndarray,
+        room: np.ndarray,
+        *,
+        end: int,
+        key: tuple[int | str, ...] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A continuation of each example's first `prompts` tokens: (offsets [N + 1], tokens [M] int32).
+
+        room: most tokens of each.   key: what the draws are for; None takes the likeliest tokens.
+        """
+        if not len(examples):
+            return np.zeros(1, np.int64), np.zeros(0, np.int32)
+        uniform = None if key is None else generator(*_seeded(key)).random((len(examples), int(room.max())))
+        ids = examples.arrays["input_ids"]
+        found = generation.generate(self.engine.model, ids, prompts, room, end, uniform, self.engine.device)
+        self._count(examples, len(examples), -(-len(examples) // generation.BATCH))
+        return found
+
+    def score_tokens(self, examples: Examples, drawn: np.ndarray | None = None) -> np.ndarray:
+        """Log-probabilities of all M asked tokens in turn and of other tokens at the same places (drawn:
+        [M, J]), [M, 1 + J] float32."""
+        others = 0 if drawn is None else drawn.shape[1]
+        scores, at = [np.zeros((0, 1 + others), np.float32)], 0
+        for log_probs, asked in self._of_tokens(examples):
+            tokens = asked[:, None]
+            if drawn is not None:
+                more = torch.from_numpy(drawn[at : at + len(tokens)].astype(np.int64)).to(tokens.device)
+                tokens = torch.cat([tokens, more], 1)
+            scores.append(log_probs.gather(-1, tokens).cpu().numpy())
+            at += len(tokens)
+        return np.concatenate(scores)
+
+    def token_rows(
+        self, examples: Examples, *, levels: int, quantiser: str, key: tuple[int | str, ...]
+    ) -> Responses:
+        """The model's distributions at all M asked tokens in turn, as rows of one position on a grid of
+        `levels` quanta."""
+        rng = generator(*_seeded(key), "quantise")
+        parts = [
+            QUANTISERS[quantiser](log_probs.exp().cpu().numpy(), levels, rng)
+            for log_probs, _ in self._of_tokens(examples)
+        ]
+        lengths, ids, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return Responses(np.arange(len(lengths)), 1, self.classes, levels, offsets, ids, counts)
+
+    def draw_tokens(self, examples: Examples, draws: int, key: tuple[int | str, ...]) -> np.ndarray:
+        """At the places of all M asked tokens, draws from the model's distributions, [M, draws] int32."""
+        rows = self.token_rows(examples, levels=draws, quantiser="sample", key=key)
+        return np.repeat(rows.ids, rows.counts).reshape(-1, draws)
+
+    def _of_tokens(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:
+        """(log-probabilities [R, K], tokens [R]) of the asked tokens, chunk by chunk."""
+        for index, logits_RK in self._answers(examples, np.arange(len(examples))):
+            answers = self._known(examples, index)
+            asked = answers != UNASKED
+            yield F.log_softmax(logits_RK[asked], dim=-1), answers[asked]
 
     def _nll(self, examples: Examples, index: np.ndarray, logits_RK: Tensor) -> Tensor:
         """Task loss of every row, [R]."""

@@ -8,6 +8,7 @@ A run's folder describes itself:
     participants.parquet  one row per method, round and participant
     messages.parquet      one row per message, both directions; bytes = length of what was sent
     sections.parquet      what the messages consist of, summed over those of a round
+    measures.parquet      what else is measured of the student: terms of its loss, its generated text
     partition.parquet     how the private examples are spread
     summary.json          one row per contender
     checkpoints/          the last finished round of every method, for `--resume`
@@ -114,6 +115,20 @@ SECTIONS: Columns = {
     "bytes": (_INT, "bytes of the section in all of them"),
 }
 
+MEASURES: Columns = {
+    "method": (_TEXT, "contender"),
+    "seed": (_INT, "seed of the run"),
+    "round": (_INT, "0 … rounds"),
+    "name": (
+        _TEXT,
+        "`train/<term>`: mean of a weighted term of the student's loss that has no column, nats; "
+        "`train/reverse_kl`: to the pooled teacher, per token of the student's own sequences; "
+        "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
+        "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`",
+    ),
+    "value": (_FLOAT, "its value"),
+}
+
 PARTITION: Columns = {
     "participant": (_INT, "0, 1, 2, …"),
     "group": (_TEXT, "domain (text) or label (images)"),
@@ -125,6 +140,7 @@ TABLES: dict[str, Columns] = {
     "participants": PARTICIPANTS,
     "messages": MESSAGES,
     "sections": SECTIONS,
+    "measures": MEASURES,
     "partition": PARTITION,
 }
 

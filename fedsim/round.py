@@ -24,6 +24,7 @@ class Records:
     participants: list[Row]
     messages: list[Row]
     sections: list[Row] = field(default_factory=list)
+    measures: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,12 @@ def _records(
     sent = [(reports[k].kind, reports[k].sections) for k in sorted(reports) if reports[k].sent is not None]
     sections = [{**common, "direction": "down", **row} for row in _anatomy(received)]
     sections += [{**common, "direction": "up", **row} for row in _anatomy(sent)]
-    return Records(summary, participants, messages, sections)
+    return Records(summary, participants, messages, sections, measures(common, closing))
+
+
+def measures(common: Row, closing: Closing) -> list[Row]:
+    """The rows of what was measured of the student.   common: what all rows of a round hold."""
+    return [{**common, "name": name, "value": value} for name, value in closing.measures.items()]
 
 
 def _anatomy(messages: Iterable[tuple[str, dict[str, int]]]) -> list[Row]:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ from fedsim.models import presets
 from fedsim.network import Clock
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
-from fedsim.round import Place, Records, run_round
+from fedsim.round import Place, Records, measures, run_round
 from fedsim.runtime import in_job_copy
 from fedsim.storage import AnyPath, StorageError
 from fedsim.types import Closing, Interface
@@ -83,6 +84,11 @@ class Result:
         return self._table("sections")
 
     @cached_property
+    def measures(self) -> pd.DataFrame:
+        """What else was measured of the students: one row per method, round and name."""
+        return self._table("measures")
+
+    @cached_property
     def summary(self) -> pd.DataFrame:
         """One row per contender."""
         import pandas as pd
@@ -124,7 +130,14 @@ def check_settings(config: RunConfig) -> None:
         presets.check(model, modality, f"participants.models.{place}")
     presets.check(config.student.model, modality, "student.model")
     for place, entry in enumerate(config.methods):
+        reads = METHODS[entry.name].modalities
+        if modality not in reads:
+            expected = f"a method for {modality}; it works on {', '.join(sorted(reads))}"
+            raise ConfigError(f"methods.{place}.name", entry.name, expected)
         METHODS[entry.name].check(config, entry, f"methods.{place}")
+    if config.evaluation.generate and (modality != "text" or find_spec("rouge_score") is None):
+        expected = "0" if modality != "text" else "0, or: pip install 'fedsim[generation]'"
+        raise ConfigError("evaluation.generate", config.evaluation.generate, expected)
     if people.adapter is not None:
         _check_adapter(config)
     adversaries.check(config, [m.contender for m in config.methods if METHODS[m.name].averages])
@@ -366,7 +379,8 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         attack_success=float("nan"),
         learn_loss=float("nan"),
     )
-    return Records(row, [], [])
+    common = {column: row[column] for column in ("method", "seed", "round")}
+    return Records(row, [], [], measures(common, closing))
 
 
 def world(config: RunConfig, data: federation.Federation) -> World:
@@ -389,6 +403,7 @@ def world(config: RunConfig, data: federation.Federation) -> World:
         proxy_labelled=text or not {"labels", "input_ids"}.isdisjoint(data.public.proxy.arrays),
         sizes=tuple(len(shard.train) for shard in data.shards),
         plugins=plugins.read(config.plugins),
+        tokenizer=data.tokenizer_json if text else None,
     )
 
 

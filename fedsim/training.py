@@ -69,12 +69,36 @@ class Guide:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What is known of M generated tokens of N sequences before a student learns from them by policy
+    gradient; sequence i has the tokens offsets[i] … offsets[i + 1] − 1. See `policy_gradient`.
+
+    old: [M] float32, log q(y_t) of the student as it was.   advantages: [M] float32, what each token earns.
+    weights: [M] float32, importance weights.   clip: ε of PPO.
+    teacher: its distributions at these tokens, M rows of one position, for the exact single step; or None.
+    drawn, drawn_old, drawn_advantages: [M, J], other tokens that the student drew at the same places, with
+        which the single step is sampled; or None.
+    """
+
+    offsets: np.ndarray
+    old: np.ndarray
+    advantages: np.ndarray
+    weights: np.ndarray
+    clip: float
+    teacher: Pooled | None = None
+    drawn: np.ndarray | None = None
+    drawn_old: np.ndarray | None = None
+    drawn_advantages: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Stream:
     """Examples that a phase draws batches from, and what it wants of them.
 
     teacher: responses on all of `examples`, row by row, in their order.
     batch_size: examples per optimiser step.   weight: of this stream in the step's loss.
     augment: vary the inputs at random (images); off where the teacher saw them as they are.
+    lesson: examples are generated sequences, to be learnt from by policy gradient besides the objective.
     guide: what the objective's feature and prototype terms are about.
     """
 
@@ -84,6 +108,7 @@ class Stream:
     teacher: Pooled | None = None
     weight: float = 1.0
     augment: bool = False
+    lesson: Lesson | None = None
     guide: Guide | None = None
 
     def batches(self, steps: int, rng: np.random.Generator) -> list[np.ndarray]:

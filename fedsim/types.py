@@ -155,6 +155,53 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Sequences:
+    """N sequences, each the continuation of a proxy sample's prompt.
+
+    samples: [N] int64, distinct, ascending: positions in the proxy set.
+    offsets: [N + 1] int64: sequence i is tokens[offsets[i]:offsets[i + 1]], at least one token; the end of
+        the text, where it came to one, is its last.   tokens: [M] int32.
+    """
+
+    samples: np.ndarray
+    offsets: np.ndarray
+    tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Generated tokens of each, [N] int64."""
+        lengths: np.ndarray = np.diff(self.offsets)
+        return lengths
+
+    @property
+    def owner(self) -> np.ndarray:
+        """The sequence that each token is in, [M] int64."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """One end's part of an exchange: what it makes of sequences that both ends hold, and new ones.
+
+    sequences: that the sender generated or passes on; None where it has none.
+    drawn: [M, J] int32, other tokens that may stand where those of `sequences` do; None where there are none.
+    scores: [M, 1 + J] float32 ≤ 0, log-probabilities under the sender's model of the tokens in question and
+        of those drawn beside them; None where it was asked nothing.
+    rows: the sender's distributions at these tokens, M rows of one position; None where the scores are all.
+    claims: [N] float32 or None, how well the sender knows the samples in question, see `Responses`.
+    """
+
+    sequences: Sequences | None = None
+    drawn: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    rows: Responses | None = None
+    claims: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Features:
     """What layers of a model hold of proxy samples: r numbers for each, as steps of −127 … 127.
 
@@ -208,7 +255,7 @@ class Mixture:
         return {kind: part for kind, part in each.items() if part is not None}
 
 
-Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture
+Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture | Rollouts
 
 
 @dataclass(frozen=True)
@@ -259,6 +306,7 @@ class Closing:
     terms: of that, each weighted term by its name.
     attack_success: how often a backdoor's trigger works on it, 0 … 1; NaN where there is none.
     flops: what the coordinator computed.   peak_memory_mib: its process' largest memory so far.
+    measures: all else that was measured of the student, by name: see `results.MEASURES`.
     """
 
     statuses: dict[int, str] = field(default_factory=dict)
@@ -269,6 +317,7 @@ class Closing:
     attack_success: float = float("nan")
     flops: float = 0.0
     peak_memory_mib: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 def concatenate(parts: list[Examples]) -> Examples:

@@ -31,6 +31,7 @@ class World:
     sizes: private training examples of each participant.   plugins: path → text, see `plugins`.
     adapter: what the student trains in place of all its weights, where the method in hand makes it of the
         participants' adapters.
+    tokenizer: text, the text of its `tokenizer.json`.
     """
 
     config: RunConfig
@@ -41,6 +42,7 @@ class World:
     sizes: tuple[int, ...]
     plugins: Mapping[str, str] = field(default_factory=dict)
     adapter: Adapter | None = None
+    tokenizer: str | None = None
 
     @property
     def seed(self) -> int:

@@ -79,6 +79,9 @@ def plan(config: RunConfig) -> Plan:
     if data.tokenizer is not None:
         tokenizers.load(data.tokenizer)  # fails here rather than in build
     raw = _load(data, generator(config.seed, "data/draw"))
+    if data.prompt_column is not None and not raw.prompts:
+        expected = "nothing: only tables (JSONL, CSV, Parquet, hub) of text have columns"
+        raise ConfigError("data.prompt_column", data.prompt_column, expected)
     raw, splits = _divide(config, raw)
     private = splits["private"]
     parts = partitioner(
@@ -156,13 +159,18 @@ def overlap(examples: Examples, *others: Examples) -> int:
 def _build_text(plan: Plan) -> Federation:
     data, raw = plan.config.data, plan.raw
     if data.tokenizer is None:
-        public = [raw.documents[i] for i in plan.splits["proxy"]]
+        texts = (raw.prompts, raw.documents) if raw.prompts else (raw.documents,)
+        public = [each[i] for each in texts for i in plan.splits["proxy"]]
         tokenizer_json, end = tokenizers.train(public, data.vocabulary), 0
     else:
         tokenizer_json, end = tokenizers.load(data.tokenizer)
     tokens = tokenizers.encode(tokenizer_json, raw.documents, end)
+    asked = tokenizers.encode(tokenizer_json, [f"{prompt}\n" for prompt in raw.prompts])
 
     def windows(index: np.ndarray) -> Examples:
+        if asked:
+            pairs = [(asked[i][:-1], tokens[i]) for i in index]
+            return tokenizers.answer(pairs, raw.groups[index], raw.keys[index], data.window)
         # A proxy set of its own has no domain of these: −1, which can't be counted.
         names, groups = np.unique(raw.groups[index], return_inverse=True)
         packed = tokenizers.pack([tokens[i] for i in index], groups, raw.keys[index], data.window)

@@ -29,6 +29,8 @@ def join(raw: Raw, other: Raw, data: DataConfig) -> tuple[Raw, np.ndarray]:
     groups = np.full(len(kept), UNKNOWN, dtype=np.int64)
     if raw.modality != "text" and data.proxy_labelled:
         groups = _renumbered(other, raw)[kept]
+    if raw.prompts and not other.prompts:
+        raise ConfigError("data.proxy.prompt_column", data.prompt_column, "a table of its own with prompts")
     joined = replace(
         raw,
         groups=np.concatenate([raw.groups, groups]),
@@ -36,6 +38,7 @@ def join(raw: Raw, other: Raw, data: DataConfig) -> tuple[Raw, np.ndarray]:
         description=f"{raw.description}; proxy set: {other.description}",
         origin=f"{raw.origin}; proxy set: {other.origin}",
         documents=raw.documents + [other.documents[i] for i in kept] if raw.documents else [],
+        prompts=raw.prompts + [other.prompts[i] for i in kept] if raw.prompts else [],
         captions=_captions(raw) + [_captions(other)[i] for i in kept],
         pixels=None if raw.pixels is None else np.concatenate([raw.pixels, _pixels(other)[kept]]),
     )

@@ -138,6 +138,22 @@ def pack(tokens: Sequence[np.ndarray], groups: np.ndarray, keys: np.ndarray, win
     return Examples({"input_ids": np.concatenate(rows)}, groups[first], keys[first])
 
 
+def answer(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], groups: np.ndarray, keys: np.ndarray, window: int
+) -> Examples:
+    """One window for each pair of a prompt and what follows: `input_ids` [N, window], padded with zeros, and
+    `prompt` and `length` [N] int64: where the prompt ends, and the text. Pairs that don't fit are left out.
+    """
+    fit = np.array([k for k, (p, a) in enumerate(pairs) if len(p) + len(a) <= window], dtype=np.int64)
+    rows = np.zeros((len(fit), window), dtype=np.int32)
+    for row, k in zip(rows, fit, strict=True):
+        text = np.concatenate(pairs[k])
+        row[: len(text)] = text
+    prompts = np.array([len(pairs[k][0]) for k in fit], dtype=np.int64)
+    ends = np.array([sum(map(len, pairs[k])) for k in fit], dtype=np.int64)
+    return Examples({"input_ids": rows, "prompt": prompts, "length": ends}, groups[fit], keys[fit])
+
+
 def encode_windows(
     tokenizer_json: str,
     documents: Sequence[str],
@@ -148,6 +164,12 @@ def encode_windows(
 ) -> Examples:
     """`encode`, then `pack`. groups: [N] int64 and keys: [N] uint64 of the N documents."""
     return pack(encode(tokenizer_json, documents, end_of_text), groups, keys, window)
+
+
+def decode(tokenizer_json: str, rows: Sequence[np.ndarray], end_of_text: int = 0) -> list[str]:
+    """The texts of rows of token ids, the end of text left out."""
+    reader = _reader(tokenizer_json)
+    return [str(reader.decode([int(i) for i in row if i != end_of_text])) for row in rows]
 
 
 def _reader(tokenizer_json: str) -> Any:

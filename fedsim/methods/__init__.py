@@ -15,11 +15,15 @@ from fedsim.methods.federated_distillation import FederatedDistillation
 from fedsim.methods.fedmd import FedMD
 from fedsim.methods.fedproto import FedProto
 from fedsim.methods.fedprox import FedProx
+from fedsim.methods.fl_minillm import FLMiniLLM
 from fedsim.methods.proxy_only import ProxyOnly
+from fedsim.methods.seq_kd import SeqKD
 from fedsim.methods.solo import Solo
 
 METHODS: dict[str, type[Method]] = {
     "federated_distillation": FederatedDistillation,
+    "fl_minillm": FLMiniLLM,
+    "seq_kd": SeqKD,
     "fedavg": FedAvg,
     "fedprox": FedProx,
     "feddf": FedDF,

@@ -24,7 +24,7 @@ from fedsim import adversaries
 from fedsim import config as configs
 from fedsim.config import Adapter, MethodConfig, RunConfig
 from fedsim.training import Fit, HeadSpec, Phase, Stream
-from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
+from fedsim.types import COORDINATOR, METRICS, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ class Method(ABC):
     """Whether a specialist goes on from its own state of the last round."""
     gathers_private_data: ClassVar[bool] = False
     """Whether the private data is brought together: the upper bound does what is forbidden."""
+
+    modalities: ClassVar[frozenset[str]] = frozenset(METRICS)
+    """What kinds of data it works on."""
 
     averages: ClassVar[bool] = False
     """Whether participants send parameters, and the student is made of those of its own kind."""

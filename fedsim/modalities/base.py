@@ -19,6 +19,9 @@ from fedsim.types import Examples
 
 Inputs = dict[str, Tensor]
 
+UNASKED = -100
+"""The answer of a row that nobody asks about: part of a prompt, or padding. Losses leave it out."""
+
 
 class Modality(ABC):
     together: ClassVar[bool] = False
@@ -42,7 +45,11 @@ class Modality(ABC):
 
     @abstractmethod
     def answers(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor | None:
-        """The right class of every row, [R] int64; None where nobody knows it."""
+        """The right class of every row, [R] int64, or UNASKED; None where nobody knows it."""
+
+    def wanted(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor | None:
+        """Which rows anybody asks about, [R] bool; None where it is all of them."""
+        return None
 
     def labelled(self, examples: Examples) -> bool:
         """Whether the examples carry their answers."""

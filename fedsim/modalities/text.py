@@ -1,4 +1,8 @@
-"""Text: windows of tokens; every token but the first is a prediction over the vocabulary."""
+"""Text: windows of tokens; every token but the first is a prediction over the vocabulary.
+
+Where windows have a `prompt` and a `length` (both in tokens), only the tokens from the one to the other are
+predicted: what is before is given, what is behind is padding.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.modalities.base import Inputs, Modality
+from fedsim.modalities.base import UNASKED, Inputs, Modality
 from fedsim.types import Examples
 
 
@@ -21,7 +25,16 @@ class Text(Modality):
         return logits[:, :-1].flatten(0, 1)
 
     def answers(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor | None:
-        return self._tokens(examples, index, device)[:, 1:].flatten()
+        answers = self._tokens(examples, index, device)[:, 1:].flatten()
+        wanted = self.wanted(examples, index, device)
+        return answers if wanted is None else torch.where(wanted, answers, UNASKED)
+
+    def wanted(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor | None:
+        if "length" not in examples.arrays:
+            return None
+        predicted = np.arange(1, examples.arrays["input_ids"].shape[1])
+        prompts, ends = (examples.arrays[name][index][:, None] for name in ("prompt", "length"))
+        return torch.from_numpy(((predicted >= prompts) & (predicted < ends)).ravel()).to(device)
 
     def positions(self, examples: Examples) -> int:
         return int(examples.arrays["input_ids"].shape[1]) - 1

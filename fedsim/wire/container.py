@@ -46,6 +46,7 @@ SECTIONS = {
 }
 SECTIONS |= {"scales": 32, "codes": 33, "groups": 34, "centroids": 35, "confidence": 36}
 SECTIONS |= {"responses": 64, "features": 65, "prototypes": 66}  # the parts of a mixture, see `join`
+SECTIONS |= {"about": 96, "ends": 97, "tokens": 98, "scores": 99, "drawn": 100}  # of sequences
 
 _KIND_NAMES = {code: name for name, code in KINDS.items()}
 _DIRECTION_NAMES = {code: name for name, code in DIRECTIONS.items()}

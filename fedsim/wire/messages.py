@@ -29,13 +29,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fedsim.errors import MessageError
-from fedsim.types import Features, Knowledge, Message, Mixture, Parameters, Prototypes, Responses, Update
-from fedsim.wire import inner, update
+from fedsim.types import (
+    Features,
+    Knowledge,
+    Message,
+    Mixture,
+    Parameters,
+    Prototypes,
+    Responses,
+    Rollouts,
+    Update,
+)
+from fedsim.wire import inner, sequences, update
 from fedsim.wire.container import Buffer, join, pack, split, unpack
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.reading import decode_samples as _decode_samples
@@ -66,6 +77,9 @@ class Expectation:
     Features: their layers, at most `rank` columns, and samples as for responses.
     Prototypes: `rank` numbers each, of `groups` groups with at most `slots` each.
     A mixture: what may be in it, any of these, by `parts`.
+    Sequences: classes, samples and proxy_size as for responses, at most `positions` tokens in each sequence;
+    at most `size` sequences are scored; at most `draws` tokens beside each; levels of the rows, 0 where there
+    must be none.
     """
 
     kind: str
@@ -80,6 +94,7 @@ class Expectation:
     proxy_size: int = 0
     samples: np.ndarray | None = None
     size: int = 0
+    draws: int = 0
     layers: int = 0
     rank: int = 0
     groups: int = 0
@@ -141,6 +156,9 @@ def memory_limit(expect: Expectation) -> int:
     samples = expect.proxy_size if expect.samples is None else len(expect.samples)
     if expect.kind == "features":
         return inner.BYTES_PER_CODE * samples * max(1, expect.layers * expect.rank) + (1 << 16)
+    if expect.kind == "sequences":
+        entries = expect.positions * (1 + max(expect.draws, min(expect.classes, expect.levels)))
+        return BYTES_PER_ENTRY * max(expect.size, samples) * entries + (1 << 16)
     return BYTES_PER_ENTRY * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
 
 
@@ -332,5 +350,10 @@ CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "features": (Features, inner.encode_features, inner.decode_features),
     "prototypes": (Prototypes, inner.encode_prototypes, inner.decode_prototypes),
     "mixture": (Mixture, _encode_mixture, _decode_mixture),
+    "sequences": (
+        Rollouts,
+        partial(sequences.encode, rows=_encode_responses),
+        partial(sequences.decode, rows=_decode_responses),
+    ),
 }
 """Kind → (the record it carries, record → sections, sections → record)."""

@@ -55,7 +55,14 @@ def rows(
     """
     called = {method: (labels or {}).get(method, method) for method in methods}
     facts = {"metric": "perplexity", "higher_is_better": False}
-    out: Rows = {"rounds": [], "participants": [], "messages": [], "sections": [], "partition": []}
+    out: Rows = {
+        "rounds": [],
+        "participants": [],
+        "messages": [],
+        "sections": [],
+        "measures": [],
+        "partition": [],
+    }
     for method in methods:
         for number in range(ROUNDS + 1):
             moved = number > 0 and method in UP
@@ -75,6 +82,8 @@ def rows(
                 "flops_coordinator": 1e11, "planned": INSTITUTIONS, "delivered": INSTITUTIONS,
                 "peak_memory_mib": 400.0,
             })  # fmt: skip
+            told = {"method": called[method], "seed": seed, "round": number}
+            out["measures"].append({**told, "name": "train/task", "value": 2.5})
         if method in ("centralized", "proxy_only"):
             continue
         for number in range(1, ROUNDS + 1):

@@ -14,7 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import MessageError
-from fedsim.types import COORDINATOR, Features, Knowledge, Mixture, Parameters, Prototypes, Responses, Update
+from fedsim.types import (
+    COORDINATOR,
+    Features,
+    Knowledge,
+    Mixture,
+    Parameters,
+    Prototypes,
+    Responses,
+    Rollouts,
+    Sequences,
+    Update,
+)
 from fedsim.wire import Expectation, decode, encode, entropy, memory_limit, update
 from fedsim.wire.container import checksum, pack, unpack
 from fedsim.wire.entropy import encode_symbols
@@ -439,6 +450,21 @@ for knowledge, known in (
     (Mixture(features=features_of(50, 1, 8), prototypes=prototypes_of(4, 2, 8, 8)), True),
 ):
     VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
+ROLLOUTS = Rollouts(
+    Sequences(np.array([1, 4, 5]), np.array([0, 2, 3, 7]), np.arange(7, dtype=np.int32)),
+    np.arange(14, dtype=np.int32).reshape(7, 2),
+    -np.linspace(0, 9, 180, dtype=np.float32).reshape(60, 3),
+    dataclasses.replace(responses_of(60, 1, 30, 15, claims=False), samples=np.arange(60)),
+    np.linspace(1, 2, 5, dtype=np.float32),
+)
+VICTIMS.append(
+    (
+        send(ROLLOUTS),
+        Expectation(
+            "sequences", "up", 4, 2, classes=30, positions=20, levels=15, proxy_size=9, size=5, draws=2
+        ),
+    )
+)
 
 
 def mutate(message: bytearray, how: str, a: int, b: int, value: int) -> bytearray:
@@ -536,6 +562,18 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
         assert ((knowledge.confidence >= 0) & (knowledge.confidence <= 1)).all()
         assert knowledge.groups.max(initial=0) < expect.groups
         assert knowledge.slots.max(initial=0) < expect.slots
+    elif isinstance(knowledge, Rollouts):
+        if knowledge.scores is not None:
+            assert np.isfinite(knowledge.scores).all() and knowledge.scores.max() <= 0
+        if knowledge.sequences is not None:
+            assert knowledge.sequences.samples.max() < expect.proxy_size
+            assert (
+                1
+                <= knowledge.sequences.lengths.min()
+                <= knowledge.sequences.lengths.max()
+                <= expect.positions
+            )
+            assert 0 <= knowledge.sequences.tokens.min() <= knowledge.sequences.tokens.max() < expect.classes
     else:
         assert knowledge.claims is None or np.isfinite(knowledge.claims).all()
         assert (knowledge.classes, knowledge.levels) == (expect.classes, expect.levels)

@@ -18,7 +18,8 @@ class Raw:
     groups: [N] int64, domain of a document or label of an image: an index into `group_names`.
     keys: [N] uint64, all different: fingerprint of the content.
     description: one line for reports.   origin: where it is from and its licence, for model cards.
-    documents: N texts (text).   pixels: [N, C, H, W] uint8 (images).
+    documents: N texts (text).   prompts: N texts that these follow; none where there are no prompts.
+    pixels: [N, C, H, W] uint8 (images).
     captions: N texts of the images where the source brings them; an empty one is not known.
     labelled: whether the groups of images are labels that a model can learn.
     """
@@ -33,6 +34,7 @@ class Raw:
     pixels: np.ndarray | None = None
     captions: list[str] = field(default_factory=list)
     labelled: bool = True
+    prompts: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -47,13 +49,16 @@ def from_documents(
     origin: str,
     limit: int | None,
     rng: np.random.Generator,
+    prompts: Sequence[str] = (),
 ) -> Raw:
     """Text without blanks and duplicates, at most `limit` documents drawn evenly over the groups.
 
     groups: [N] int64. Groups that nothing is left of are dropped from the names.
+    prompts: N texts; the same answer to another question is another document.
     """
     written = np.array([i for i, text in enumerate(documents) if text.strip()], dtype=np.int64)
-    keys = fingerprints([documents[i].encode() for i in written])
+    whole = [f"{prompts[i]}\0{documents[i]}" if prompts else documents[i] for i in written]
+    keys = fingerprints([text.encode() for text in whole])
     index = written[first_of_each(keys)]
     index = index[draw_evenly(groups[index], limit, rng)]
     present, compact = np.unique(groups[index], return_inverse=True)
@@ -65,6 +70,7 @@ def from_documents(
         description=description,
         origin=origin,
         documents=[documents[i] for i in index],
+        prompts=[prompts[i] for i in index] if prompts else [],
     )
 
 

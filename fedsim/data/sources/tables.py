@@ -36,6 +36,8 @@ def read(
     label = data.label_column or default_label
     if modality == "text":
         require_column(table.column_names, data.text_column, "data.text_column")
+        if data.prompt_column is not None:
+            require_column(table.column_names, data.prompt_column, "data.prompt_column")
     else:
         require_column(table.column_names, data.image_column, "data.image_column")
         if label is None and data.answers and not (modality == "image_text" and data.caption_column):
@@ -49,6 +51,9 @@ def read(
     if modality != "text":
         return _read_images(table, data, rng, label, description=description, origin=origin)
     groups, names = _groups(table, label, data.label_names) if label else (_alike(table), ["text"])
+    asked: list[str] = []
+    if data.prompt_column is not None:
+        asked = [_text(cell, data.prompt_column) for cell in table[data.prompt_column][:]]
     raw = from_documents(
         [_text(cell, data.text_column) for cell in table[data.text_column][:]],
         groups,
@@ -57,6 +62,7 @@ def read(
         origin=origin,
         limit=data.max_examples,
         rng=rng,
+        prompts=asked,
     )
     if not len(raw):
         raise ConfigError(
