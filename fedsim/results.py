@@ -71,6 +71,7 @@ PARTICIPANTS: Columns = {
     "metric": (_TEXT, "as in the rounds table"),
     "score": (_FLOAT, "its specialist on the global test set; NaN if not evaluated in this round"),
     "loss": (_FLOAT, "mean training loss on its own shard in this round, nats"),
+    "epsilon": (_FLOAT, "ε at `participants.privacy.delta` that its training spent so far; NaN: no privacy"),
     "bytes_up": (_INT, "bytes it sent"),
     "bytes_down": (_INT, "bytes it was sent"),
     "down_s": (_FLOAT, "virtual seconds of its download"),

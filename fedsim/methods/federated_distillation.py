@@ -379,6 +379,12 @@ def _demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[st
     )
     lacking = "{}: there is no labelled validation split"
     yield "weights", judged or weighs not in ("entropy", "validation"), lacking.format("loss or density")
+    noisy = config.participants.privacy is not None
+    yield (
+        "weights",
+        not noisy or weighs != "density",
+        "another kind: a density is made of private examples without noise (participants.privacy)",
+    )
     yield "personal", judged or not want.personal, lacking.format("0")
     yield "levels", judged or want.levels != "dadaquant", lacking.format("a number or a pair")
     yield "frequency", judged or want.frequency == "every", lacking.format("every")
