@@ -231,6 +231,11 @@ class Learner:
             rows += len(logits_RK)
         return self.modality.score(total / rows, correct / rows), total / rows
 
+    def predictions(self, examples: Examples) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """(indices, logits [R, K] fp32, right answers [R]) of labelled examples, chunk by chunk."""
+        for index, logits_RK in self._answers(examples, np.arange(len(examples))):
+            yield index, logits_RK, self._known(examples, index)
+
     def _nll(self, examples: Examples, index: np.ndarray, logits_RK: Tensor) -> Tensor:
         """Task loss of every row, [R]."""
         return F.cross_entropy(logits_RK, self._known(examples, index), reduction="none")
