@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load, save_file
 
-from fedsim import storage
+from fedsim import adversaries, storage
 from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
 from fedsim.storage import AnyPath
+from fedsim.training import HeadSpec
 from fedsim.types import COORDINATOR, Closing, Examples, Message, Public
 from fedsim.wire.messages import encode, memory_limit
 from fedsim.world import World
@@ -28,6 +29,7 @@ from fedsim.world import World
 if TYPE_CHECKING:
     from fedsim.learner import Learner
 
+BuildStudent = Callable[[World, np.ndarray | None, HeadSpec | None], "Learner"]
 MEMORY = "memory.safetensors"
 
 
@@ -39,7 +41,7 @@ class Coordinator:
         world: World,
         public: Public,
         starts: dict[str, np.ndarray],
-        student: Callable[[World, np.ndarray | None], Learner] = World.student,
+        student: BuildStudent = World.student,
     ) -> None:
         self._student = student
         self.world = world
@@ -57,7 +59,8 @@ class Coordinator:
         self._release()
         self._method: Method = self.world.method(contender)
         world = replace(self.world, averages=self._method.averages)
-        learner = self._student(world, self.starts.get(world.config.student.model))
+        start = self.starts.get(world.config.student.model)
+        learner = self._student(world, start, self._method.heads())
         self._desk = Desk(self.public, learner, private)
         self._contender, self._round = contender, finished
         self._check_limit()
@@ -85,7 +88,7 @@ class Coordinator:
         if knowledge is None:
             return None
         expected = self._method.expect("down", round, COORDINATOR, self._desk.learner.size)
-        known = self._method.samples_known and expected is not None and expected.samples is not None
+        known = self._method.samples_known and expected is not None and expected.samples_known
         return encode(knowledge, direction="down", round=round, sender=COORDINATOR, samples_known=known)
 
     @property
@@ -118,10 +121,13 @@ class Coordinator:
             )
         fit = None if silent else self._method.coordinator_step(self._desk, round, pool)
         flops = self._desk.learner.flops - self._flops
-        score = loss = float("nan")
+        score = loss = attack = float("nan")
         config = self.world.config
         if round % config.evaluation.every == 0 or round == config.rounds:
             score, loss = self._desk.learner.evaluate(self.public.test)
+            adversary = config.participants.adversary
+            if adversary is not None and adversary.kind == "backdoor":
+                attack, _ = self._desk.learner.evaluate(adversaries.triggered(self.public.test))
         if target is not None:
             self._save(target / "coordinator")
         self._round, self._intake = round, None
@@ -130,6 +136,8 @@ class Coordinator:
             score=score,
             loss=loss,
             learn_loss=fit.loss if fit else float("nan"),
+            terms=fit.terms if fit else {},
+            attack_success=attack,
             flops=flops,
             peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )

@@ -6,8 +6,9 @@ of standard deviation σC to the sum. Two data sets are neighbours if one holds 
 remove). An example is an image, a pair of image and caption, or a window of text: a document of m windows
 has m times the ε.
 
-All that a participant sends afterwards (answers, prototypes, parameters) is made of its model and of public
-data, and so costs nothing more. The accountants are Opacus' (extra `privacy`): RDP (Mironov, arXiv
+All that a participant sends afterwards (answers, features of the proxy set, parameters) is made of its model
+and of public data, and so costs nothing more. What is made of the private examples themselves, densities and
+prototypes, is refused. The accountants are Opacus' (extra `privacy`): RDP (Mironov, arXiv
 1702.07476) and PRV (Gopi et al., arXiv 2106.02848), which is tighter and slower. σ is solved for all steps of
 all rounds; who is not asked in some rounds spends less.
 """

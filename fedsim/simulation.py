@@ -369,6 +369,7 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         student=True,
         score=closing.score,
         loss=closing.loss,
+        attack_success=float("nan"),
         learn_loss=float("nan"),
     )
     return Records(row, [], [])

@@ -13,7 +13,7 @@ from fedsim.config import Adversary, load
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
 from fedsim.simulation import check_settings, run
-from fedsim.types import Examples, Parameters, Responses, Shard
+from fedsim.types import Examples, Mixture, Parameters, Prototypes, Responses, Shard
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 N, K, LEVELS = 40, 4, 60
@@ -75,6 +75,26 @@ def test_false_confidence_claims_to_know_best():
     assert isinstance(plain, Responses) and plain.claims is None
 
 
+def test_false_prototypes_stand_for_the_group_before():
+    numbers = np.arange(10, dtype=np.float32).reshape(5, 2)
+    known = Prototypes(
+        groups=np.array([0, 0, 2, 3, 3]),
+        slots=np.array([0, 1, 0, 0, 1]),
+        centroids=numbers,
+        counts=np.full(5, 7),
+        confidence=np.full(5, 0.5, np.float32),
+    )
+    lie = tamper(
+        Mixture(responses=honest(), prototypes=known), None, Adversary(kind="false_prototypes"), rng()
+    )
+    assert isinstance(lie, Mixture) and lie.prototypes is not None and lie.responses is not None
+    assert np.array_equal(lie.prototypes.centroids, numbers[[3, 4, 0, 2, 1]])
+    assert (lie.prototypes.confidence == 1).all()
+    assert np.array_equal(rows(lie.responses), rows(honest()))
+    truth = tamper(Mixture(prototypes=known), None, Adversary(kind="noise"), rng())
+    assert isinstance(truth, Mixture) and truth.prototypes is known
+
+
 def test_parameters_are_turned_round_the_broadcast_ones():
     start, mine = (Parameters(rng(s).normal(size=50).astype(np.float32), 7) for s in (1, 2))
     turned = tamper(mine, start, Adversary(kind="sign_flip"), rng())
@@ -108,6 +128,13 @@ def test_flipped_labels_and_backdoors():
     assert np.array_equal(
         trigger(trigger(clean.train.arrays["pixel_values"])), trigger(clean.train.arrays["pixel_values"])
     )
+
+
+def test_who_falls_for_a_trigger_is_right_about_triggered_examples():
+    marked = adversaries.triggered(shard().train)
+    assert len(marked) == 72 and set(marked.groups) == set(range(1, 10))
+    assert (marked.arrays["labels"] == adversaries.TARGET).all()
+    assert (marked.arrays["pixel_values"][:, :, -2:, -2:] == 255).all()
 
 
 def test_messages_are_mangled():
@@ -155,6 +182,7 @@ def test_the_share_of_adversaries_is_drawn_from_the_seed():
     ("kind", "statuses"),
     [
         ("label_flip", {"ok"}),
+        ("backdoor", {"ok"}),
         ("free_rider", {"ok"}),
         ("false_confidence", {"ok"}),
         ("malformed", {"rejected:corrupted"}),
@@ -171,6 +199,7 @@ def test_what_becomes_of_adversaries(kind: str, statuses: set[str], tmp_path: Pa
     lying = people["participant"].isin(adversaries.of(cfg))
     assert set(people.loc[lying, "status"]) == statuses
     assert set(people.loc[~lying, "status"]) == {"ok"}
+    assert result.rounds["attack_success"].iloc[1:].between(0, 1).all() == (kind == "backdoor")
     if kind == "free_rider":
         assert people.loc[lying, "loss"].isna().all()
         assert people.loc[lying, "flops"].max() < people.loc[~lying, "flops"].min()

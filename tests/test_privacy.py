@@ -93,8 +93,11 @@ def test_a_wrong_setting_is_named(changes: dict, field: str):
     assert caught.value.field == field
 
 
-def test_weights_made_of_private_examples_are_refused():
-    wrong = config(**{"methods": [{"name": "federated_distillation", "weights": "density", "confidence": 1}]})
+@pytest.mark.parametrize(
+    "settings", [{"weights": "density", "confidence": 1}, {"weights": "uniform", "prototypes": {"weight": 1}}]
+)
+def test_what_is_made_of_private_examples_without_noise_is_refused(settings: dict):
+    wrong = config(**{"methods": [{"name": "federated_distillation", **settings}]})
     with pytest.raises(ConfigError, match="without noise"):
         simulation.check_settings(wrong)
 

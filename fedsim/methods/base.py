@@ -22,7 +22,7 @@ import numpy as np
 from fedsim import adversaries, privacy
 from fedsim import config as configs
 from fedsim.config import MethodConfig, RunConfig
-from fedsim.training import Fit, Mechanism, Phase, Stream
+from fedsim.training import Fit, HeadSpec, Mechanism, Phase, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation
 
@@ -129,6 +129,10 @@ class Method(ABC):
             sigma = privacy.noise_for(asked, size / len(examples), owner.training.steps * config.rounds)
             mechanism = Mechanism(asked.clip, sigma)
         return Stream(examples, size, augment=owner.training.augment, mechanism=mechanism)
+
+    def heads(self) -> HeadSpec | None:
+        """What the student has beside its model while it learns; nothing by default."""
+        return None
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         """What the coordinator tells everybody at the beginning of a round."""

@@ -12,12 +12,12 @@ TREE = {
     "rounds": 2,
     "data": {"source": "digits", "split": {"test": 0.3, "proxy": 0.1}},
     "participants": {
-        "count": 3,
+        "count": 8,
         "models": ["mlp-wide"],
         "partition": {"kind": "iid", "test_fraction": 0.3},
         "training": {
             "steps": 100,
-            "batch_size": 32,
+            "batch_size": 16,
             "learning_rate": 2e-3,
             "augment": False,
             "weight_decay": 0,
@@ -31,7 +31,7 @@ TREE = {
 
 @pytest.mark.slow
 def test_overfitted_specialists_give_their_data_away(tmp_path: Path):
-    rows = run.attack(simulation.run(load(TREE, output=str(tmp_path / "run"))).folder, shadows=8)
+    rows = run.attack(simulation.run(load(TREE, output=str(tmp_path / "run"))).folder, shadows=4)
     found = {row["attack"]: row for row in rows}
     assert found["loss"]["auc_low"] > 0.6
     assert found["lira_online"]["auc"] > found["loss"]["auc"]
@@ -40,7 +40,7 @@ def test_overfitted_specialists_give_their_data_away(tmp_path: Path):
 @pytest.mark.slow
 def test_with_a_small_epsilon_no_attack_is_above_chance(tmp_path: Path):
     private = {"participants.privacy": {"epsilon": 2.0}, "output": str(tmp_path / "run")}
-    rows = run.attack(simulation.run(load(TREE, **private)).folder, shadows=8)
+    rows = run.attack(simulation.run(load(TREE, **private)).folder, shadows=4)
     assert {row["attack"] for row in rows} == {"loss", "lira_online", "lira_offline"}
     for row in rows:
         assert 1.9 < row["epsilon"] <= 2
