@@ -124,6 +124,16 @@ def _table(options: argparse.Namespace) -> int:
     return 0
 
 
+def _attack(options: argparse.Namespace) -> int:
+    from fedsim import progress
+    from fedsim.attacks import run
+
+    folder = storage.locate(options.folder, "attack")
+    rows = run.attack(folder, options.contender, options.shadows, progress.Lines())
+    print(f"\n{run.table(rows)}\n\ntable    {folder / 'attacks.parquet'}")
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from fedsim.doctor import examine
 
@@ -187,6 +197,10 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("folders", nargs="+", metavar="FOLDER")
     table.add_argument("--format", choices=("text", "latex", "csv"), default="text")
     table.add_argument("-o", "--output", help="file to write; the terminal if absent")
+    attack = add("attack", _attack, "try to tell who was in the training data of a finished run")
+    attack.add_argument("folder", metavar="FOLDER")
+    attack.add_argument("--contender", metavar="NAME", help="whose; that of the exported student if absent")
+    attack.add_argument("--shadows", type=int, default=16, help="runs to learn from, an even number; 16")
     add("doctor", _doctor, "check the installation and say how to mend what is missing")
     add("schema", _schema, "print the JSON schema of the config, for editors")
     return parser

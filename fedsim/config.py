@@ -250,6 +250,30 @@ class Adversary(Settings):
     """Part of an answer that is the attack; the rest is honest."""
 
 
+class Privacy(Settings):
+    """Differential privacy of every training example, by DP-SGD (needs the extra `privacy`); see
+    `fedsim.privacy` for what it covers. `training.batch_size` is then the mean of batches drawn example by
+    example; `gradient_clip` acts after the noise, on the whole step, and schedule, optimiser and
+    augmentation (of each image by itself) cost no privacy."""
+
+    epsilon: Positive | None = None
+    """Largest ε of each participant over the whole run: the noise is solved for it."""
+    noise: Positive | None = None
+    """In place of `epsilon`: standard deviation of the noise ÷ `clip`."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """δ of (ε, δ); well below 1 ÷ the examples of a shard."""
+    clip: Positive = 1.0
+    """Largest norm of one example's gradient."""
+    accountant: Literal["rdp", "prv"] = "rdp"
+    """What ε is computed by; `prv` is tighter, and takes seconds for each participant and round."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Privacy:
+        if (self.epsilon is None) == (self.noise is None):
+            raise ValueError("either epsilon or noise")
+        return self
+
+
 class Participants(Settings):
     """The institutions. Lists are dealt out in turn: with two models, 0, 2, 4 … get the first."""
 
@@ -269,6 +293,9 @@ class Participants(Settings):
     """Chance that one that is asked fails before it begins."""
     message_loss: Fraction = 0.0
     """Chance that a message to the coordinator is sent and never arrives."""
+    privacy: Privacy | None = None
+    """Hide single examples of the shards; absent: specialists are trained without noise. Methods that
+    bring the private data together (`centralized`) don't."""
     adversary: Adversary | None = None
     """Who lies, and how; absent: everybody is honest."""
     deadline_s: Positive | None = None

@@ -48,5 +48,10 @@ def last_active(config: RunConfig, round: int, participant: int) -> int:
     return 0
 
 
+def times_active(config: RunConfig, round: int, participant: int) -> int:
+    """In how many rounds up to this one the participant worked."""
+    return sum(participant in active(config, r) for r in range(1, round + 1))
+
+
 def _happens(config: RunConfig, round: int, participant: int, purpose: str, chance: float) -> bool:
     return chance > 0 and generator(config.seed, round, participant, purpose).random() < chance

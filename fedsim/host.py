@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from safetensors.numpy import load_file
 
-from fedsim import adversaries, events, memory, storage
+from fedsim import adversaries, events, memory, privacy, storage
 from fedsim.config import Adapter
 from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
@@ -138,7 +138,7 @@ class Host:
     ) -> tuple[Report, bytes | None]:
         """One participant's round, and its message if that arrives."""
         began = time.perf_counter()
-        site.learner.flops = 0.0
+        site.learner.flops, site.learner.private_steps = 0.0, 0
         model = self.world.model_of(method.contender, site.participant)
         fate, knowledge, fit = "", None, None
         try:
@@ -173,8 +173,19 @@ class Host:
             sections=anatomy(message.data) if message else {},
             loss=fit.loss if fit else float("nan"),
             score=score,
+            epsilon=self._spent(method, round, site),
         )
         return report, message.data if message and not fate else None
+
+    def _spent(self, method: Method, round: int, site: Site) -> float:
+        """ε of a participant's training up to this round, all rounds being like this one."""
+        people = self.world.config.participants
+        if people.privacy is None:
+            return float("nan")
+        steps, rate = people.training.steps, people.training.batch_size / len(site.shard.train)
+        sigma = privacy.noise_for(people.privacy, rate, steps * self.world.config.rounds)
+        times = events.times_active(self.world.config, round, site.participant)
+        return privacy.spent(people.privacy, sigma, rate, site.learner.private_steps * times)
 
     def _message(
         self, method: Method, site: Site, round: int, knowledge: Knowledge, received: Knowledge | None

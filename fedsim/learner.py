@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsim import generation, losses, policy_gradient, storage
+from fedsim import dpsgd, generation, losses, policy_gradient, storage
 from fedsim.aggregation.exact import Pooled
 from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
@@ -31,7 +31,7 @@ from fedsim.models.taps import LAST, tapped
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
-from fedsim.training import Fit, Lesson, Objective, Phase, Stream
+from fedsim.training import Fit, Lesson, Mechanism, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
 from fedsim.wire.quantise import QUANTISERS
 
@@ -45,13 +45,17 @@ _ANSWER = Objective(response=1.0, task=0.0)
 
 
 class Learner:
-    """One model with its optimiser. `flops` counts what it has computed so far."""
+    """One model with its optimiser.
+
+    flops: what it has computed so far.   private_steps: how often it has drawn from private examples.
+    """
 
     def __init__(self, engine: Engine, modality: Modality, classes: int) -> None:
         self.engine = engine
         self.modality = modality
         self.classes = classes
         self.flops = 0.0
+        self.private_steps = 0
         self._flops: dict[tuple[bool, bool] | None, tuple[float, float]] = {}
 
     # Learning -------------------------------------------------------------------------------------
@@ -67,6 +71,8 @@ class Learner:
         key = _seeded(phase.key)
         _seed_torch(torch_seed(*key, "dropout"))
         batches = [s.batches(steps, generator(*key, k)) for k, s in enumerate(streams)]
+        noises = [generator(*key, k, "noise") for k in range(len(streams))]
+        self.private_steps += steps * sum(s.mechanism is not None for s in streams)
         variation = generator(*key, "augmentation") if any(s.augment for s in streams) else None
         self._set_mean_domain(streams)
         anchors = [p.detach().clone() for p in self._trainable()] if phase.proximal else []
@@ -75,8 +81,12 @@ class Learner:
         sums: dict[str, float] = defaultdict(float)
         for step in range(steps):
             terms: dict[str, Tensor] = {}
-            for stream, of_stream in zip(streams, batches, strict=True):
-                for name, term in self._terms(stream, of_stream[step], variation).items():
+            for stream, of_stream, noise in zip(streams, batches, noises, strict=True):
+                if stream.mechanism is None:
+                    found = self._terms(stream, of_stream[step], variation)
+                else:
+                    found = self._private_terms(stream, stream.mechanism, of_stream[step], variation, noise)
+                for name, term in found.items():
                     terms[name] = terms[name] + term if name in terms else term
             if anchors:
                 terms["proximal"] = phase.proximal * losses.proximal(self._trainable(), anchors)
@@ -88,8 +98,10 @@ class Learner:
                 for name, term in terms.items():
                     sums[name] += term.item()
         for stream, of_stream in zip(streams, batches, strict=True):
-            passes = sum(map(len, of_stream))
-            self._count(stream.examples, passes, steps, stream.objective, self._training_factor)
+            passes, calls, want = sum(map(len, of_stream)), steps, stream.objective
+            if stream.mechanism is not None:  # each example is a pass of its own
+                calls, want = passes, dpsgd.BOTH
+            self._count(stream.examples, passes, calls, want, self._training_factor)
         means = {name: total / steps for name, total in sums.items()}
         if len(means) == 1:
             means[name] = means["loss"]  # the only term is the loss
@@ -169,6 +181,32 @@ class Learner:
             teacher_RK = _dense(lesson.teacher, index).to(logits.device)
             terms["single_step"] = (scale * policy_gradient.single_step(logits, teacher_RK)).sum()
         return terms
+
+    def _private_terms(
+        self,
+        stream: Stream,
+        mechanism: Mechanism,
+        batch: np.ndarray,
+        variation: np.random.Generator | None,
+        noise: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The loss on private examples; its noisy gradient is added to the parameters' at once."""
+        if self.engine.world > 1 or stream.teacher is not None or not stream.objective.task:
+            raise ValueError("private examples are learnt by their answers, on one rank")
+        inputs = self.modality.inputs(stream.examples, batch, self.engine.device)
+        if stream.augment and variation is not None and len(batch):
+            inputs = self.modality.augment(inputs, variation)
+        targets = self.modality.targets(stream.examples, batch, self.engine.device)
+        gradients, loss = dpsgd.private_gradient(
+            self.engine.model, self.modality, inputs, targets, mechanism, stream.batch_size, noise
+        )
+        weight = stream.weight * stream.objective.task
+        for name, parameter in self.engine.model.named_parameters():
+            if name in gradients:
+                gradient = weight * gradients[name]
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        # What is left of the loss for the engine leads to no parameter.
+        return {"task": (weight * loss).detach().requires_grad_()}
 
     # Answering ------------------------------------------------------------------------------------
 
@@ -328,6 +366,11 @@ class Learner:
             answers = self._known(examples, index)
             asked = answers != UNASKED
             yield F.log_softmax(logits_RK[asked], dim=-1), answers[asked]
+
+    def predictions(self, examples: Examples) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """(indices, logits [R, K] fp32, right answers [R]) of labelled examples, chunk by chunk."""
+        for index, logits_RK in self._answers(examples, np.arange(len(examples))):
+            yield index, logits_RK, self._known(examples, index)
 
     def _nll(self, examples: Examples, index: np.ndarray, logits_RK: Tensor) -> Tensor:
         """Task loss of every row, [R]."""

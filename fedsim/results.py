@@ -84,6 +84,7 @@ PARTICIPANTS: Columns = {
     "metric": (_TEXT, "as in the rounds table"),
     "score": (_FLOAT, "its specialist on the global test set; NaN if not evaluated in this round"),
     "loss": (_FLOAT, "mean training loss on its own shard in this round, nats"),
+    "epsilon": (_FLOAT, "ε at `participants.privacy.delta` that its training spent so far; NaN: no privacy"),
     "bytes_up": (_INT, "bytes it sent"),
     "bytes_down": (_INT, "bytes it was sent"),
     "down_s": (_FLOAT, "virtual seconds of its download"),
@@ -144,6 +145,27 @@ TABLES: dict[str, Columns] = {
     "partition": PARTITION,
 }
 
+ATTACKS: Columns = {
+    "method": (_TEXT, "contender"),
+    "seed": (_INT, "seed of the run"),
+    "target": (_TEXT, "what is attacked: `student`, `responses`, `specialists`"),
+    "attack": (_TEXT, "`loss`, `min_k` (Min-K%++), `lira_online`, `lira_offline`"),
+    "members": (_INT, "examples in question that were trained on"),
+    "others": (_INT, "examples in question that were not"),
+    "shadows": (_INT, "shadow runs that the attack could learn from"),
+    "epsilon": (_FLOAT, "the most that a participant's training spent; NaN: no privacy"),
+    **{
+        f"{column}{end}": (_FLOAT, doc + about)
+        for column, doc in (
+            ("auc", "chance that a member is believed one rather than another example"),
+            ("tpr_at_0001", "members found where at most 0.1 % of the others are taken for some"),
+            ("tpr_at_001", "the same with 1 %"),
+        )
+        for end, about in (("", ""), ("_low", ": 95 % interval"), ("_high", ": 95 % interval"))
+    },
+}
+"""Written by `fedsim attack` beside a run's own tables, as `attacks.parquet`."""
+
 SUMMARY: dict[str, str] = {
     "contender": "a method's label; without a student <label>_best and <label>_mean of the institutions",
     "metric": "`perplexity` or `accuracy`",
@@ -157,22 +179,27 @@ SUMMARY: dict[str, str] = {
 }
 
 
+def columns(name: str) -> Columns:
+    """The columns of a table: one of TABLES, or `attacks`."""
+    return ATTACKS if name == "attacks" else TABLES[name]
+
+
 def schema(name: str) -> pa.Schema:
     """The columns of a table, each with its description."""
     return pa.schema(
-        [pa.field(c, kind, metadata={"doc": doc}) for c, (kind, doc) in TABLES[name].items()],
+        [pa.field(c, kind, metadata={"doc": doc}) for c, (kind, doc) in columns(name).items()],
         metadata={"fedsim_table": name, "fedsim_schema": str(SCHEMA_VERSION)},
     )
 
 
 def write_table(path: AnyPath, name: str, rows: Iterable[Row]) -> None:
     """Replace a Parquet file in one step: a reader sees the old table or the new one."""
-    columns = TABLES[name]
+    known = columns(name)
     rows = list(rows)
-    unknown = set().union(*(row.keys() for row in rows)) - set(columns) if rows else set()
+    unknown = set().union(*(row.keys() for row in rows)) - set(known) if rows else set()
     if unknown:
         raise KeyError(f"{name} has no column {sorted(unknown)}")
-    data = [pa.array([row.get(c) for row in rows], kind) for c, (kind, _) in columns.items()]
+    data = [pa.array([row.get(c) for row in rows], kind) for c, (kind, _) in known.items()]
     storage.write(path, lambda part: pq.write_table(pa.table(data, schema=schema(name)), part))
 
 

@@ -102,6 +102,7 @@ def _records(
                 "metric": metric.name,
                 "score": report.score,
                 "loss": report.loss,
+                "epsilon": report.epsilon,
                 "bytes_up": report.sent or 0,
                 "bytes_down": downloaded or 0,
                 "down_s": timing.down_s,

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim import adversaries, plugins, results, shortage, storage
+from fedsim import adversaries, plugins, privacy, results, shortage, storage
 from fedsim import config as configs
 from fedsim.checkpoints import PARTS, Checkpoints, hold
 from fedsim.config import RunConfig
@@ -140,6 +140,7 @@ def check_settings(config: RunConfig) -> None:
         raise ConfigError("evaluation.generate", config.evaluation.generate, expected)
     if people.adapter is not None:
         _check_adapter(config)
+    privacy.check_installed(config)
     adversaries.check(config, [m.contender for m in config.methods if METHODS[m.name].averages])
     if config.pretraining.steps:
         _check_pretraining(config)
@@ -228,6 +229,7 @@ class _Run:
             building = beside.submit(federation.build, plan)
             self.executor.connect(self.config)
             data = building.result()  # the last that can be wrong with a config comes out here
+            privacy.check_shards(self.config, [len(shard.train) for shard in data.shards])
         finally:
             beside.shutdown(wait=False)  # nobody who interrupts waits for the data
         self.progress.phase("starting actors")

@@ -92,6 +92,17 @@ class Lesson:
 
 
 @dataclass(frozen=True)
+class Mechanism:
+    """How a step hides single examples, see `dpsgd`.
+
+    clip: C, largest norm of one example's gradient.   noise: σ, the noise's standard deviation ÷ C.
+    """
+
+    clip: float
+    noise: float
+
+
+@dataclass(frozen=True)
 class Stream:
     """Examples that a phase draws batches from, and what it wants of them.
 
@@ -99,6 +110,8 @@ class Stream:
     batch_size: examples per optimiser step.   weight: of this stream in the step's loss.
     augment: vary the inputs at random (images); off where the teacher saw them as they are.
     lesson: examples are generated sequences, to be learnt from by policy gradient besides the objective.
+    mechanism: of private examples, whose batches are then drawn example by example (Poisson sampling), so
+        that `batch_size` is only the mean.
     guide: what the objective's feature and prototype terms are about.
     """
 
@@ -109,11 +122,15 @@ class Stream:
     weight: float = 1.0
     augment: bool = False
     lesson: Lesson | None = None
+    mechanism: Mechanism | None = None
     guide: Guide | None = None
 
     def batches(self, steps: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """The indices of every step: reshuffled passes over all examples, none left out."""
+        """The indices of every step: reshuffled passes over all examples, none left out; or with a
+        mechanism each example by a draw of its own, so that batches differ in size and may be empty."""
         n, size = len(self.examples), self.batch_size
+        if self.mechanism is not None:
+            return [np.flatnonzero(rng.random(n) < size / n) for _ in range(steps)]
         passes = -(-steps * size // n)
         stream = np.concatenate([rng.permutation(n) for _ in range(passes)])
         return [stream[k * size : (k + 1) * size] for k in range(steps)]

@@ -282,6 +282,7 @@ class Report:
     loss: mean training loss on its own shard, nats.   score: its specialist on the global test
         set; both NaN where there is none.   fate: what became of it: nothing special (empty),
         `diverged` (it sends nothing), `lost` or `late` (what it sent is never used).
+    epsilon: what its training has spent of privacy so far; NaN without `participants.privacy`.
     """
 
     participant: int
@@ -295,6 +296,7 @@ class Report:
     fate: str = ""
     loss: float = float("nan")
     score: float = float("nan")
+    epsilon: float = float("nan")
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 
-from fedsim import adversaries
+from fedsim import adversaries, privacy
 from fedsim import config as configs
 from fedsim.config import Adapter, MethodConfig, RunConfig
-from fedsim.training import Fit, HeadSpec, Phase, Stream
+from fedsim.training import Fit, HeadSpec, Mechanism, Phase, Stream
 from fedsim.types import COORDINATOR, METRICS, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation
 
@@ -133,10 +133,16 @@ class Method(ABC):
         return Phase(streams, training, round, config.rounds, self.key(round, who, purpose))
 
     def labelled(self, examples: Examples, who: int) -> Stream:
-        """Ordinary supervised training on examples that carry their answers."""
+        """Ordinary supervised training on examples that carry their answers: a participant's own, which
+        are hidden where the config asks for it."""
         config = self.world.config
         owner = config.student if who == COORDINATOR else config.participants
-        return Stream(examples, owner.training.batch_size, augment=owner.training.augment)
+        size, mechanism = owner.training.batch_size, None
+        asked = config.participants.privacy if who != COORDINATOR else None
+        if asked is not None:
+            sigma = privacy.noise_for(asked, size / len(examples), owner.training.steps * config.rounds)
+            mechanism = Mechanism(asked.clip, sigma)
+        return Stream(examples, size, augment=owner.training.augment, mechanism=mechanism)
 
     def heads(self) -> HeadSpec | None:
         """What the student has beside its model while it learns; nothing by default."""

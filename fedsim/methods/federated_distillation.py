@@ -151,6 +151,9 @@ class FederatedDistillation(Method):
             if not fits:
                 raise ConfigError(f"{where}.{field}", getattr(settings, field), expected)
         insight.check(settings.features, where)
+        if config.participants.privacy is not None and settings.prototypes.weight:
+            expected = "0: prototypes are means of private examples without noise (participants.privacy)"
+            raise ConfigError(f"{where}.prototypes.weight", settings.prototypes.weight, expected)
 
     def samples(self, round: int) -> np.ndarray:
         """The proxy samples of a round without a curriculum, ascending; both ends know them from the seed."""
@@ -421,6 +424,12 @@ def _demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[st
     )
     lacking = "{}: there is no labelled validation split"
     yield "weights", judged or weighs not in ("entropy", "validation"), lacking.format("loss or density")
+    noisy = config.participants.privacy is not None
+    yield (
+        "weights",
+        not noisy or weighs != "density",
+        "another kind: a density is made of private examples without noise (participants.privacy)",
+    )
     yield "personal", judged or not want.personal, lacking.format("0")
     yield "levels", judged or want.levels != "dadaquant", lacking.format("a number or a pair")
     yield "frequency", judged or want.frequency == "every", lacking.format("every")

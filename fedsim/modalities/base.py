@@ -69,6 +69,22 @@ class Modality(ABC):
         answers = self.answers(examples, index, device)
         return None if answers is None else F.cross_entropy(rows, answers)
 
+    def targets(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor:
+        """What `example_loss` needs beside the inputs, [B, …]: the answers of each example.
+
+        Raises ValueError where nobody knows them."""
+        answers = self.answers(examples, index, device)
+        if answers is None:
+            raise ValueError("only labelled examples can be learnt from by themselves")
+        return answers.view(len(index), self.positions(examples))
+
+    def example_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The supervised loss of one example by itself, nats.
+
+        logits: the model's on a batch of this one.   target: its part of `targets`.
+        """
+        return F.cross_entropy(self.rows(logits), target)
+
     def judged(self, examples: Examples) -> tuple[Modality, Examples]:
         """By which questions a model is scored on these examples, and the examples with the answers."""
         return self, examples

@@ -20,6 +20,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedsim import losses
 from fedsim.modalities.base import Inputs, Modality
@@ -67,6 +68,21 @@ class ImageText(Image):
             return None
         logits_BB = logits[:, -len(index) :].float()
         return losses.contrastive(logits_BB, torch.from_numpy(_alike(examples, index)).to(device))
+
+    def targets(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor:
+        """Which of the prompts are right for an image as well as its caption, [B, K] bool."""
+        prompts_KS = self._prompts_KS.numpy()
+        alike = (examples.arrays["input_ids"][index][:, None] == prompts_KS[None]).all(-1)
+        labels = examples.arrays.get("labels")
+        if labels is not None:
+            alike |= labels[index][:, None] == np.arange(len(prompts_KS))[None]
+        return torch.from_numpy(alike).to(device)
+
+    def example_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Image → text cross-entropy among the public prompts and the own caption. The captions of a
+        batch, which the contrastive loss compares with, are other people's private data."""
+        wanted = torch.cat([target, torch.ones_like(target[:1])]).to(logits.dtype)
+        return F.cross_entropy(logits, (wanted / wanted.sum())[None])
 
     def judged(self, examples: Examples) -> tuple[Modality, Examples]:
         if self.labelled(examples):

@@ -1,0 +1,284 @@
+"""Membership inference against a finished run: which of these examples were in a participant's shard?
+
+Of each participant as many members as others are in question, with the same labels or domains: the
+others are what it kept to test itself and its part of the global test set. Three things are attacked:
+
+    student       the exported model
+    responses     what participants sent in the last round: a model of their architecture is trained on it,
+                  and asked in their place (distillation attack of arXiv 2502.08001)
+    specialists   the participants' own models, which nobody else sees: what there was to protect
+
+A shadow is the whole contender again, with another seed and with half of the examples in question, drawn
+anew, in place of the members; the next shadow has the other half. So every example is in half of them,
+and shards are as large as they were.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim import simulation, storage
+from fedsim.attacks import lira, metrics
+from fedsim.checkpoints import Checkpoints
+from fedsim.config import RunConfig
+from fedsim.data.federation import Federation, build
+from fedsim.executor import InProcess
+from fedsim.methods.base import Method
+from fedsim.network import Clock
+from fedsim.results import Row
+from fedsim.round import Place, run_round
+from fedsim.seeding import generator
+from fedsim.storage import AnyPath
+from fedsim.training import Objective, Phase, Stream
+from fedsim.types import Examples, Public, Shard, concatenate
+from fedsim.world import World
+
+if TYPE_CHECKING:
+    from fedsim.learner import Specialist
+
+Observed = dict[str, dict[str, np.ndarray]]
+"""Target → signal → [N], for all examples in question, participant by participant."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Of one participant: 2c examples in question, the c members first, and its other training examples."""
+
+    participant: int
+    examples: Examples
+    rest: Examples
+
+    @property
+    def members(self) -> int:
+        return len(self.examples) // 2
+
+    def shard(self, inside: np.ndarray, test: Examples) -> Shard:
+        """The shard that has these of the examples in question.   inside: bool [2c], c of them true."""
+        return Shard(
+            self.participant, concatenate([self.rest, self.examples.take(np.flatnonzero(inside))]), test
+        )
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is attacked.   config: with the contender as its only method."""
+
+    config: RunConfig
+    federation: Federation
+    questions: tuple[Question, ...]
+
+    @property
+    def contender(self) -> str:
+        return self.config.methods[0].contender
+
+    @property
+    def member(self) -> np.ndarray:
+        """Who was in, [N] bool."""
+        return np.concatenate([np.arange(2 * q.members) < q.members for q in self.questions])
+
+
+def prepare(config: RunConfig, contender: str) -> Audit:
+    """The data of a run and what is asked about it."""
+    chosen = tuple(m for m in config.methods if m.contender == contender)
+    evaluation = config.evaluation.model_copy(update={"participants": "never", "every": config.rounds})
+    config = config.model_copy(update={"methods": chosen, "evaluation": evaluation})
+    data = build(simulation.check(config))
+    return Audit(config, data, questions(data, config.seed))
+
+
+def questions(data: Federation, seed: int) -> tuple[Question, ...]:
+    """Of each participant as many members as others, group by group."""
+    found, count = [], len(data.shards)
+    for shard in data.shards:
+        who, test = shard.participant, data.public.test
+        others = concatenate([shard.test, test.take(np.arange(who, len(test), count))])
+        rng = generator(seed, who, "attack/questions")
+        inside, outside = [], []
+        for group in np.unique(shard.train.groups):
+            mine, theirs = (rng.permutation(np.flatnonzero(e.groups == group)) for e in (shard.train, others))
+            number = min(len(mine), len(theirs))
+            inside.append(mine[:number])
+            outside.append(theirs[:number])
+        asked = np.sort(np.concatenate(inside))
+        rest = np.setdiff1d(np.arange(len(shard.train)), asked)
+        both = concatenate([shard.train.take(asked), others.take(np.sort(np.concatenate(outside)))])
+        found.append(Question(who, both, shard.train.take(rest)))
+    return tuple(found)
+
+
+def draw(audit: Audit, shadow: int) -> list[np.ndarray]:
+    """Who of the examples in question is in a shadow, for each participant [2c] bool: shadows 0 and 1, 2 and
+    3, … have complementary halves."""
+    found = []
+    for question in audit.questions:
+        rng = generator(audit.config.seed, shadow // 2, question.participant, "attack/shadow")
+        inside = rng.permutation(np.arange(2 * question.members) < question.members)
+        found.append(~inside if shadow % 2 else inside)
+    return found
+
+
+def shadow(audit: Audit, number: int) -> Observed:
+    """Run the contender as shadow `number`, in this process, and look at it."""
+    seed = int(generator(audit.config.seed, number, "attack/seed").integers(2**32))
+    runtime = audit.config.runtime.model_copy(update={"executor": "in_process"})
+    config = audit.config.model_copy(update={"seed": seed, "runtime": runtime})
+    shards = [
+        question.shard(inside, whole.test)
+        for question, inside, whole in zip(
+            audit.questions, draw(audit, number), audit.federation.shards, strict=True
+        )
+    ]
+    data = replace(audit.federation, shards=tuple(shards))
+    with tempfile.TemporaryDirectory(prefix="fedsim-shadow-") as folder:
+        _run(config, data, Path(folder))
+        world, student = simulation.world(config, data), Path(folder) / "student"
+        return observe(world, data.public, audit.questions, Path(folder), student)
+
+
+def observe(
+    world: World, public: Public, asked: Sequence[Question], folder: AnyPath, student: AnyPath | None
+) -> Observed:
+    """The signals of what there is in a run's folder.   student: the exported one, if it is to be asked."""
+    from fedsim.attacks.signals import signals
+
+    method = world.method(world.config.methods[0].contender)
+    starts = _starts(world, public)
+    found: dict[str, list[dict[str, np.ndarray]]] = {}
+    state = Checkpoints(folder, method.contender).state(world.config.rounds)
+    for question in asked:
+        specialist = _specialist(world, method, question.participant, state, starts)
+        if specialist is None:
+            continue
+        found.setdefault("specialists", []).append(signals(specialist, question.examples))
+        surrogate = _surrogate(world, method, question.participant, specialist, public, starts)
+        if surrogate is not None:
+            found.setdefault("responses", []).append(signals(surrogate, question.examples))
+    if student is not None and student.exists():
+        with storage.loading(student) as local:
+            released = world.specialist(str(local), None, world.config.student.training)
+        found["student"] = [signals(released, question.examples) for question in asked]
+    return {
+        target: {name: np.concatenate([some[name] for some in parts]) for name in parts[0]}
+        for target, parts in found.items()
+    }
+
+
+def judge(audit: Audit, target: Observed, shadows: Sequence[Observed], epsilon: float) -> list[Row]:
+    """The rows of the attacks table.   epsilon: what training has spent at most; NaN without privacy."""
+    member, rows = audit.member, []
+    inside = np.stack([np.concatenate(draw(audit, k)) for k in range(len(shadows))]) if shadows else None
+    for name, found in target.items():
+        attacks: dict[str, np.ndarray] = {a: found[a] for a in ("loss", "min_k") if a in found}
+        if inside is not None:
+            phis = np.stack([seen[name]["phi"] for seen in shadows])
+            attacks["lira_online"] = lira.online(found["phi"], phis, inside)
+            attacks["lira_offline"] = lira.offline(found["phi"], phis, inside)
+        for attack, scores in attacks.items():
+            ins, outs = scores[member], scores[~member]
+            row: Row = {
+                "method": audit.contender,
+                "seed": audit.config.seed,
+                "target": name,
+                "attack": attack,
+                "members": len(ins),
+                "others": len(outs),
+                "shadows": len(shadows),
+                "epsilon": epsilon,
+            }
+            for column, estimate in (
+                ("auc", metrics.auc(ins, outs)),
+                ("tpr_at_0001", metrics.tpr_at(ins, outs, 0.001)),
+                ("tpr_at_001", metrics.tpr_at(ins, outs, 0.01)),
+            ):
+                row |= {
+                    column: estimate.value,
+                    f"{column}_low": estimate.low,
+                    f"{column}_high": estimate.high,
+                }
+            rows.append(row)
+    return rows
+
+
+def _run(config: RunConfig, data: Federation, folder: Path) -> None:
+    """All rounds of the only contender, and its student."""
+    world, executor = simulation.world(config, data), InProcess()
+    method, contender = world.method(config.methods[0].contender), config.methods[0].contender
+    checkpoints, clock = Checkpoints(folder, contender), Clock(config)
+    executor.connect(config)
+    executor.start(config)
+    try:
+        executor.prepare(world, data)
+        if method.coordinates:
+            executor.begin(0, contender, 0, None)
+        for round in range(1, config.rounds + 1):
+            previous = checkpoints.state(round - 1) if round > 1 else None
+            place = Place(method, 0, previous, checkpoints.partial(round))
+            checkpoints.commit(round, run_round(executor, place, round, clock))
+        if method.trains_student:
+            executor.export(0, folder / "student", "", data.tokenizer_json)
+    finally:
+        executor.stop()
+
+
+def _starts(world: World, public: Public) -> dict[str, np.ndarray]:
+    from fedsim.host import Host
+
+    if not world.config.pretraining.steps:
+        return {}
+    host = Host(world, public, {})
+    return {model: host.pretrain(model) for model in world.architectures()}
+
+
+def _specialist(
+    world: World, method: Method, participant: int, state: AnyPath, starts: dict[str, np.ndarray]
+) -> Specialist | None:
+    """A participant's model at the end; None where it keeps none, or never finished a round."""
+    folder, people = state / f"participant-{participant:05d}", world.config.participants
+    if not folder.exists():
+        return None
+    model = world.model_of(method.contender, participant)
+    specialist = world.specialist(model, starts.get(model), people.training, people.adapter)
+    specialist.load(folder)
+    return specialist
+
+
+def _surrogate(
+    world: World,
+    method: Method,
+    participant: int,
+    specialist: Specialist,
+    public: Public,
+    starts: dict[str, np.ndarray],
+) -> Specialist | None:
+    """A model that has learnt a participant's last responses; None where it sends no responses."""
+    from fedsim.aggregation.responses import as_pooled
+
+    rounds, people = world.config.rounds, world.config.participants
+    expected = method.expect("up", rounds, participant, specialist.size)
+    if expected is None or expected.kind != "responses":
+        return None
+    samples = expected.samples if expected.samples is not None else np.arange(world.proxy_size)
+    said = specialist.express(
+        public.proxy,
+        samples,
+        levels=expected.levels,
+        quantiser=getattr(method.settings, "quantiser", "largest_remainder"),
+        key=method.key(rounds, participant, "express"),
+    )
+    model = world.model_of(method.contender, participant)
+    learner = world.specialist(model, starts.get(model), people.training, people.adapter)
+    training = people.training.model_copy(update={"steps": people.training.steps * rounds})
+    lesson = Stream(
+        public.proxy.take(samples),
+        training.batch_size,
+        Objective(response=1.0, task=0.0),
+        teacher=as_pooled(said),
+    )
+    learner.fit(Phase((lesson,), training, 1, 1, (world.seed, participant, "attack/surrogate")))
+    return learner

@@ -1,0 +1,64 @@
+"""What models give away about examples, computed again in numpy from their probabilities."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedsim.attacks.signals import log_odds, min_k, signals
+from fedsim.config import Training
+from fedsim.learner import Learner
+from fedsim.modalities import modality
+from fedsim.student.engine import TorchEngine
+from fedsim.types import Examples
+
+V, S = 7, 11
+rng = np.random.default_rng
+
+
+class Bigrams(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(V, V)
+
+    def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=2 * self.table(input_ids))
+
+
+def windows(n: int) -> Examples:
+    ids = rng(1).integers(V, size=(n, S)).astype(np.int32)
+    return Examples({"input_ids": ids}, np.zeros(n, np.int64), np.arange(n, dtype=np.uint64))
+
+
+def test_signals_are_those_of_the_models_probabilities():
+    model, data = Bigrams(), windows(6)
+    found = signals(Learner(TorchEngine(model, Training(), torch.device("cpu")), modality("text"), V), data)
+    table = 2 * model.table.weight.detach().double().numpy()
+    p = np.exp(table) / np.exp(table).sum(1, keepdims=True)
+    for i, ids in enumerate(data.arrays["input_ids"]):
+        right = np.array([p[a, b] for a, b in pairwise(ids)])
+        assert found["loss"][i] == pytest.approx(np.log(right).mean(), abs=1e-5)
+        assert found["phi"][i] == pytest.approx(np.log(right / (1 - right)).mean(), abs=1e-5)
+        scores = []
+        for before, q in zip(ids[:-1], right, strict=True):
+            mean = (p[before] * np.log(p[before])).sum()
+            spread = np.sqrt((p[before] * np.log(p[before]) ** 2).sum() - mean**2)
+            scores.append((np.log(q) - mean) / spread)
+        lowest = sorted(scores)[:2]  # a fifth of ten
+        assert found["min_k"][i] == pytest.approx(np.mean(lowest), abs=1e-4)
+
+
+def test_log_odds_stay_finite_where_a_probability_is_1():
+    found = log_odds(torch.tensor([[200.0, 0.0, 0.0]]), torch.tensor([0]))
+    assert float(found) == pytest.approx(200 - np.log(2))
+
+
+def test_min_k_takes_at_least_one_row():
+    logits = torch.from_numpy(rng(2).normal(size=(3, V)))
+    answers = torch.tensor([0, 1, 2])
+    each = min_k(logits, answers, rows=1)
+    assert float(min_k(logits, answers, rows=3)) == pytest.approx(float(each.min()))
