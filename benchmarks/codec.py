@@ -32,7 +32,17 @@ def main() -> None:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         samples = np.arange(ROWS)
         responses = Responses(samples, 1, CLASSES, LEVELS, offsets, ids, counts)
-        expect = Expectation("responses", "up", 1, 0, CLASSES, 1, LEVELS, ROWS, samples)
+        expect = Expectation(
+            "responses",
+            "up",
+            1,
+            0,
+            classes=CLASSES,
+            positions=1,
+            levels=LEVELS,
+            proxy_size=ROWS,
+            samples=samples,
+        )
 
         def coded(responses: Responses = responses) -> bytes:
             return encode(responses, direction="up", round=1, sender=0, samples_known=True).data
