@@ -113,8 +113,10 @@ def tamper(
         return _turned(knowledge, received, adversary, rng)
     if isinstance(knowledge, Update):
         return _turned_steps(knowledge, adversary, rng)
+    if isinstance(knowledge, Prototypes):
+        return _swapped(knowledge) if adversary.kind == "false_prototypes" else knowledge
     attack = ATTACKS.get(adversary.kind)
-    if attack is None or not isinstance(knowledge, Responses):
+    if attack is None or not isinstance(knowledge, Responses) or not knowledge.rows:
         return knowledge
     rows, classes = knowledge.rows, knowledge.classes
     likeness = _likeness(knowledge) if adversary.kind == "least_similar" else None
