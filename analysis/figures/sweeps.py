@@ -159,7 +159,7 @@ def loss_weights(
         )
     ]
     fig.add_scatterternary(
-        a=a, b=b, c=c, mode="markers", showlegend=False, hovertext=hover, hoverinfo="text",
+        a=a, b=b, c=c, mode="markers", showlegend=False, cliponaxis=False, hovertext=hover, hoverinfo="text",
         customdata=list(rows["setting"]),
         marker={"color": list(rows["score"]), "colorscale": _SCALE, "reversescale": not higher, "size": 12,
                 "line": {"width": 1, "color": style.GREY},
@@ -167,11 +167,11 @@ def loss_weights(
     )  # fmt: skip
     fig.add_scatterternary(
         a=[a[best]], b=[b[best]], c=[c[best]], mode="markers", name="best", hoverinfo="skip", meta="all",
+        cliponaxis=False,
         marker={"symbol": "circle-open", "size": 20, "color": style.VERMILLION, "line": {"width": 3}},
     )  # fmt: skip
-    fig.update_layout(
-        ternary={s: {"title": {"text": w}} for s, w in zip(("aaxis", "baxis", "caxis"), weights, strict=True)}
-    )
+    sides = {s: {"title": {"text": w}} for s, w in zip(("aaxis", "baxis", "caxis"), weights, strict=True)}
+    fig.update_layout(ternary=sides | {"domain": {"x": [0.08, 0.92]}})
     return fig
 
 
