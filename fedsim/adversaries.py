@@ -113,8 +113,6 @@ def tamper(
         return _turned(knowledge, received, adversary, rng)
     if isinstance(knowledge, Update):
         return _turned_steps(knowledge, adversary, rng)
-    if isinstance(knowledge, Prototypes):
-        return _swapped(knowledge) if adversary.kind == "false_prototypes" else knowledge
     attack = ATTACKS.get(adversary.kind)
     if attack is None or not isinstance(knowledge, Responses) or not knowledge.rows:
         return knowledge
