@@ -66,9 +66,17 @@ class Expectation:
 
 
 def encode(
-    knowledge: Knowledge, *, direction: str, round: int, sender: int, samples_known: bool = False
+    knowledge: Knowledge,
+    *,
+    direction: str,
+    round: int,
+    sender: int,
+    samples_known: bool = False,
+    coder: str = "ans",
 ) -> Message:
     """The message that carries `knowledge`.
+
+    coder: of `entropy.CODERS`; the message says which, so that the receiver need not know.
 
     samples_known: the receiver's Expectation holds the sample ids, so they are not sent.
     Raises ValueError for knowledge that breaks its own invariants (counts that don't sum to

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedsim.errors import MessageError
 from fedsim.types import COORDINATOR, Knowledge, Parameters, Responses
-from fedsim.wire import Expectation, decode, encode, entropy, memory_limit
+from fedsim.wire import Expectation, bits, decode, encode, memory_limit
 from fedsim.wire.container import checksum, pack, unpack
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.messages import CODECS
@@ -309,7 +309,7 @@ def test_the_largest_table_stays_within_four_times_the_limit(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An honest sender never writes a table with as many symbols as the stream has; a hostile one may."""
-    monkeypatch.setattr(entropy, "_raw_size", lambda width, size: 1 << 30)
+    monkeypatch.setattr(bits, "size_of", lambda width, size: 1 << 30)
     entries = limit // 16
     ids = np.random.default_rng(0).permutation(entries).astype(np.int32)
     ones, samples = np.ones(entries, np.int32), np.arange(entries)
