@@ -45,7 +45,10 @@ ROUNDS: Columns = {
     "round": (_INT, "1 … rounds; 0 is the shared public start, before any knowledge moved"),
     "metric": (_TEXT, "`perplexity` (per token) or `accuracy`, on the global test set"),
     "higher_is_better": (_BOOL, "direction of the metric"),
-    "score": (_FLOAT, "the metric's value; for `solo` the mean over institutions; NaN if not evaluated"),
+    "score": (
+        _FLOAT,
+        "the metric's value; mean of institutions where no student is; NaN if not evaluated",
+    ),
     "loss": (_FLOAT, "mean task loss on the global test set, nats; NaN if not evaluated"),
     "learn_loss": (_FLOAT, "mean training loss of the student in this round; NaN if it did not train"),
     "bytes_up": (_INT, "bytes of all messages participant → coordinator in this round"),
@@ -104,7 +107,7 @@ TABLES: dict[str, Columns] = {
 }
 
 SUMMARY: dict[str, str] = {
-    "contender": "a method's label, or `solo_best` and `solo_mean` for the institutions on their own",
+    "contender": "a method's label; without a student <label>_best and <label>_mean of the institutions",
     "metric": "`perplexity` or `accuracy`",
     "higher_is_better": "direction of the metric",
     "score": "after the last round",
@@ -167,13 +170,17 @@ def write_text(path: AnyPath, text: str) -> None:
 
 
 def summarise(rounds: list[Row], participants: list[Row]) -> list[Row]:
-    """One row per contender (see SUMMARY), from the rows of the two tables."""
+    """One row per contender (see SUMMARY).
+
+    participants: rows of those methods that train no student; their institutions are the contenders.
+    """
     rows: list[Row] = []
+    own = {row["method"] for row in participants}
     for method in dict.fromkeys(row["method"] for row in rounds):
         mine = [row for row in rounds if row["method"] == method]
         total = {c: sum(row[c] for row in mine) for c in ("bytes_up", "bytes_down", "virtual_s", "wall_s")}
         facts = {c: mine[0][c] for c in ("metric", "higher_is_better")}
-        if mine[0]["algorithm"] != "solo":
+        if method not in own:
             scored = [row for row in mine if _number(row["score"])]
             if scored:
                 last = max(scored, key=lambda row: row["round"])

@@ -44,7 +44,7 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Rec
     fates = {k: "dropped" for k in asked if k not in active}
 
     # 2. Broadcast: one message, which goes down every link.
-    opening = executor.open(place.lane, round) if method.trains_student else Opening()
+    opening = executor.open(place.lane, round) if method.coordinates else Opening()
 
     # 3. – 5. Specialise, express, encode and send: at the hosts, each at its own pace.
     reports: dict[int, Report] = {}
@@ -56,12 +56,12 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Rec
                 if report.fate:
                     fates[report.participant] = report.fate
             # 6. Decode, validate, pool: as messages arrive.
-            if method.trains_student:
+            if method.coordinates:
                 executor.receive(place.lane, batch)
 
     # 7. – 8. Learn, evaluate, save. If nobody could deliver by configuration, the student waits.
     silent = bool(asked) and all(fates.get(who) in events.FATES for who in asked)
-    closing = executor.close(place.lane, round, place.target, silent) if method.trains_student else Closing()
+    closing = executor.close(place.lane, round, place.target, silent) if method.coordinates else Closing()
     fates.update(closing.statuses)
     timings = {who: clock.timing(who, r.flops, opening.size, r.sent) for who, r in reports.items()}
     return _records(method, round, opening, asked, reports, fates, closing, timings, clock, began)
@@ -130,7 +130,7 @@ def _records(
         "metric": metric.name,
         "higher_is_better": metric.higher_is_better,
         "score": closing.score if method.trains_student else _mean(alone),
-        "loss": closing.loss,
+        "loss": closing.loss if method.trains_student else float("nan"),
         "learn_loss": closing.learn_loss,
         "bytes_up": sum(row["bytes_up"] for row in participants),
         "bytes_down": sum(row["bytes_down"] for row in participants),

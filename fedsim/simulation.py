@@ -249,10 +249,10 @@ class _Run:
         exports = name == product(self.config) and not (student / "README.md").exists()
         if finished >= self.config.rounds and not exports:
             return
-        if method.trains_student:
+        if method.coordinates:
             state = checkpoints.state(finished) if finished > 0 else None
             closing = self.executor.begin(lane, name, max(0, finished), state)
-            if finished < 0:
+            if finished < 0 and method.trains_student:
                 checkpoints.commit(0, _start(self.world, name, closing))
         for round in range(max(0, finished) + 1, self.config.rounds + 1):
             if stop.is_set():

@@ -12,10 +12,13 @@ import numpy as np
 
 from fedsim.aggregation.exact import CountSum, Pooled
 from fedsim.types import Knowledge, Responses
+from fedsim.wire.quantise import largest_remainder
 
 _UNIT = 2**16
 """A weight of 1 as an integer: sums are exact, and a weight can shrink and grow by e^±8."""
 _REACH = 8.0
+_CHUNK_VALUES = 2**22
+"""Probabilities held densely at once."""
 
 
 class ResponsePool:
@@ -63,6 +66,51 @@ def sharpen(pooled: Pooled, beta: float) -> Pooled:
     powered = (pooled.probs.astype(np.float64) / largest) ** beta
     totals = np.add.reduceat(powered, starts)
     return replace(pooled, probs=(powered / np.repeat(totals, lengths)).astype(np.float32))
+
+
+def era(pooled: Pooled, temperature: float) -> Pooled:
+    """Entropy reduction aggregation of DS-FL, softmax(p̄ ÷ T) over all K classes, row by row.
+
+    Classes that nobody named take part with p̄ = 0, so every row comes out with K entries.
+    """
+    rows, classes = len(pooled.offsets) - 1, pooled.classes
+    scaled = np.zeros((rows, classes))
+    scaled[np.repeat(np.arange(rows), np.diff(pooled.offsets)), pooled.ids] = pooled.probs
+    scaled /= temperature
+    scaled -= scaled.max(axis=1, keepdims=True)  # e^0 is the largest: nothing overflows
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum(axis=1, keepdims=True)
+    return replace(
+        pooled,
+        offsets=np.arange(rows + 1) * classes,
+        ids=np.tile(np.arange(classes, dtype=np.int32), rows),
+        probs=scaled.astype(np.float32).ravel(),
+    )
+
+
+def quantised(pooled: Pooled, levels: int) -> Responses:
+    """Pooled rows on the grid of `levels`, nearest in L1, so that they can be sent."""
+    rows, classes = len(pooled.offsets) - 1, pooled.classes
+    lengths, ids, counts = [], [], []
+    for start in range(0, rows, size := max(1, _CHUNK_VALUES // classes)):
+        offsets = pooled.offsets[start : start + size + 1]
+        part = slice(offsets[0], offsets[-1])
+        dense = np.zeros((len(offsets) - 1, classes), np.float32)
+        dense[np.repeat(np.arange(len(dense)), np.diff(offsets)), pooled.ids[part]] = pooled.probs[part]
+        length, class_ids, count = largest_remainder(dense, levels)
+        lengths.append(length)
+        ids.append(class_ids)
+        counts.append(count)
+    ends = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+    return Responses(
+        samples=pooled.samples,
+        positions=pooled.positions,
+        classes=classes,
+        levels=levels,
+        offsets=np.concatenate([[0], ends]),
+        ids=np.concatenate(ids),
+        counts=np.concatenate(counts),
+    )
 
 
 def recall(memory: dict[str, np.ndarray], fresh: Pooled) -> Pooled:

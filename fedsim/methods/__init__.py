@@ -6,8 +6,10 @@ No method imports torch, ray or deepspeed: it says what is done, the learner doe
 
 from fedsim.methods.base import Method
 from fedsim.methods.centralized import Centralized
+from fedsim.methods.ds_fl import DSFL
 from fedsim.methods.fedavg import FedAvg
 from fedsim.methods.federated_distillation import FederatedDistillation
+from fedsim.methods.fedmd import FedMD
 from fedsim.methods.fedprox import FedProx
 from fedsim.methods.proxy_only import ProxyOnly
 from fedsim.methods.solo import Solo
@@ -16,6 +18,8 @@ METHODS: dict[str, type[Method]] = {
     "federated_distillation": FederatedDistillation,
     "fedavg": FedAvg,
     "fedprox": FedProx,
+    "ds_fl": DSFL,
+    "fedmd": FedMD,
     "centralized": Centralized,
     "solo": Solo,
     "proxy_only": ProxyOnly,

@@ -78,6 +78,8 @@ class Method(ABC):
     """Whether participants work at all (not for `centralized`, `proxy_only`)."""
     trains_student: ClassVar[bool] = True
     """Whether a global student comes out (not for `solo`)."""
+    coordinates: ClassVar[bool] = True
+    """Whether there is a coordinator that hands something out or takes something in (not for `solo`)."""
     keeps_specialists: ClassVar[bool] = True
     """Whether a specialist goes on from its own state of the last round."""
     gathers_private_data: ClassVar[bool] = False

@@ -18,7 +18,7 @@ answers (the next token), who predicts a sample better weighs more on it.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,6 +32,9 @@ from fedsim.seeding import generator
 from fedsim.training import Fit, Objective, Stream
 from fedsim.types import COORDINATOR, Knowledge, Responses
 from fedsim.wire.messages import Expectation
+
+if TYPE_CHECKING:
+    from fedsim.world import World
 
 
 class DistillationSettings(Settings):
@@ -76,15 +79,8 @@ class FederatedDistillation(Method):
             )
 
     def samples(self, round: int) -> np.ndarray:
-        """The proxy samples of a round, ascending; both ends know them from the seed.
-
-        Slices of one shuffle, round and round: no sample is asked twice before all were asked once.
-        """
-        size = self.world.proxy_size
-        number = max(1, round_half_up(self.settings.proxy_per_round * size))
-        shuffled = generator(self.world.seed, "proxy samples").permutation(size)
-        first = (round - 1) * number
-        return np.sort(shuffled[np.arange(first, first + number) % size])
+        """The proxy samples of a round, ascending; both ends know them from the seed."""
+        return proxy_slice(self.world, round, self.settings.proxy_per_round)
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         if round == 1 or not self.settings.digest:
@@ -154,6 +150,18 @@ class FederatedDistillation(Method):
             quantiser=self.settings.quantiser,
             key=self.key(round, sender, "express"),
         )
+
+
+def proxy_slice(world: World, round: int, part: float) -> np.ndarray:
+    """The proxy samples of a round, [n] ascending: slices of one shuffle, round and round.
+
+    No sample is asked twice before all were asked once.
+    """
+    size = world.proxy_size
+    number = max(1, round_half_up(part * size))
+    shuffled = generator(world.seed, "proxy samples").permutation(size)
+    first = (round - 1) * number
+    return np.sort(shuffled[np.arange(first, first + number) % size])
 
 
 def round_half_up(value: float) -> int:

@@ -13,6 +13,7 @@ from fedsim.types import Knowledge
 
 class Solo(Method):
     trains_student: ClassVar[bool] = False
+    coordinates: ClassVar[bool] = False
 
     def participant_step(
         self, site: Site, round: int, received: Knowledge | None

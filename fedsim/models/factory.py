@@ -45,6 +45,7 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     torch.manual_seed(torch_seed(seed, "weights", path.read_text(encoding="utf-8")))
     config = AutoConfig.from_pretrained(str(path))
     _set(config, _fitting(config.model_type, interface))
+    _check_patches(name, config, interface)
     return _ready(auto.from_config(config))
 
 
@@ -141,6 +142,17 @@ def _fitting(model_type: str, interface: Interface) -> dict[str, Any]:
         "id2label": dict(enumerate(names)),
         "label2id": {n: k for k, n in enumerate(names)},
     }
+
+
+def _check_patches(name: str, config: Any, interface: Interface) -> None:
+    """Raise ConfigError where a vision model's patch is larger than the images."""
+    patch = getattr(getattr(config, "vision_config", config), "patch_size", None)
+    if interface.image_shape is not None and isinstance(patch, int):
+        _, side = _square(interface)
+        if patch > side:
+            raise ConfigError(
+                "model", name, f"a patch_size of at most {side}, the images' side; it is {patch}"
+            )
 
 
 def _square(interface: Interface) -> tuple[int, int]:

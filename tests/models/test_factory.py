@@ -244,3 +244,14 @@ def test_the_learned_temperature_stays_below_its_bound():
 def test_images_must_be_square():
     with pytest.raises(ConfigError, match=r"data\.image_size.*square"):
         build("vit-micro", Interface("image", 3, 0, (1, 8, 12)), seed=0)
+
+
+def test_patches_larger_than_the_images_are_refused(tmp_path: Path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "vit", "hidden_size": 32, "num_attention_heads": 2}))
+    with pytest.raises(ConfigError, match=r"patch_size of at most 8.*it is 16"):
+        build(str(path), IMAGE, seed=0)
+    path.write_text(
+        json.dumps({"model_type": "vit", "hidden_size": 32, "num_attention_heads": 2, "patch_size": 8})
+    )
+    assert logits(build(str(path), IMAGE, seed=0), IMAGE).shape == (2, 3)
