@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from fedsim import losses, storage
 from fedsim.aggregation.exact import Pooled
+from fedsim.aggregation.responses import dense
 from fedsim.errors import DivergedError
 from fedsim.modalities.base import Modality, chunks
 from fedsim.models.flops import TRAINING_FACTOR, forward_flops
@@ -311,12 +312,4 @@ def _seeded(key: tuple[int | str, ...]) -> tuple[int, ...]:
 def _dense(teacher: Pooled, batch: np.ndarray) -> Tensor:
     """The teacher's rows of the examples at `batch`, [R, K] fp32."""
     p = teacher.positions
-    rows = (batch[:, None] * p + np.arange(p)).ravel()
-    starts, ends = teacher.offsets[rows], teacher.offsets[rows + 1]
-    lengths = ends - starts
-    # Positions of all entries of all rows, without a loop over rows.
-    first = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    entries = first + np.arange(lengths.sum())
-    dense = np.zeros((len(rows), teacher.classes), np.float32)
-    dense[np.repeat(np.arange(len(rows)), lengths), teacher.ids[entries]] = teacher.probs[entries]
-    return torch.from_numpy(dense)
+    return torch.from_numpy(dense(teacher, (batch[:, None] * p + np.arange(p)).ravel()))

@@ -53,7 +53,21 @@ def as_pooled(responses: Responses) -> Pooled:
         responses.offsets,
         responses.ids,
         probs,
+        (responses.tails / responses.levels).astype(np.float32) if responses.tail else None,
     )
+
+
+def dense(pooled: Pooled, rows: np.ndarray) -> np.ndarray:
+    """The probabilities of the rows at `rows` [r], [r, K] float32."""
+    starts, lengths = pooled.offsets[rows], pooled.offsets[rows + 1] - pooled.offsets[rows]
+    # Positions of all entries of all rows, without a loop over rows.
+    first = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    entries = first + np.arange(lengths.sum())
+    probs = np.zeros((len(rows), pooled.classes), np.float32)
+    probs[np.repeat(np.arange(len(rows)), lengths), pooled.ids[entries]] = pooled.probs[entries]
+    if pooled.rests is not None:
+        probs += pooled.rests[rows, None] / np.float32(pooled.classes)
+    return probs
 
 
 def sharpen(pooled: Pooled, beta: float) -> Pooled:
@@ -63,9 +77,22 @@ def sharpen(pooled: Pooled, beta: float) -> Pooled:
     starts, lengths = pooled.offsets[:-1], np.diff(pooled.offsets)
     # By the largest of the row, so that not all of it underflows when β is large.
     largest = np.repeat(np.maximum.reduceat(pooled.probs, starts), lengths)
-    powered = (pooled.probs.astype(np.float64) / largest) ** beta
-    totals = np.add.reduceat(powered, starts)
-    return replace(pooled, probs=(powered / np.repeat(totals, lengths)).astype(np.float32))
+    if pooled.rests is None:
+        powered = (pooled.probs.astype(np.float64) / largest) ** beta
+        totals = np.add.reduceat(powered, starts)
+        return replace(pooled, probs=(powered / np.repeat(totals, lengths)).astype(np.float32))
+    # A class that isn't named has an even share of the rest, one that is named has it as well.
+    shares = pooled.rests.astype(np.float64) / pooled.classes
+    largest += np.repeat(shares, lengths)
+    floors = (shares / largest[starts]) ** beta
+    powered = ((pooled.probs + np.repeat(shares, lengths)) / largest) ** beta
+    totals = np.add.reduceat(powered, starts) + floors * (pooled.classes - lengths)
+    powered -= np.repeat(floors, lengths)
+    return replace(
+        pooled,
+        probs=(powered / np.repeat(totals, lengths)).astype(np.float32),
+        rests=(floors * pooled.classes / totals).astype(np.float32),
+    )
 
 
 def era(pooled: Pooled, temperature: float) -> Pooled:
@@ -74,8 +101,7 @@ def era(pooled: Pooled, temperature: float) -> Pooled:
     Classes that nobody named take part with p̄ = 0, so every row comes out with K entries.
     """
     rows, classes = len(pooled.offsets) - 1, pooled.classes
-    scaled = np.zeros((rows, classes))
-    scaled[np.repeat(np.arange(rows), np.diff(pooled.offsets)), pooled.ids] = pooled.probs
+    scaled = dense(pooled, np.arange(rows)).astype(np.float64)
     scaled /= temperature
     scaled -= scaled.max(axis=1, keepdims=True)  # e^0 is the largest: nothing overflows
     np.exp(scaled, out=scaled)
@@ -85,6 +111,7 @@ def era(pooled: Pooled, temperature: float) -> Pooled:
         offsets=np.arange(rows + 1) * classes,
         ids=np.tile(np.arange(classes, dtype=np.int32), rows),
         probs=scaled.astype(np.float32).ravel(),
+        rests=None,
     )
 
 
@@ -93,11 +120,8 @@ def quantised(pooled: Pooled, levels: int) -> Responses:
     rows, classes = len(pooled.offsets) - 1, pooled.classes
     lengths, ids, counts = [], [], []
     for start in range(0, rows, size := max(1, _CHUNK_VALUES // classes)):
-        offsets = pooled.offsets[start : start + size + 1]
-        part = slice(offsets[0], offsets[-1])
-        dense = np.zeros((len(offsets) - 1, classes), np.float32)
-        dense[np.repeat(np.arange(len(dense)), np.diff(offsets)), pooled.ids[part]] = pooled.probs[part]
-        length, class_ids, count = largest_remainder(dense, levels)
+        probs = dense(pooled, np.arange(start, min(start + size, rows)))
+        length, class_ids, count = largest_remainder(probs, levels)
         lengths.append(length)
         ids.append(class_ids)
         counts.append(count)
@@ -115,7 +139,7 @@ def quantised(pooled: Pooled, levels: int) -> Responses:
 
 def recall(memory: dict[str, np.ndarray], fresh: Pooled) -> Pooled:
     """Fresh rows, and those of earlier rounds for samples that are not among them; kept in `memory`."""
-    if memory:
+    if "samples" in memory:
         old = Pooled(
             memory["samples"],
             fresh.positions,
@@ -123,9 +147,12 @@ def recall(memory: dict[str, np.ndarray], fresh: Pooled) -> Pooled:
             memory["offsets"],
             memory["ids"],
             memory["probs"],
+            memory.get("rests"),
         )
         fresh = union(fresh, old)
     memory.update(samples=fresh.samples, offsets=fresh.offsets, ids=fresh.ids, probs=fresh.probs)
+    if fresh.rests is not None:
+        memory["rests"] = fresh.rests
     return fresh
 
 
@@ -140,6 +167,11 @@ def union(first: Pooled, second: Pooled) -> Pooled:
     taken = lengths[rows]
     offsets = np.concatenate([[0], np.cumsum(taken)])
     entries = np.repeat(starts[rows] - offsets[:-1], taken) + np.arange(offsets[-1])
+    rests = None
+    if first.rests is not None or second.rests is not None:
+        none = (np.zeros(len(part.offsets) - 1, np.float32) for part in (first, second))
+        each = (part.rests for part in (first, second))
+        rests = np.concatenate([z if r is None else r for r, z in zip(each, none, strict=True)])[rows]
     return Pooled(
         samples[chosen],
         p,
@@ -147,4 +179,5 @@ def union(first: Pooled, second: Pooled) -> Pooled:
         offsets,
         np.concatenate([first.ids, second.ids])[entries],
         np.concatenate([first.probs, second.probs])[entries],
+        rests,
     )

@@ -7,7 +7,8 @@ Sections of a responses message (n samples, p positions, R = n·p rows, nnz entr
     lengths   entropy-coded entries per row, minus one [R]
     ids       entropy-coded gaps of the class ids within a row, minus one [nnz]; a row's first
               entry is its first id itself
-    counts    entropy-coded counts, minus one, without each row's last: the row sums to `levels` [nnz − R]
+    counts    entropy-coded counts, minus one, without each row's last: the row sums to `levels` [nnz − R];
+              all of them where rows may have a tail, which is then what is left [nnz]
     claims    float16 [n]; absent where the sender has none
 
 The "minus one"s make ascending ids and positive counts the only thing a message can say.
@@ -49,7 +50,8 @@ class Expectation:
 
     kind, direction, round, sender: as in Message.
     Responses only: classes K, positions p, levels L; proxy_size, sample ids are below it;
-    samples [n] int64, if given the message must be about exactly these, and may leave them out.
+    samples [n] int64, if given the message must be about exactly these, and may leave them out;
+    tail, whether rows may leave some of their quanta to all classes.
     Parameters only: size P.
     """
 
@@ -63,6 +65,7 @@ class Expectation:
     proxy_size: int = 0
     samples: np.ndarray | None = None
     size: int = 0
+    tail: bool = False
 
 
 def encode(
