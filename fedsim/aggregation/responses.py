@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedsim.aggregation.exact import CountSum, Pooled
+from fedsim.rows import gather
 from fedsim.types import Knowledge, Responses
 from fedsim.wire.quantise import largest_remainder
 
@@ -59,12 +60,9 @@ def as_pooled(responses: Responses) -> Pooled:
 
 def dense(pooled: Pooled, rows: np.ndarray) -> np.ndarray:
     """The probabilities of the rows at `rows` [r], [r, K] float32."""
-    starts, lengths = pooled.offsets[rows], pooled.offsets[rows + 1] - pooled.offsets[rows]
-    # Positions of all entries of all rows, without a loop over rows.
-    first = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    entries = first + np.arange(lengths.sum())
+    offsets, entries = gather(pooled.offsets, rows)
     probs = np.zeros((len(rows), pooled.classes), np.float32)
-    probs[np.repeat(np.arange(len(rows)), lengths), pooled.ids[entries]] = pooled.probs[entries]
+    probs[np.repeat(np.arange(len(rows)), np.diff(offsets)), pooled.ids[entries]] = pooled.probs[entries]
     if pooled.rests is not None:
         probs += pooled.rests[rows, None] / np.float32(pooled.classes)
     return probs
@@ -162,11 +160,8 @@ def union(first: Pooled, second: Pooled) -> Pooled:
     _, chosen = np.unique(samples, return_index=True)  # the first of equals
     p = first.positions
     rows = (chosen[:, None] * p + np.arange(p)).ravel()
-    lengths = np.concatenate([np.diff(first.offsets), np.diff(second.offsets)])
-    starts = np.concatenate([first.offsets[:-1], second.offsets[:-1] + first.offsets[-1]])
-    taken = lengths[rows]
-    offsets = np.concatenate([[0], np.cumsum(taken)])
-    entries = np.repeat(starts[rows] - offsets[:-1], taken) + np.arange(offsets[-1])
+    both = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
+    offsets, entries = gather(both, rows)
     rests = None
     if first.rests is not None or second.rests is not None:
         none = (np.zeros(len(part.offsets) - 1, np.float32) for part in (first, second))

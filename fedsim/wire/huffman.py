@@ -136,7 +136,7 @@ def _decode_split(body: memoryview, size: int) -> np.ndarray:
     number = int(np.count_nonzero(others))
     if not number:
         raise _corrupted("a split stream without a second part")
-    symbols = np.array((*common, 0), np.int32)[head]
+    symbols: np.ndarray = np.array((*common, 0), np.int32)[head]
     symbols[others] = decode(body[length:], number, split=False)
     return symbols
 

@@ -11,6 +11,8 @@ Sections of a responses message (n samples, p positions, R = n·p rows, nnz entr
               all of them where rows may have a tail, which is then what is left [nnz]
     claims    float16 [n]; absent where the sender has none
 
+One with a section `base` is coded against rows that both ends have: see delta.py.
+
 The "minus one"s make ascending ids and positive counts the only thing a message can say.
 
 Sections of a parameters message:
@@ -31,7 +33,9 @@ import numpy as np
 
 from fedsim.errors import MessageError
 from fedsim.types import Knowledge, Message, Parameters, Responses
+from fedsim.wire import delta
 from fedsim.wire.container import Buffer, pack, unpack
+from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import decode_symbols, encode_symbols
 
 MAX_PARAMETER = 2.0**18
@@ -51,7 +55,8 @@ class Expectation:
     kind, direction, round, sender: as in Message.
     Responses only: classes K, positions p, levels L; proxy_size, sample ids are below it;
     samples [n] int64, if given the message must be about exactly these, and may leave them out;
-    tail, whether rows may leave some of their quanta to all classes.
+    tail, whether rows may leave some of their quanta to all classes;
+    reference, rows that the message may be coded against.
     Parameters only: size P.
     """
 
@@ -66,6 +71,16 @@ class Expectation:
     samples: np.ndarray | None = None
     size: int = 0
     tail: bool = False
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the sender writes responses.   samples_known, coder, reference: see `encode`."""
+
+    samples_known: bool = False
+    coder: str = "ans"
+    reference: Reference | None = None
 
 
 def encode(
@@ -76,18 +91,21 @@ def encode(
     sender: int,
     samples_known: bool = False,
     coder: str = "ans",
+    reference: Reference | None = None,
 ) -> Message:
     """The message that carries `knowledge`.
 
     coder: of `entropy.CODERS`; the message says which, so that the receiver need not know.
 
+    reference: rows that the receiver has as well, of the same or other samples; responses are coded
+        against them where that is smaller.
     samples_known: the receiver's Expectation holds the sample ids, so they are not sent.
     Raises ValueError for knowledge that breaks its own invariants (counts that don't sum to
     `levels`, ids out of order). Numbers are not judged: a claim or parameter that isn't finite is
     sent, as a diverged or hostile participant would, and refused by the receiver.
     """
     kind = next(kind for kind, codec in CODECS.items() if isinstance(knowledge, codec[0]))
-    sections = CODECS[kind][1](knowledge, samples_known)
+    sections = CODECS[kind][1](knowledge, Form(samples_known, coder, reference))
     return Message(pack(kind, direction, round, sender, sections), direction, round, sender, kind)
 
 
@@ -123,27 +141,40 @@ def memory_limit(expect: Expectation) -> int:
 # ---- responses
 
 
-def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, Buffer]:
+def _encode_responses(responses: Responses, form: Form) -> dict[str, Buffer]:
     _check(responses)
-    offsets, ids, counts = responses.offsets, responses.ids.astype(np.int64), responses.counts
-    starts = offsets[:-1]
-    gaps = np.diff(ids, prepend=0) - 1
-    gaps[starts] = ids[starts]
-    inner = np.ones(len(counts), bool)
-    inner[offsets[1:] - 1] = False
-    meta = (responses.classes, responses.levels, responses.positions, len(responses.samples))
-    sections: dict[str, Buffer] = {
-        "meta": _RESPONSES_META.pack(*meta),
-        "lengths": encode_symbols(np.diff(offsets) - 1),
-        "ids": encode_symbols(gaps),
-        "counts": encode_symbols(counts[inner] - 1),
-    }
-    if not samples_known:
-        sections["samples"] = encode_symbols(np.diff(responses.samples, prepend=-1) - 1)
+    sections = _plain(responses, form.coder)
+    if form.reference is not None and responses.rows:
+        changes = delta.encode(responses, form.reference, form.coder)
+        if changes is not None and _size(changes) < _size(sections):
+            sections = changes
+    size = len(responses.samples)
+    sections["meta"] = _RESPONSES_META.pack(responses.classes, responses.levels, responses.positions, size)
+    if not form.samples_known:
+        sections["samples"] = encode_symbols(np.diff(responses.samples, prepend=-1) - 1, form.coder)
     if responses.claims is not None:
         with np.errstate(over="ignore"):  # past 65,504 a claim becomes infinite, and is refused as such
             sections["claims"] = responses.claims.astype("<f2").tobytes()
     return sections
+
+
+def _plain(responses: Responses, coder: str) -> dict[str, Buffer]:
+    """The sections of the rows themselves."""
+    offsets, ids, counts = responses.offsets, responses.ids, responses.counts
+    gaps = np.diff(ids, prepend=0)
+    gaps -= 1
+    gaps[offsets[:-1]] = ids[offsets[:-1]]
+    if not responses.tail:
+        counts = np.delete(counts, offsets[1:] - 1)
+    return {
+        "lengths": encode_symbols(np.diff(offsets) - 1, coder),
+        "ids": encode_symbols(gaps, coder),
+        "counts": encode_symbols(counts - 1, coder),
+    }
+
+
+def _size(sections: dict[str, Buffer]) -> int:
+    return sum(map(len, sections.values()))
 
 
 def _check(responses: Responses) -> None:
@@ -161,12 +192,13 @@ def _check(responses: Responses) -> None:
     rising = np.diff(ids) > 0
     rising[offsets[1:-1] - 1] = True  # from one row to the next ids may fall
     sums = np.add.reduceat(counts, offsets[:-1], dtype=np.int64)
-    if not rising.all() or np.any(sums != responses.levels):
+    wrong = sums > responses.levels if responses.tail else sums != responses.levels
+    if not rising.all() or wrong.any():
         raise ValueError(f"ids must ascend within a row and its counts sum to {responses.levels}")
 
 
 def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Responses:
-    _require(sections, {"meta", "lengths", "ids", "counts"}, {"samples", "claims"})
+    _require(sections, {"meta", "lengths", "ids", "counts"}, {"samples", "claims", "base", "kept"})
     classes, levels, positions, size = _unpack(_RESPONSES_META, sections["meta"])
     _expected("classes", classes, expect.classes)
     _expected("levels", levels, expect.levels)
@@ -176,12 +208,19 @@ def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limi
         raise MessageError("oversized", f"{rows} rows in a limit of {limit} bytes")
     samples = _decode_samples(sections.get("samples"), size, expect)
     claims = _decode_claims(sections.get("claims"), size)
-    offsets = _decode_offsets(sections["lengths"], rows, min(classes, levels))
-    if offsets[-1] > limit // BYTES_PER_ENTRY:
-        raise MessageError("oversized", f"{offsets[-1]} entries in a limit of {limit} bytes")
-    ids = _decode_ids(sections["ids"], offsets, classes)
-    counts = _decode_counts(sections["counts"], offsets, levels)
-    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims)
+    most = limit // BYTES_PER_ENTRY
+    if "base" in sections:
+        _require(sections, {"base", "kept"}, set(sections))
+        offsets, ids, counts = delta.decode(
+            sections, expect.reference, samples, positions, classes, levels, expect.tail, most
+        )
+    else:
+        offsets = _decode_offsets(sections["lengths"], rows, min(classes, levels))
+        if offsets[-1] > most:
+            raise MessageError("oversized", f"{offsets[-1]} entries in a limit of {limit} bytes")
+        ids = _decode_ids(sections["ids"], offsets, classes)
+        counts = _decode_counts(sections["counts"], offsets, levels, expect.tail)
+    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims, expect.tail)
 
 
 def _decode_samples(section: memoryview | None, size: int, expect: Expectation) -> np.ndarray:
@@ -240,18 +279,22 @@ def _decode_ids(section: memoryview, offsets: np.ndarray, classes: int) -> np.nd
     return ids
 
 
-def _decode_counts(section: memoryview, offsets: np.ndarray, levels: int) -> np.ndarray:
+def _decode_counts(section: memoryview, offsets: np.ndarray, levels: int, tail: bool) -> np.ndarray:
     entries, rows = int(offsets[-1]), len(offsets) - 1
     inner = np.ones(entries, bool)
-    inner[offsets[1:] - 1] = False
+    if not tail:
+        inner[offsets[1:] - 1] = False
     counts = np.zeros(entries, np.int32)
-    counts[inner] = _stream(section, entries - rows)
-    counts += inner  # minus one on the wire; the last of a row is still 0
+    counts[inner] = _stream(section, int(np.count_nonzero(inner)))
+    if counts.max(initial=0) >= levels:
+        raise MessageError("off-simplex", f"a count exceeds {levels}")
+    counts += inner  # minus one on the wire; the last of a row, where it isn't sent, is still 0
     if rows:
         rest = levels - np.add.reduceat(counts, offsets[:-1], dtype=np.int64)
-        if rest.min() < 1:
+        if rest.min() < (0 if tail else 1):
             raise MessageError("off-simplex", f"a row of counts exceeds {levels}")
-        counts[offsets[1:] - 1] = rest
+        if not tail:
+            counts[offsets[1:] - 1] = rest
     return counts
 
 
@@ -265,7 +308,7 @@ def _stream(section: memoryview, size: int) -> np.ndarray:
 # ---- parameters
 
 
-def _encode_parameters(parameters: Parameters, samples_known: bool) -> dict[str, Buffer]:
+def _encode_parameters(parameters: Parameters, form: Form) -> dict[str, Buffer]:
     meta = _PARAMETERS_META.pack(parameters.examples, _FLOAT32)
     return {"meta": meta, "vector": np.ascontiguousarray(parameters.vector, "<f4").view(np.uint8).data}
 
@@ -303,7 +346,7 @@ def _unpack(layout: struct.Struct, section: memoryview) -> tuple[Any, ...]:
     return layout.unpack(section)
 
 
-Encoder = Callable[[Any, bool], dict[str, Buffer]]
+Encoder = Callable[[Any, Form], dict[str, Buffer]]
 Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {

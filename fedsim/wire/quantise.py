@@ -18,7 +18,8 @@ top_k               the `top` most probable classes by name, the rest of the mas
 
 Legend: R rows, K classes, L levels, nnz classes with a count ≥ 1, over all rows.
 A quantiser returns (lengths [R] int32, ids [nnz] int32 ascending within a row, counts [nnz]
-int32 ≥ 1 summing to L per row, or to less where it leaves a tail). Rows need not be normalised: each is divided by its own sum.
+int32 ≥ 1 summing to L per row, or to less where it leaves a tail). Rows need not be normalised:
+each is divided by its own sum.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def largest_remainder(probs: np.ndarray, levels: int, rng: np.random.Generator |
 def top_k(
     probs: np.ndarray, levels: int, rng: np.random.Generator | None = None, *, top: int = 16
 ) -> Quantised:
-    """The `top` largest classes and a tail, rounded together to the nearest grid point in L1. No `rng` is used.
+    """The `top` largest classes and a tail, rounded together to the nearest grid point. No `rng` is used.
 
     probs: [R, K] float32, non-negative. Equal probabilities go to the lower class id. What is left of
     `levels` is the tail. The most probable class is always named, by one quantum at least.
@@ -125,7 +126,7 @@ def systematic(probs: np.ndarray, levels: int, rng: np.random.Generator) -> Quan
 
 
 def to_dense(responses: Responses, rows: slice) -> np.ndarray:
-    """The probabilities [r, K] float32 of the response rows `rows` (step 1): counts / levels, and the tail."""
+    """The probabilities [r, K] float32 of the response rows `rows` (step 1): counts / levels and tails."""
     start, stop, step = rows.indices(responses.rows)
     if step != 1:
         raise ValueError(f"rows must be contiguous, not of step {step}")
@@ -136,7 +137,9 @@ def to_dense(responses: Responses, rows: slice) -> np.ndarray:
     row = np.repeat(np.arange(stop - start), np.diff(offsets))
     dense[row, responses.ids[entries]] = responses.counts[entries] / np.float32(responses.levels)
     if responses.tail:
-        dense += (responses.tails[start:stop, None] / (responses.levels * responses.classes)).astype(np.float32)
+        dense += (responses.tails[start:stop, None] / (responses.levels * responses.classes)).astype(
+            np.float32
+        )
     return dense
 
 

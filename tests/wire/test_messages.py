@@ -19,7 +19,7 @@ from fedsim.wire import Expectation, bits, decode, encode, memory_limit
 from fedsim.wire.container import checksum, pack, unpack
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.messages import CODECS
-from fedsim.wire.quantise import QUANTISERS
+from fedsim.wire.quantise import QUANTISERS, TAILED
 
 
 def responses_of(
@@ -45,6 +45,7 @@ def responses_of(
         ids,
         counts,
         rng.exponential(2, size).astype(np.float16).astype(np.float32) if claims else None,
+        tail=name in TAILED,
     )
 
 
@@ -56,6 +57,7 @@ def expectation(knowledge: Knowledge, *, samples_known: bool = False, **changes:
             "responses", "up", 4, 2, knowledge.classes, knowledge.positions, knowledge.levels,
             proxy_size=int(knowledge.samples.max(initial=0)) + 1,
             samples=knowledge.samples if samples_known else None,
+            tail=knowledge.tail,
         )  # fmt: skip
     return dataclasses.replace(expect, **changes)
 

@@ -1,0 +1,286 @@
+"""Responses coded against rows that both ends hold already: only how they differ is sent.
+
+Sections of such a message that differ from those of a plain one (see messages.py):
+
+    base      CRC-32 of the reference's rows (u32), then entropy-coded: 1 for a sample with such, else 0 [n]
+    kept      entropy-coded counts of the classes that the reference names, one stream, after its
+              length (u32), for each magnitude of the reference's count; without the class that the
+              reference counts highest, which has what is left
+    lengths   entropy-coded number of other classes per row [R]
+    ids       entropy-coded gaps of the other classes' ids within a row, minus one
+    counts    entropy-coded counts of the other classes, minus one
+
+A tail counts as one more class, K. The reference's counts are the context of what is coded, not
+subtracted: a stream of counts where the reference has 1 is another one than where it has 20.
+So rows that have nothing to do with the reference cost little more than without it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from isal.isal_zlib import crc32
+
+from fedsim.errors import MessageError
+from fedsim.rows import gather
+from fedsim.types import Responses
+from fedsim.wire.container import Buffer
+from fedsim.wire.entropy import decode_symbols, encode_symbols
+
+_CRC = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Rows of counts that both ends hold: p rows for each of n samples, tails as entries of class K.
+
+    samples: [n] int64 ascending.   offsets: [n·p + 1] int64.   ids, counts: [nnz] int32.
+    """
+
+    samples: np.ndarray
+    positions: int
+    offsets: np.ndarray
+    ids: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, responses: Responses) -> Reference:
+        """The rows of one message."""
+        if not responses.tail:
+            r = responses
+            return cls(r.samples, r.positions, r.offsets, r.ids, r.counts)
+        return cls(responses.samples, responses.positions, *_with_tails(responses))
+
+    def take(self, places: np.ndarray) -> Reference:
+        """The samples at `places` [m], ascending."""
+        rows = (places[:, None] * self.positions + np.arange(self.positions)).ravel()
+        offsets, entries = gather(self.offsets, rows)
+        return Reference(
+            self.samples[places], self.positions, offsets, self.ids[entries], self.counts[entries]
+        )
+
+    def among(self, samples: np.ndarray) -> Reference:
+        """The rows of those of its samples that are in `samples`."""
+        return self.take(np.flatnonzero(np.isin(self.samples, samples)))
+
+    def checksum(self) -> int:
+        """CRC-32 of all of it, the same on any machine."""
+        crc = crc32(np.ascontiguousarray(self.samples, "<i8").data)
+        crc = crc32(np.ascontiguousarray(self.offsets, "<i8").data, crc)
+        crc = crc32(np.ascontiguousarray(self.ids, "<i4").data, crc)
+        return int(crc32(np.ascontiguousarray(self.counts, "<i4").data, crc))
+
+
+def encode(responses: Responses, reference: Reference, coder: str) -> dict[str, Buffer] | None:
+    """The sections; None where the reference has none of the samples."""
+    samples, stride = responses.samples, responses.classes + 1
+    reference = reference.among(samples)
+    if not len(reference.samples):
+        return None
+    offsets, ids, counts = _with_tails(responses) if responses.tail else _rows(responses)
+    keys = _rows_of(offsets) * stride + ids
+    base = _base(reference, samples)
+    known = base * stride + reference.ids
+    place = np.minimum(np.searchsorted(keys, known), len(keys) - 1)
+    hit = keys[place] == known
+    kept = np.where(hit, counts[place], 0)
+    free = _pivots(reference)
+    other = np.ones(len(keys), bool)
+    other[place[hit]] = False
+    lengths = np.add.reduceat(other, offsets[:-1], dtype=np.int64)
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    gaps = np.diff(ids[other], prepend=0) - 1
+    first = starts[:-1][lengths > 0]
+    gaps[first] = ids[other][first]
+    context = _contexts(reference.counts)
+    context[free] = -1
+    streams = []
+    for c in range(_CONTEXTS):
+        stream = encode_symbols(kept[context == c], coder)
+        streams += [_LENGTH.pack(len(stream)), stream]
+    has = np.isin(samples, reference.samples).astype(np.int32)
+    return {
+        "base": _CRC.pack(reference.checksum()) + encode_symbols(has, coder),
+        "kept": b"".join(streams),
+        "lengths": encode_symbols(lengths, coder),
+        "ids": encode_symbols(gaps, coder),
+        "counts": encode_symbols(counts[other] - 1, coder),
+    }
+
+
+def decode(
+    sections: dict[str, memoryview],
+    reference: Reference | None,
+    samples: np.ndarray,
+    positions: int,
+    classes: int,
+    levels: int,
+    tail: bool,
+    most: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(offsets [R + 1] int64, ids [nnz] int32, counts [nnz] int32), checked.
+
+    most: entries that may be declared.   Raises MessageError: unexpected where the reference is another
+    one than the sender's, else as `messages.decode`.
+    """
+    rows, stride = len(samples) * positions, classes + 1
+    if reference is None or reference.positions != positions:
+        raise MessageError("unexpected", "coded against rows that are not there")
+    reference = _referred(sections["base"], reference, samples)
+    base = _base(reference, samples)
+    kept, free = _decode_kept(sections["kept"], reference)
+    lengths = _stream(sections["lengths"], rows)
+    if int(lengths.sum(dtype=np.int64)) > most:
+        raise MessageError("oversized", f"{int(lengths.sum(dtype=np.int64))} entries, at most {most}")
+    keys, counts = _decode_others(sections, lengths, stride)
+
+    # What no class was given is the pivot's; rows without a reference must have given all.
+    totals = np.zeros(rows, np.int64)
+    np.add.at(totals, base, kept)
+    named = np.flatnonzero(lengths)
+    if len(named):
+        totals[named] += np.add.reduceat(
+            counts, (np.cumsum(lengths, dtype=np.int64) - lengths)[named], dtype=np.int64
+        )
+    left = levels - totals
+    pivots = base[free]
+    if left.min(initial=0) < 0 or np.delete(left, pivots).any():
+        raise MessageError("off-simplex", f"a row of counts that don't sum to {levels}")
+    kept[free] = left[pivots]
+    del lengths, totals, left, named, pivots
+
+    there = kept > 0
+    keys = np.concatenate(((base * stride + reference.ids)[there], keys))
+    counts = np.concatenate((kept[there], counts))
+    del base, kept, there, free
+    order = np.argsort(keys, kind="stable")  # two ascending runs: a merge, not a sort
+    keys, counts = keys[order], counts[order]
+    del order
+    if (keys[1:] <= keys[:-1]).any():
+        raise MessageError("off-simplex", "a class twice in a row")
+    row, ids = np.divmod(keys, stride)
+    del keys
+    if not tail and (ids == classes).any():
+        raise MessageError("off-simplex", f"class {classes} of {classes}")
+    if tail:
+        own = ids < classes
+        row, ids, counts = row[own], ids[own], counts[own]
+    offsets = np.zeros(rows + 1, np.int64)
+    np.cumsum(np.bincount(row, minlength=rows), out=offsets[1:])
+    if rows and np.diff(offsets).min() < 1:
+        raise MessageError("off-simplex", "a row without a class")
+    return offsets, ids.astype(np.int32), counts
+
+
+def _referred(section: memoryview, reference: Reference, samples: np.ndarray) -> Reference:
+    if len(section) < _CRC.size:
+        raise MessageError("corrupted", "no checksum of the reference")
+    has = _stream(section[_CRC.size :], len(samples))
+    if has.max(initial=0) > 1:
+        raise MessageError("corrupted", "neither with nor without a reference")
+    wanted = samples[has > 0]
+    reference = reference.among(wanted)
+    (crc,) = _CRC.unpack_from(section)
+    if len(reference.samples) != len(wanted) or not len(wanted) or reference.checksum() != crc:
+        raise MessageError("unexpected", "coded against other rows than the receiver has")
+    return reference
+
+
+def _decode_kept(section: memoryview, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of the reference's entries [nnz] int32, and which of them are left open."""
+    free = _pivots(reference)
+    context = _contexts(reference.counts)
+    context[free] = -1
+    kept = np.zeros(len(context), np.int32)
+    for c in range(_CONTEXTS):
+        if len(section) < _LENGTH.size:
+            raise MessageError("corrupted", "too few streams of counts")
+        (length,) = _LENGTH.unpack_from(section)
+        places = context == c
+        kept[places] = _stream(section[_LENGTH.size :][:length], int(np.count_nonzero(places)))
+        section = section[_LENGTH.size + length :]
+    if len(section):
+        raise MessageError("corrupted", f"{len(section)} bytes after the counts")
+    return kept, free
+
+
+def _decode_others(
+    sections: dict[str, memoryview], lengths: np.ndarray, stride: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (row · stride + class) [nnz] int64 of the classes that the reference doesn't name, and counts."""
+    size = int(lengths.sum(dtype=np.int64))
+    keys = _stream(sections["ids"], size).astype(np.int64)
+    counts = _stream(sections["counts"], size)
+    if not size:
+        return keys, counts
+    if counts.max() == np.iinfo(np.int32).max:
+        raise MessageError("off-simplex", "a count past 2^31−1")
+    counts += 1
+    # Each gap but a row's first is one more than was sent; then one sum over all rows, less what the
+    # rows before have added up to.
+    named = np.flatnonzero(lengths)
+    first = (np.cumsum(lengths, dtype=np.int64) - lengths)[named]
+    keys += 1
+    keys[first] -= 1
+    last = np.add.reduceat(keys, first)
+    if last.max() >= stride:
+        raise MessageError("off-simplex", f"class {last.max()} of {stride - 1}")
+    keys[first] += named * stride
+    keys[first[1:]] -= named[:-1] * stride + last[:-1]
+    np.cumsum(keys, out=keys)
+    return keys, counts
+
+
+def _rows(responses: Responses) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return responses.offsets, responses.ids, responses.counts
+
+
+def _with_tails(responses: Responses) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets, ids and counts with each tail as an entry of class K at the end of its row."""
+    offsets, tails = responses.offsets, responses.tails
+    has = tails > 0
+    ends = offsets[1:][has]
+    added = np.concatenate(([0], np.cumsum(has)))
+    ids = np.insert(responses.ids, ends, responses.classes).astype(np.int32)
+    return offsets + added, ids, np.insert(responses.counts, ends, tails[has]).astype(np.int32)
+
+
+def _rows_of(offsets: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def _base(reference: Reference, samples: np.ndarray) -> np.ndarray:
+    """The row, in a message about `samples`, of each of the reference's entries [nnz] int64."""
+    p = reference.positions
+    rows = (np.searchsorted(samples, reference.samples)[:, None] * p + np.arange(p)).ravel()
+    return np.repeat(rows, np.diff(reference.offsets))
+
+
+def _pivots(reference: Reference) -> np.ndarray:
+    """The first entry of each row that has its largest count."""
+    starts = reference.offsets[:-1]
+    largest = np.maximum.reduceat(reference.counts, starts)
+    row = _rows_of(reference.offsets)
+    candidates = np.flatnonzero(reference.counts == largest[row])
+    first: np.ndarray = candidates[np.diff(row[candidates], prepend=-1) > 0]
+    return first
+
+
+_CONTEXTS = 12
+
+
+def _contexts(counts: np.ndarray) -> np.ndarray:
+    """1, 2, 3, then two to an octave up to 64: which stream a class belongs to by the reference's count."""
+    limits = np.array([2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64])
+    return np.searchsorted(limits, counts, side="right").astype(np.int8)
+
+
+def _stream(section: memoryview, size: int) -> np.ndarray:
+    symbols = decode_symbols(section, size)
+    if len(symbols) != size:
+        raise MessageError("corrupted", f"a stream of {len(symbols)} symbols, {size} expected")
+    return symbols
