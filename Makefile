@@ -6,13 +6,16 @@ READY := .venv/.ready
 # One thread per process: actors and test processes share the cores themselves.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run run-image test test-all lint bench setup clean
+.PHONY: run run-image run-image-text test test-all lint bench setup clean
 
 run: setup
 	$(BIN)/fedsim run experiments/quickstart.yaml
 
 run-image: setup
 	$(BIN)/fedsim run experiments/quickstart_image.yaml
+
+run-image-text: setup
+	$(BIN)/fedsim run experiments/quickstart_image_text.yaml
 
 test: setup
 	$(BIN)/pytest

@@ -152,8 +152,8 @@ def _summary(folder: AnyPath, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for column in ("score", "ratio_to_centralized", "virtual_s", "wall_s"):
         frame[column] = frame[column].astype("float64")
     algorithms = {str(m): str(a) for m, a in zip(rounds["method"], rounds["algorithm"], strict=True)}
-    for method in [m for m, algorithm in algorithms.items() if algorithm == "solo"]:
-        algorithms |= {f"{method}_best": "solo", f"{method}_mean": "solo"}
+    for method in rounds.loc[~rounds["student"], "method"].unique():
+        algorithms |= {f"{method}_{which}": algorithms[method] for which in ("best", "mean")}
     frame.insert(0, "algorithm", [algorithms.get(str(c), "") for c in frame["contender"]])
     return frame
 

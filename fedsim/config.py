@@ -220,6 +220,17 @@ class Link(Settings):
     """Share of packets lost and sent again: transfer times grow by 1/(1 − loss)."""
 
 
+class Adapter(Settings):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685) on frozen weights, through the `peft` library."""
+
+    kind: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Positive = 16.0
+    """What an adapter adds is multiplied by alpha / rank."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get one, e.g. `[q_proj, v_proj]`; `all-linear` is all but the output."""
+
+
 class Participants(Settings):
     """The institutions. Lists are dealt out in turn: with two models, 0, 2, 4 … get the first."""
 
@@ -227,6 +238,9 @@ class Participants(Settings):
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("pythia-tiny", "llama-tiny")
     """Presets, folders with a `config.json`, or pretrained folders."""
     training: Training = Training()
+    adapter: Adapter | None = None
+    """Train only adapters, on the frozen weights of a pretrained folder or of the public start. Where a
+    method averages parameters, only theirs travel, and its student has adapters too."""
     partition: Partition = Partition()
     links: Annotated[tuple[Link, ...], Field(min_length=1)] = (Link(),)
     devices: Annotated[tuple[Device, ...], Field(min_length=1)] = (Device(),)
@@ -279,8 +293,11 @@ class Student(Settings):
 class Pretraining(Settings):
     """The public start that everyone shares: each architecture trained on the proxy set."""
 
+    objective: Literal["task", "masked_image"] = "task"
+    """What is learnt there: the task itself, or to fill in hidden patches of the images (SimMIM), which
+    needs no labels but models that cut images into patches."""
     steps: Annotated[int, Field(ge=0)] = 0
-    """0 starts from random weights (the only choice where the proxy set can't be learnt from)."""
+    """0 starts from random weights."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     learning_rate: Positive = 2e-3
 

@@ -10,6 +10,7 @@ import copy
 import json
 import resource
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class Coordinator:
         """Take up a contender after `finished` rounds; round 0 is the public start, scored here."""
         self._release()
         self._method: Method = self.world.method(contender)
-        learner = self._student(self.world, self.starts.get(self.world.config.student.model))
+        world = replace(self.world, averages=self._method.averages)
+        learner = self._student(world, self.starts.get(world.config.student.model))
         self._desk = Desk(self.public, learner, private)
         self._contender, self._round = contender, finished
         self._check_limit()

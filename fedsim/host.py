@@ -78,7 +78,12 @@ class Host:
             rounds=1,
             key=(self.world.seed, COORDINATOR, "pretraining"),
         )
-        learner.fit(phase)
+        if settings.objective == "masked_image":
+            from fedsim.models import masked_image
+
+            masked_image.pretrain(learner.engine.model, learner.modality, phase, learner.engine.device)
+        else:
+            learner.fit(phase)
         return learner.parameters().vector
 
     def set_starts(self, starts: dict[str, np.ndarray]) -> None:
@@ -231,11 +236,15 @@ class _Bench:
         """A learner at the public start (None: at its fresh weights), its optimiser new."""
         learner = self._free.pop(model, None)
         if learner is None:
-            learner = self._world.specialist(model, start, self._world.config.participants.training)
-            if start is None and self._reuse and model not in self._fresh:
+            people = self._world.config.participants
+            learner = self._world.specialist(model, start, people.training, people.adapter)
+            # Adapters begin fresh wherever their frozen weights do.
+            if (start is None or people.adapter) and self._reuse and model not in self._fresh:
                 self._fresh[model] = learner.parameters().vector
         else:
-            learner.reset(self._fresh[model] if start is None else start)
+            fresh = self._fresh.get(model, start)
+            assert fresh is not None
+            learner.reset(fresh)
         return learner
 
     def put(self, model: str, learner: Specialist) -> None:

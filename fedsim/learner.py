@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import dense
 from fedsim.errors import DivergedError
 from fedsim.modalities.base import Modality, chunks
-from fedsim.models.flops import TRAINING_FACTOR, forward_flops
+from fedsim.models.flops import forward_flops, training_factor
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
@@ -81,7 +82,7 @@ class Learner:
                     sums[name] += term.item()
         for stream, of_stream in zip(streams, batches, strict=True):
             passes = sum(map(len, of_stream))
-            self._count(stream.examples, passes, steps, stream.objective, TRAINING_FACTOR)
+            self._count(stream.examples, passes, steps, stream.objective, self._training_factor)
         means = {name: total / steps for name, total in sums.items()}
         if len(means) == 1:
             means[name] = means["loss"]  # the only term is the loss
@@ -106,8 +107,8 @@ class Learner:
         terms: dict[str, Tensor] = {}
         if want.response and stream.teacher is not None:
             teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
-            kl = losses.response_kl(logits_RK, teacher_RK, want.temperature)
-            terms["response"] = stream.weight * want.response * kl
+            apart = losses.divergence(logits_RK, teacher_RK, want.divergence, want.temperature, want.skew)
+            terms["response"] = stream.weight * want.response * apart
         if want.task:
             task = self.modality.task_loss(logits, logits_RK, stream.examples, batch, self.engine.device)
             if task is not None:
@@ -238,11 +239,15 @@ class Learner:
 
     # Helpers --------------------------------------------------------------------------------------
 
+    @cached_property
+    def _training_factor(self) -> float:
+        return training_factor(self.engine.model)
+
     def _trainable(self) -> list[Tensor]:
         return [p for p in self.engine.model.parameters() if p.requires_grad]
 
     def _count(
-        self, examples: Examples, passes: int, calls: int, want: Objective = _ANSWER, factor: int = 1
+        self, examples: Examples, passes: int, calls: int, want: Objective = _ANSWER, factor: float = 1
     ) -> None:
         """Add `passes` examples in `calls` forward passes, `factor` times."""
         together = self.modality.together

@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+DIVERGENCES = ("forward", "reverse", "skew", "skew_reverse", "jsd")
+"""What `divergence` can measure between teacher p and student q."""
+
+_UNNAMED = 1e-3
+"""Mass that a reverse divergence lets a teacher have at all the classes together that it didn't name."""
+
 
 def temper(probs_RK: Tensor, temperature: float) -> Tensor:
     """softmax(log p / T): the distribution that logits with softmax p have at temperature T."""
@@ -30,6 +36,43 @@ def response_kl(logits_RK: Tensor, teacher_RK: Tensor, temperature: float = 1.0)
     teacher = temper(teacher_RK, temperature)
     student = F.log_softmax(logits_RK / temperature, dim=-1)
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean")
+
+
+def divergence(
+    logits_RK: Tensor, teacher_RK: Tensor, kind: str = "forward", temperature: float = 1.0, skew: float = 0.1
+) -> Tensor:
+    """T² · D(p_T, q_T), mean over rows, for q_T = softmax(z/T); 0 at equality and never below.
+
+        forward        KL(p ‖ q)
+        reverse        KL(q ‖ p′), p′ being p with a thousandth of the mass at what p leaves out
+        skew           KL(p ‖ λp + (1 − λ)q)                          DistiLLM (arXiv 2402.03898)
+        skew_reverse   KL(q ‖ (1 − λ)p + λq)                          DistiLLM
+        jsd            β·KL(p ‖ m) + (1 − β)·KL(q ‖ m), m = βp + (1 − β)q     GKD (arXiv 2306.13649)
+
+    skew: λ or β, between 0 and 1. The teacher's own entropy is included everywhere.
+    """
+    if kind == "forward":
+        return response_kl(logits_RK, teacher_RK, temperature)
+    if kind not in DIVERGENCES:
+        raise ValueError(f"{kind!r} is not one of {', '.join(DIVERGENCES)}")
+    p = temper(teacher_RK, temperature)
+    log_q = F.log_softmax(logits_RK / temperature, dim=-1)
+    q = log_q.exp()
+    if kind == "reverse":
+        # A quantised teacher is 0 almost everywhere, where the divergence would be infinite.
+        spread = p.clamp_min(_UNNAMED / p.shape[-1])
+        mixture = spread / spread.sum(-1, keepdim=True)
+    else:
+        mixture = torch.lerp(p, q, skew if kind == "skew_reverse" else 1 - skew)
+    # Finite, with its gradient, where a student's probability underflows to 0.
+    log_m = mixture.clamp_min(torch.finfo(mixture.dtype).tiny).log()
+    of_teacher, of_student = {"skew": (1.0, 0.0), "jsd": (skew, 1 - skew)}.get(kind, (0.0, 1.0))
+    value = torch.zeros((), dtype=p.dtype, device=p.device)
+    if of_teacher:  # KL(p ‖ m); where p is 0, so is the term
+        value = value + of_teacher * (torch.xlogy(p, p).sum() - (p * log_m).sum())
+    if of_student:  # KL(q ‖ m)
+        value = value + of_student * (q * (log_q - log_m)).sum()
+    return temperature**2 * value / len(logits_RK)
 
 
 def contrastive(logits_BB: Tensor, alike_BB: Tensor) -> Tensor:

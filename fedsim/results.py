@@ -45,10 +45,8 @@ ROUNDS: Columns = {
     "round": (_INT, "1 … rounds; 0 is the shared public start, before any knowledge moved"),
     "metric": (_TEXT, "`perplexity` (per token) or `accuracy`, on the global test set"),
     "higher_is_better": (_BOOL, "direction of the metric"),
-    "score": (
-        _FLOAT,
-        "the metric's value; mean of institutions where no student is; NaN if not evaluated",
-    ),
+    "student": (_BOOL, "the method trains a student; without one, institutions are judged by themselves"),
+    "score": (_FLOAT, "of the student, or the mean of the institutions; NaN if not evaluated"),
     "loss": (_FLOAT, "mean task loss on the global test set, nats; NaN if not evaluated"),
     "learn_loss": (_FLOAT, "mean training loss of the student in this round; NaN if it did not train"),
     "bytes_up": (_INT, "bytes of all messages participant → coordinator in this round"),
@@ -172,15 +170,14 @@ def write_text(path: AnyPath, text: str) -> None:
 def summarise(rounds: list[Row], participants: list[Row]) -> list[Row]:
     """One row per contender (see SUMMARY).
 
-    participants: rows of those methods that train no student; their institutions are the contenders.
+    participants: read for the methods without a student only: their institutions are the contenders.
     """
     rows: list[Row] = []
-    own = {row["method"] for row in participants}
     for method in dict.fromkeys(row["method"] for row in rounds):
         mine = [row for row in rounds if row["method"] == method]
         total = {c: sum(row[c] for row in mine) for c in ("bytes_up", "bytes_down", "virtual_s", "wall_s")}
         facts = {c: mine[0][c] for c in ("metric", "higher_is_better")}
-        if method not in own:
+        if mine[0]["student"]:
             scored = [row for row in mine if _number(row["score"])]
             if scored:
                 last = max(scored, key=lambda row: row["round"])

@@ -129,6 +129,7 @@ def _records(
         "algorithm": method.world.contender(method.contender).name,
         "metric": metric.name,
         "higher_is_better": metric.higher_is_better,
+        "student": method.trains_student,
         "score": closing.score if method.trains_student else _mean(alone),
         "loss": closing.loss if method.trains_student else float("nan"),
         "learn_loss": closing.learn_loss,

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,10 +121,43 @@ def check_settings(config: RunConfig) -> None:
     presets.check(config.student.model, modality, "student.model")
     for place, entry in enumerate(config.methods):
         METHODS[entry.name].check(config, entry, f"methods.{place}")
-    if config.pretraining.steps and not config.data.proxy_answered:
-        raise ConfigError(
-            "pretraining.steps", config.pretraining.steps, "0: an unlabelled proxy set can't be trained on"
-        )
+    if people.adapter is not None:
+        _check_adapter(config)
+    if config.pretraining.steps:
+        _check_pretraining(config)
+
+
+def _check_pretraining(config: RunConfig) -> None:
+    """Raise ConfigError where the proxy set, or a model, is none for the objective."""
+    settings, people = config.pretraining, config.participants
+    if settings.objective == "task":
+        if not config.data.proxy_answered:
+            expected = "0, or pretraining.objective: masked_image for images: the proxy set is unlabelled"
+            raise ConfigError("pretraining.steps", settings.steps, expected)
+        return
+    if config.data.reads == "text":
+        raise ConfigError("pretraining.objective", settings.objective, "task: there are no images")
+    used = {f"participants.models.{k}": model for k, model in enumerate(people.models)}
+    for field, model in {**used, "student.model": config.student.model}.items():
+        if not presets.has_patches(model):
+            expected = "a vision transformer or dual encoder, as pretraining.objective is masked_image"
+            raise ConfigError(field, model, expected)
+
+
+def _check_adapter(config: RunConfig) -> None:
+    """Raise ConfigError where adapters would sit on random weights, or on a network of `plain`."""
+    if find_spec("peft") is None:
+        expected = "the extra `adapters`: pip install 'fedsim[adapters]'"
+        raise ConfigError("participants.adapter", "lora", expected)
+    used = {f"participants.models.{k}": model for k, model in enumerate(config.participants.models)}
+    if any(entry.specialists == "student" for entry in config.methods):
+        used["student.model"] = config.student.model
+    for field, model in used.items():
+        if presets.is_plain(model):
+            raise ConfigError(field, model, "a model of transformers, as participants.adapter is set")
+        if not (config.pretraining.steps or presets.is_pretrained(model)):
+            expected = "a pretrained folder, or pretraining.steps: participants.adapter leaves it as it is"
+            raise ConfigError(field, model, expected)
 
 
 def run(
@@ -329,6 +363,7 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         seed=world.seed,
         metric=world.metric.name,
         higher_is_better=world.metric.higher_is_better,
+        student=True,
         score=closing.score,
         loss=closing.loss,
         learn_loss=float("nan"),

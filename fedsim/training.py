@@ -20,14 +20,17 @@ FLOOR = 0.1
 
 @dataclass(frozen=True)
 class Objective:
-    """L = response · T² KL(teacher ‖ student) + task · cross-entropy, per prediction.
+    """L = response · T² D(teacher, student) + task · cross-entropy, per prediction.
 
+    divergence, skew: what D is, see `losses.divergence`.
     A term with weight 0 is not computed; nor is one for which the examples lack the answers.
     """
 
     response: float = 0.0
     task: float = 1.0
     temperature: float = 1.0
+    divergence: str = "forward"
+    skew: float = 0.1
 
 
 @dataclass(frozen=True)

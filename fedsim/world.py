@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim.config import MethodConfig, RunConfig, Training
+from fedsim.config import Adapter, MethodConfig, RunConfig, Training
 from fedsim.plugins import load
+from fedsim.seeding import torch_seed
 from fedsim.types import METRICS, Interface, Metric
 
 if TYPE_CHECKING:  # torch is imported only in processes that compute
@@ -27,6 +28,7 @@ class World:
     proxy_size: samples in the proxy set.   positions: predictions per sample.
     proxy_labelled: whether the proxy set can be learnt from by itself (text always can).
     sizes: private training examples of each participant.   plugins: path → text, see `plugins`.
+    averages: whether the method in hand makes its student of the participants' parameters.
     """
 
     config: RunConfig
@@ -36,6 +38,7 @@ class World:
     proxy_labelled: bool
     sizes: tuple[int, ...]
     plugins: Mapping[str, str] = field(default_factory=dict)
+    averages: bool = False
 
     @property
     def seed(self) -> int:
@@ -71,7 +74,9 @@ class World:
             used += [self.model_of(method.contender, k) for k in range(self.config.participants.count)]
         return tuple(dict.fromkeys(used))
 
-    def specialist(self, model: str, start: np.ndarray | None, training: Training) -> Specialist:
+    def specialist(
+        self, model: str, start: np.ndarray | None, training: Training, adapter: Adapter | None = None
+    ) -> Specialist:
         """A participant's learner: plain torch on its own device, from the public start."""
         import torch
 
@@ -79,9 +84,9 @@ class World:
         from fedsim.student.engine import TorchEngine
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        engine = TorchEngine(self._model(model), training, device)
+        engine = TorchEngine(self._model(model, start, adapter), training, device)
         learner = Specialist(engine, self._modality(), self.interface.classes)
-        if start is not None:
+        if start is not None and adapter is None:
             learner.load_parameters(start)
         return learner
 
@@ -93,10 +98,12 @@ class World:
         from fedsim.student.deepspeed import DeepSpeedEngine
 
         settings = self.config.student
+        adapter = self.config.participants.adapter if self.averages else None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        engine = DeepSpeedEngine(self._model(settings.model), settings.training, settings.engine, device)
+        model = self._model(settings.model, start, adapter)
+        engine = DeepSpeedEngine(model, settings.training, settings.engine, device)
         learner = Learner(engine, self._modality(), self.interface.classes)
-        if start is not None:
+        if start is not None and adapter is None:
             learner.load_parameters(start)
         return learner
 
@@ -105,7 +112,16 @@ class World:
 
         return modality(self.interface.modality, self.interface.prompts)
 
-    def _model(self, name: str) -> nn.Module:
+    def _model(self, name: str, start: np.ndarray | None, adapter: Adapter | None) -> nn.Module:
+        """Fresh or pretrained; with an adapter the public start is in its frozen weights."""
         from fedsim.models.factory import build
 
-        return build(name, self.interface, self.seed)
+        model = build(name, self.interface, self.seed)
+        if adapter is None:
+            return model
+        from fedsim.models.adapters import adapted
+        from fedsim.student.engine import unflatten
+
+        if start is not None:
+            unflatten(start, list(model.parameters()))
+        return adapted(model, adapter, torch_seed(self.seed, "adapter"))

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from fedsim.losses import contrastive, proximal, response_kl, temper
+from fedsim.losses import DIVERGENCES, contrastive, divergence, proximal, response_kl, temper
 
 R, K = 16, 7
 
@@ -129,3 +130,100 @@ def test_equal_captions_do_not_push_each_other_away():
     logits.grad = None
     contrastive(logits, torch.eye(3).bool()).backward()
     assert logits.grad[0, 1] > 0.1
+
+
+# The other divergences ----------------------------------------------------------------------------
+
+LAMBDA = 0.3
+OTHERS = [kind for kind in DIVERGENCES if kind != "forward"]
+
+
+def kl(a: np.ndarray, b: np.ndarray) -> float:
+    """KL(a ‖ b) of one row, term by term."""
+    return math.fsum(x * math.log(x / y) for x, y in zip(a, b, strict=True) if x > 0)
+
+
+def row_by_row(logits: Tensor, teacher: Tensor, kind: str, temperature: float) -> float:
+    """What `divergence` is to give, in float64 without torch: mean over rows of the paper's formula."""
+    total = []
+    for z, p in zip(logits.numpy(), teacher.numpy(), strict=True):
+        p = p ** (1 / temperature) / (p ** (1 / temperature)).sum()
+        q = np.exp(z / temperature - z.max() / temperature)
+        q /= q.sum()
+        m = LAMBDA * p + (1 - LAMBDA) * q
+        total.append(
+            {
+                "forward": lambda p=p, q=q: kl(p, q),
+                "reverse": lambda p=p, q=q: kl(q, p),
+                "skew": lambda p=p, m=m: kl(p, m),
+                "skew_reverse": lambda p=p, q=q: kl(q, (1 - LAMBDA) * p + LAMBDA * q),
+                "jsd": lambda p=p, q=q, m=m: LAMBDA * kl(p, m) + (1 - LAMBDA) * kl(q, m),
+            }[kind]()
+        )
+    return temperature**2 * math.fsum(total) / len(total)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_every_divergence_is_its_formula(kind: str, temperature: float):
+    z, p = rows(0), rows(1).softmax(-1)
+    value = divergence(z, p, kind, temperature, LAMBDA).item()
+    assert value == pytest.approx(row_by_row(z, p, kind, temperature), rel=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_every_divergence_is_zero_at_equality_only(kind: str, temperature: float):
+    z = rows(0).requires_grad_()
+    at_equality = divergence(z, z.detach().softmax(-1), kind, temperature, LAMBDA)
+    at_equality.backward()
+    assert at_equality.item() == pytest.approx(0, abs=1e-14)
+    assert z.grad.abs().max() < 1e-12  # a minimum
+    for seed in range(1, 20):
+        assert divergence(z.detach(), rows(seed, 3.0).softmax(-1), kind, temperature, LAMBDA).item() > 1e-3
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_gradients_are_those_of_finite_differences(kind: str):
+    z, p = rows(0)[:3].requires_grad_(), rows(1)[:3].softmax(-1)
+    assert torch.autograd.gradcheck(lambda z: divergence(z, p, kind, 2.0, LAMBDA), z, eps=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_a_teacher_on_the_grid_and_a_sure_student_stay_finite(kind: str):
+    teacher = torch.zeros(2, 50)
+    teacher[0, 3], teacher[1, :2] = 1.0, 0.5
+    logits = torch.zeros(2, 50)
+    logits[:, 7] = 300.0  # every other probability underflows in float32
+    logits.requires_grad_()
+    value = divergence(logits, teacher, kind, 1.0, 0.1)
+    value.backward()
+    assert math.isfinite(value.item())
+    assert value.item() > 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_limits_that_the_papers_state():
+    z, p = rows(0), rows(1).softmax(-1)
+    forward, reverse = (divergence(z, p, kind).item() for kind in ("forward", "reverse"))
+    small = 1e-7
+    assert divergence(z, p, "skew", skew=small).item() == pytest.approx(forward, rel=1e-5)
+    assert divergence(z, p, "skew_reverse", skew=small).item() == pytest.approx(reverse, rel=1e-5)
+    # GKD, section 3: JSD(β)/β → KL(p ‖ q) as β → 0, and KL(q ‖ p) at the other end.
+    assert divergence(z, p, "jsd", skew=small).item() / small == pytest.approx(forward, rel=1e-5)
+    assert divergence(z, p, "jsd", skew=1 - small).item() / small == pytest.approx(reverse, rel=1e-5)
+    assert divergence(z, p, "jsd", skew=0.5).item() <= math.log(2)
+    half = divergence(p.log(), z.softmax(-1), "jsd", skew=0.5).item()
+    assert half == pytest.approx(divergence(z, p, "jsd", skew=0.5).item(), rel=1e-12)  # symmetric
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_t_squared_keeps_the_gradient_of_every_divergence(kind: str):
+    norms = []
+    for t in (4.0, 8.0, 100.0):
+        z = rows(0).requires_grad_()
+        divergence(z, rows(1).softmax(-1), kind, t, LAMBDA).backward()
+        norms.append(z.grad.norm().item())
+    assert max(norms) < 1.2 * min(norms)
+    with pytest.raises(ValueError, match="sideways"):
+        divergence(z, rows(1).softmax(-1), "sideways")

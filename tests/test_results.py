@@ -17,6 +17,7 @@ NAN = float("nan")
 def round_row(method: str, round: int, score: float, higher: bool = False, **changes: Any) -> Row:
     row: Row = {column: 0 for column in results.ROUNDS}
     row.update(method=method, algorithm=method, round=round, score=score, higher_is_better=higher)
+    row["student"] = method != "solo"
     row.update(metric="accuracy" if higher else "perplexity", bytes_up=10, bytes_down=100, virtual_s=1.5)
     return {**row, "wall_s": 0.25, **changes}
 

@@ -85,6 +85,9 @@ class Method(ABC):
     gathers_private_data: ClassVar[bool] = False
     """Whether the private data is brought together: the upper bound does what is forbidden."""
 
+    averages: ClassVar[bool] = False
+    """Whether the student is made of the participants' parameters, so that they must be of one kind."""
+
     samples_known: ClassVar[bool] = False
     """Whether both ends know which proxy samples a message is about, so that it needn't say."""
 

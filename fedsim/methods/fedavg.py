@@ -47,6 +47,7 @@ class ParameterMean:
 
 class FedAvg(Method):
     keeps_specialists: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
 
     proximal: float = 0.0
     """μ of FedProx."""

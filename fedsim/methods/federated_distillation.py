@@ -47,7 +47,11 @@ class DistillationSettings(Settings):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """T, of teacher and student; the loss is multiplied by T²."""
     response: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the KL term in the student's loss."""
+    """Weight of the pooled responses in the student's loss."""
+    divergence: Literal["forward", "reverse", "skew", "skew_reverse", "jsd"] = "forward"
+    """By what the student differs from them; `forward` is KL(p̄ ‖ q), see `fedsim.losses.divergence`."""
+    skew: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """λ of the skew divergences, β of `jsd`."""
     task: Annotated[float, Field(ge=0)] = 0.3
     """Weight of cross-entropy on the proxy set, where it is labelled (text: the next token)."""
     sharpen: Annotated[float, Field(gt=0)] = 1.0
@@ -136,7 +140,13 @@ class FederatedDistillation(Method):
         stream = Stream(
             examples=desk.public.proxy.take(pooled.samples),
             batch_size=self.world.config.student.training.batch_size,
-            objective=Objective(self.settings.response, self.settings.task, self.settings.temperature),
+            objective=Objective(
+                self.settings.response,
+                self.settings.task,
+                self.settings.temperature,
+                self.settings.divergence,
+                self.settings.skew,
+            ),
             teacher=pooled,
             augment=self.world.config.student.training.augment,
         )

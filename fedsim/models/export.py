@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 
 from fedsim.learner import Learner
+from fedsim.models.adapters import merged
 from fedsim.types import Interface
 
 
 def export(learner: Learner, interface: Interface, folder: Path, tokenizer: str | None) -> None:
-    """`AutoModel….from_pretrained(folder)` reads it back with the same weights.
+    """`AutoModel….from_pretrained(folder)` reads it back with the same weights, adapters merged into them.
 
     tokenizer: the text of its `tokenizer.json` (text, image–text).
     """
@@ -21,9 +22,11 @@ def export(learner: Learner, interface: Interface, folder: Path, tokenizer: str 
     # Tied parameters are one object under several names; ZeRO 3 leaves nothing in their tensors here.
     whole = {id(p): weights[n] for n, p in model.named_parameters()}
     state = {n: whole[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
+    model, state = merged(model, state)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(())  # the factory made a vector of it
-    buffers = {n: b for n, b in model.state_dict().items() if n not in state}
+    parameters = {n for n, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {n: b for n, b in model.state_dict().items() if n not in parameters}
     model.save_pretrained(str(folder), state_dict={**buffers, **state})  # type: ignore[operator]
     if tokenizer is not None:
         _save_tokenizer(tokenizer, interface, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 
 from fedsim.errors import ConfigError
 from fedsim.models import plain
-from fedsim.models.presets import PRESETS, config_file
+from fedsim.models.presets import PRESETS, config_file, fields_of, is_pretrained
 from fedsim.seeding import torch_seed
 from fedsim.types import Interface
 
@@ -23,9 +22,10 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
 
     Raises ConfigError where a folder's vocabulary or labels don't fit the data.
     """
-    kind, fields = _described(name)
+    described = fields_of(name)
+    kind = described.pop("model_type")
     if kind in plain.KINDS:
-        return _plain(name, {"model_type": kind, **fields}, interface, seed)
+        return _plain(name, {"model_type": kind, **described}, interface, seed)
     from transformers import AutoConfig
     from transformers.utils import logging
 
@@ -36,10 +36,10 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
         raise ConfigError("model", name, f"a model of type clip for image–text; it is {kind}")
     if name in PRESETS:
         torch.manual_seed(torch_seed(seed, "weights", name))
-        fields = _merged(_fitting(kind, interface), fields)
-        return _ready(auto.from_config(AutoConfig.for_model(kind, **fields)))
+        described = _merged(_fitting(kind, interface), described)
+        return _ready(auto.from_config(AutoConfig.for_model(kind, **described)))
     path = _file(name)
-    if _has_weights(path.parent) and path.name == "config.json":
+    if is_pretrained(name):
         return _ready(_pretrained(auto, path.parent, interface))
     # By its content: where a file lies must not decide the weights.
     torch.manual_seed(torch_seed(seed, "weights", path.read_text(encoding="utf-8")))
@@ -51,7 +51,7 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
 
 def import_classes(names: Iterable[str], modality: str) -> None:
     """Import the code of these models ahead of the first `build`: transformers' takes seconds."""
-    kinds = {kind for kind, _ in map(_described, names)} - plain.KINDS.keys()
+    kinds = {fields_of(name)["model_type"] for name in names} - plain.KINDS.keys()
     if kinds:
         from transformers import AutoConfig
 
@@ -85,14 +85,6 @@ def _set(config: Any, fields: dict[str, Any]) -> None:
             setattr(config, field, value)
 
 
-def _described(name: str) -> tuple[str, dict[str, Any]]:
-    """(model type, the other fields) of a preset or a `config.json`."""
-    if name in PRESETS:
-        return PRESETS[name].model_type, PRESETS[name].shape
-    fields = json.loads(_file(name).read_text(encoding="utf-8"))
-    return fields.pop("model_type"), fields
-
-
 def _file(name: str) -> Path:
     path = config_file(name)
     if path is None:
@@ -105,7 +97,7 @@ def _plain(name: str, config: dict[str, Any], interface: Interface, seed: int) -
     channels, side = _square(interface)
     fields = {"num_channels": channels, "image_size": side, "num_labels": interface.classes}
     path = None if name in PRESETS else _file(name)
-    ready = path is not None and _has_weights(path.parent) and path.name == "config.json"
+    ready = is_pretrained(name)
     if path is not None and ready:
         for field, value in fields.items():
             if config[field] != value:
@@ -163,10 +155,6 @@ def _square(interface: Interface) -> tuple[int, int]:
     if height != width:
         raise ConfigError("data.image_size", (height, width), "square images: set data.image_size")
     return channels, height
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors"))
 
 
 def _pretrained(auto: Any, folder: Path, interface: Interface) -> nn.Module:

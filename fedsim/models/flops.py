@@ -8,9 +8,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-TRAINING_FACTOR = 3
-"""A training step costs its forward pass about three times: backward is twice the forward
-(gradients of inputs and of weights; Kaplan et al., arXiv 2001.08361, section 2.1)."""
+
+def training_factor(model: nn.Module) -> float:
+    """How many times its forward pass a training step costs, about: once forward, once for the gradients of
+    the inputs, once for those of the weights that learn (Kaplan et al., arXiv 2001.08361, section 2.1)."""
+    learning = [p.requires_grad for p in model.parameters()]
+    if all(learning):  # also where the weights are sharded, and so can't be counted here
+        return 3.0
+    sizes = [p.numel() for p in model.parameters()]
+    return 2.0 + sum(s for s, learns in zip(sizes, learning, strict=True) if learns) / sum(sizes)
 
 
 def forward_flops(model: nn.Module, inputs: dict[str, Any]) -> float:

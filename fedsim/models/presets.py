@@ -141,6 +141,10 @@ def _clip(
     return Preset("clip", "image_text", shape, millions)
 
 
+PLAIN = ("mlp", "cnn")
+"""The model types that `plain` builds."""
+
+
 def _plain(kind: str, **shape: list[int]) -> Preset:
     return Preset(kind, "image", shape)
 
@@ -191,6 +195,37 @@ def check(name: str, modality: str, field: str) -> None:
             raise ConfigError(field, name, "a config.json with a model_type that transformers knows")
     except (ValueError, OSError):
         raise ConfigError(field, name, "a config.json that can be read") from None
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether weights lie beside the `config.json` that `name` means."""
+    path = None if name in PRESETS else config_file(name)
+    return path is not None and path.name == "config.json" and any(path.parent.glob("*.safetensors"))
+
+
+def is_plain(name: str) -> bool:
+    """Whether it is one of the small networks of `plain`."""
+    return fields_of(name)["model_type"] in PLAIN
+
+
+def has_patches(name: str) -> bool:
+    """Whether it cuts images into patches."""
+    known = fields_of(name)
+    return "patch_size" in {**known, **known.get("vision_config", {})}
+
+
+def fields_of(name: str) -> dict[str, Any]:
+    """What is written of a model's config: a preset's, or a `config.json`'s.
+
+    Raises ConfigError where `name` is neither.
+    """
+    if name in PRESETS:
+        return {"model_type": PRESETS[name].model_type, **PRESETS[name].shape}
+    path = config_file(name)
+    if path is None:
+        raise ConfigError("model", name, "a preset or a path to a config.json or its folder")
+    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return written
 
 
 def config_file(name: str) -> Path | None:

@@ -31,6 +31,7 @@ from fedsim.student.engine import (
     load_state,
     optimizer,
     save_state,
+    trainable,
     unflatten,
 )
 
@@ -86,7 +87,7 @@ class DeepSpeedEngine:
         # Stage 0 in fp32 keeps plain parameters and a plain optimiser, so their state is ours to write.
         self._plain = config.zero_stage == 0 and config.precision == "fp32" and config.optimizer == "torch"
         model = model.to(device)
-        self.size = sum(p.numel() for p in model.parameters())
+        self.size = sum(p.numel() for p in trainable(model))
         own = config.optimizer == "torch"
         wrapped, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -124,14 +125,14 @@ class DeepSpeedEngine:
     def vector(self) -> np.ndarray:
         import deepspeed
 
-        parameters = list(self.model.parameters())
+        parameters = trainable(self.model)
         with deepspeed.zero.GatheredParameters(parameters):
             return flatten(parameters)
 
     def load_vector(self, vector: np.ndarray) -> None:
         import deepspeed
 
-        parameters = list(self.model.parameters())
+        parameters = trainable(self.model)
         with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
             unflatten(vector, parameters)
         refresh = getattr(self._optimizer, "refresh_fp32_params", None)

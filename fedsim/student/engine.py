@@ -27,7 +27,7 @@ class Engine(Protocol):
     world: int
     device: torch.device
     size: int
-    """Number of parameters. Kept, because sharded ones can't be counted by one rank alone."""
+    """Number of trainable parameters. Kept, because sharded ones can't be counted by one rank alone."""
 
     def forward(self, **inputs: Tensor) -> Any:
         """The model's outputs, through whatever wraps it."""
@@ -39,7 +39,7 @@ class Engine(Protocol):
         """The full weights on the CPU, by parameter name."""
 
     def vector(self) -> np.ndarray:
-        """All weights as one vector [size] float32, in the order of `weights`."""
+        """The trainable weights as one vector [size] float32, in the order of `weights`."""
 
     def load_vector(self, vector: np.ndarray) -> None:
         """Set the weights from such a vector; the optimiser's moments stay."""
@@ -60,8 +60,8 @@ BETAS = (0.9, 0.95)
 
 def decayed(model: nn.Module, training: Training) -> list[dict[str, Any]]:
     """Parameter groups with decay on matrices only: biases and norms are not pulled to zero."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    matrices = [p for p in trainable(model) if p.ndim >= 2]
+    others = [p for p in trainable(model) if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": training.weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -77,6 +77,11 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=BETAS)
 
 
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn, in the model's order: all but those frozen under an adapter."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 class TorchEngine:
     """Plain torch: what a participant trains its specialist with, and the reference for DeepSpeed."""
 
@@ -85,7 +90,8 @@ class TorchEngine:
     def __init__(self, model: nn.Module, training: Training, device: torch.device) -> None:
         self.model = model.to(device)
         self.device = device
-        self._parameters = list(model.parameters())  # walking over the modules each time costs more
+        self._parameters = trainable(model)  # walking over the modules each time costs more
+        self._frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
         self.size = sum(p.numel() for p in self._parameters)
         self._clip = training.gradient_clip
         self._optimizer = optimizer(model, training)
@@ -119,7 +125,7 @@ class TorchEngine:
     def nbytes(self) -> int:
         """What weights and moments take in memory."""
         moments = 2 if isinstance(self._optimizer, torch.optim.AdamW) else 0
-        return 4 * self.size * (1 + moments)
+        return 4 * (self.size * (1 + moments) + self._frozen)
 
     def save(self, folder: Path) -> None:
         save_state(folder, self.model, self._optimizer)
@@ -161,16 +167,19 @@ def unflatten(vector: np.ndarray, parameters: Sequence[Tensor]) -> None:
 
 
 def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Set a model's parameters by name; a missing one is a KeyError."""
+    """Set a model's trainable parameters by name; a missing one is a KeyError."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Weights as `model.<parameter>` and moments as `optimizer.<entry>.<parameter>`."""
+    """Trainable weights as `model.<parameter>` and moments as `optimizer.<entry>.<parameter>`."""
     flat: State = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         flat[f"model.{name}"] = parameter.detach().cpu().contiguous()
         for entry, value in optimizer.state.get(parameter, {}).items():
             flat[f"optimizer.{entry}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()

@@ -56,6 +56,7 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
             )
             out["rounds"].append({
                 "method": called[method], "algorithm": method, "seed": seed, "round": number, **facts,
+                "student": method != "solo",
                 "score": START if number == 0 else value + seed, "loss": 3.0, "learn_loss": 2.5,
                 "bytes_up": UP[method] * INSTITUTIONS if moved else 0,
                 "bytes_down": DOWN[method] * INSTITUTIONS if moved else 0,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fedsim.learner import Learner
 from fedsim.modalities import modality
 from fedsim.models import presets
 from fedsim.models.export import export
-from fedsim.models.factory import build, size
+from fedsim.models.factory import build, import_classes, size
 from fedsim.models.flops import forward_flops
 from fedsim.models.presets import PRESETS, REFERENCE
 from fedsim.student.engine import TorchEngine
@@ -239,6 +240,14 @@ def test_the_learned_temperature_stays_below_its_bound():
     said = logits(model, PAIRS)
     assert model.logit_scale.item() == pytest.approx(math.log(100))
     assert said.abs().max() <= 100.001
+
+
+def test_the_code_of_models_is_imported_ahead(tmp_path: Path):
+    code = "transformers.models.gpt_bigcode.modeling_gpt_bigcode"  # which no other test asks for
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_bigcode"}))
+    assert code not in sys.modules
+    import_classes(["llama-tiny", "mlp", str(tmp_path)], "text")
+    assert code in sys.modules
 
 
 def test_images_must_be_square():
