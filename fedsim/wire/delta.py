@@ -3,16 +3,16 @@
 Sections of such a message that differ from those of a plain one (see messages.py):
 
     base      CRC-32 of the reference's rows (u32), then entropy-coded: 1 for a sample with such, else 0 [n]
-    kept      entropy-coded counts of the classes that the reference names, one stream, after its
-              length (u32), for each magnitude of the reference's count; without the class that the
-              reference counts highest, which has what is left
+    kept      for each magnitude of the reference's count a stream, after its length (u32), of how far the
+              counts of such classes are from it, entropy-coded, as 0, −1, 1, −2, 2 … ↦ 0, 1, 2, 3, 4 …;
+              without the class that the reference counts highest, which has what is left
     lengths   entropy-coded number of other classes per row [R]
     ids       entropy-coded gaps of the other classes' ids within a row, minus one
     counts    entropy-coded counts of the other classes, minus one
 
-A tail counts as one more class, K. The reference's counts are the context of what is coded, not
-subtracted: a stream of counts where the reference has 1 is another one than where it has 20.
-So rows that have nothing to do with the reference cost little more than without it.
+A tail counts as one more class, K. The reference's counts are also the context of what is coded: where
+it has 1, counts are coded by another table than where it has 20. So a class that the reference is wrong
+about costs little more than without it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from fedsim.wire.entropy import decode_symbols, encode_symbols
 
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
+_INT32_MAX = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def encode(responses: Responses, reference: Reference, coder: str) -> dict[str, 
     known = base * stride + reference.ids
     place = np.minimum(np.searchsorted(keys, known), len(keys) - 1)
     hit = keys[place] == known
-    kept = np.where(hit, counts[place], 0)
+    moved = np.where(hit, counts[place], 0) - reference.counts
+    moved = np.where(moved < 0, -2 * moved - 1, 2 * moved)
     free = _pivots(reference)
     other = np.ones(len(keys), bool)
     other[place[hit]] = False
@@ -100,7 +102,7 @@ def encode(responses: Responses, reference: Reference, coder: str) -> dict[str, 
     context[free] = -1
     streams = []
     for c in range(_CONTEXTS):
-        stream = encode_symbols(kept[context == c], coder)
+        stream = encode_symbols(moved[context == c], coder)
         streams += [_LENGTH.pack(len(stream)), stream]
     has = np.isin(samples, reference.samples).astype(np.int32)
     return {
@@ -140,7 +142,7 @@ def decode(
 
     # What no class was given is the pivot's; rows without a reference must have given all.
     totals = np.zeros(rows, np.int64)
-    np.add.at(totals, base, kept)
+    totals[base[free]] = np.add.reduceat(kept, reference.offsets[:-1], dtype=np.int64)
     named = np.flatnonzero(lengths)
     if len(named):
         totals[named] += np.add.reduceat(
@@ -191,7 +193,7 @@ def _referred(section: memoryview, reference: Reference, samples: np.ndarray) ->
 
 
 def _decode_kept(section: memoryview, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of the reference's entries [nnz] int32, and which of them are left open."""
+    """Counts of the reference's entries [nnz] int32, and which of them are left open, 0 for now."""
     free = _pivots(reference)
     context = _contexts(reference.counts)
     context[free] = -1
@@ -201,10 +203,17 @@ def _decode_kept(section: memoryview, reference: Reference) -> tuple[np.ndarray,
             raise MessageError("corrupted", "too few streams of counts")
         (length,) = _LENGTH.unpack_from(section)
         places = context == c
-        kept[places] = _stream(section[_LENGTH.size :][:length], int(np.count_nonzero(places)))
+        moved = _stream(section[_LENGTH.size :][:length], int(np.count_nonzero(places)))
+        kept[places] = (moved >> 1) ^ -(moved & 1)
         section = section[_LENGTH.size + length :]
     if len(section):
         raise MessageError("corrupted", f"{len(section)} bytes after the counts")
+    if len(kept) and (kept > _INT32_MAX - reference.counts).any():
+        raise MessageError("off-simplex", "a count past 2^31−1")
+    kept += reference.counts
+    kept[free] = 0
+    if kept.min(initial=0) < 0:
+        raise MessageError("off-simplex", "a count below 0")
     return kept, free
 
 
@@ -217,7 +226,7 @@ def _decode_others(
     counts = _stream(sections["counts"], size)
     if not size:
         return keys, counts
-    if counts.max() == np.iinfo(np.int32).max:
+    if counts.max() == _INT32_MAX:
         raise MessageError("off-simplex", "a count past 2^31−1")
     counts += 1
     # Each gap but a row's first is one more than was sent; then one sum over all rows, less what the

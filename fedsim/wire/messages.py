@@ -42,6 +42,8 @@ MAX_PARAMETER = 2.0**18
 """No parameter may be larger in absolute value: the exact sum that pools them has that range."""
 BYTES_PER_ENTRY = 16
 """One byte of `limit` in this many per row entry: what decoding an entry takes is at most four times that."""
+BYTES_PER_CHANGE = 32
+"""The same for messages that are coded against a reference."""
 
 _RESPONSES_META = struct.Struct("<IIII")
 _PARAMETERS_META = struct.Struct("<QB5x")
@@ -135,7 +137,8 @@ def memory_limit(expect: Expectation) -> int:
     if expect.kind == "parameters":
         return 4 * expect.size + 1024
     samples = expect.proxy_size if expect.samples is None else len(expect.samples)
-    return BYTES_PER_ENTRY * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
+    each = BYTES_PER_ENTRY if expect.reference is None else BYTES_PER_CHANGE
+    return each * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
 
 
 # ---- responses
@@ -204,11 +207,11 @@ def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limi
     _expected("levels", levels, expect.levels)
     _expected("positions", positions, expect.positions)
     rows = size * positions
-    if max(rows, size) > limit // BYTES_PER_ENTRY:
+    most = limit // (BYTES_PER_CHANGE if "base" in sections else BYTES_PER_ENTRY)
+    if max(rows, size) > most:
         raise MessageError("oversized", f"{rows} rows in a limit of {limit} bytes")
     samples = _decode_samples(sections.get("samples"), size, expect)
     claims = _decode_claims(sections.get("claims"), size)
-    most = limit // BYTES_PER_ENTRY
     if "base" in sections:
         _require(sections, {"base", "kept"}, set(sections))
         offsets, ids, counts = delta.decode(

@@ -17,6 +17,7 @@ from fedsim.errors import MessageError
 from fedsim.types import COORDINATOR, Knowledge, Parameters, Responses
 from fedsim.wire import Expectation, bits, decode, encode, memory_limit
 from fedsim.wire.container import checksum, pack, unpack
+from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.messages import CODECS
 from fedsim.wire.quantise import QUANTISERS, TAILED
@@ -371,6 +372,10 @@ for knowledge, known in (
     (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
 ):
     VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
+for coder, name in (("ans", "sample"), ("huffman", "top_k")):
+    told, answer = (responses_of(90, 2, 30, levels, name=name, claims=False) for levels in (60, 63))
+    close = {"direction": "up", "round": 4, "sender": 2, "reference": Reference.of(told), "coder": coder}
+    VICTIMS.append((encode(answer, **close).data, expectation(answer, reference=Reference.of(told))))
 
 
 def mutate(message: bytearray, how: str, a: int, b: int, value: int) -> bytearray:
@@ -460,3 +465,4 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
 
 def test_every_kind_of_knowledge_has_a_victim() -> None:
     assert {expect.kind for _, expect in VICTIMS} == set(CODECS)
+    assert sum("base" in unpack(data, 1 << 30).sections for data, _ in VICTIMS) == 2
