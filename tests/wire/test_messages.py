@@ -372,7 +372,7 @@ for knowledge, known in (
     (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
 ):
     VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
-for coder, name in (("ans", "sample"), ("huffman", "top_k")):
+for coder, name in (("ans", "largest_remainder"), ("huffman", "top_k")):
     told, answer = (responses_of(90, 2, 30, levels, name=name, claims=False) for levels in (60, 63))
     close = {"direction": "up", "round": 4, "sender": 2, "reference": Reference.of(told), "coder": coder}
     VICTIMS.append((encode(answer, **close).data, expectation(answer, reference=Reference.of(told))))
