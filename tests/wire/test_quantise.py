@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.types import Responses
@@ -48,6 +48,7 @@ probabilities = st.integers(1, 12).flatmap(
 
 
 @pytest.mark.parametrize("name", sorted(QUANTISERS))
+@settings(deadline=None)
 @given(rows=probabilities, levels=st.integers(1, 300), seed=st.integers(0, 100))
 def test_rows_are_on_the_simplex_grid(name: str, rows: list[list[float]], levels: int, seed: int) -> None:
     probs = np.array(rows, np.float32)
