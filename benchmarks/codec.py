@@ -129,9 +129,7 @@ def _responses(shape: Shape, name: str, probs: np.ndarray) -> Responses:
     lengths, ids, counts = QUANTISERS[name](probs, shape.levels, np.random.default_rng(1))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     samples = np.arange(shape.rows)
-    return Responses(
-        samples, 1, shape.classes, shape.levels, offsets, ids, counts, tail=name in TAILED
-    )
+    return Responses(samples, 1, shape.classes, shape.levels, offsets, ids, counts, tail=name in TAILED)
 
 
 def _coded(sent: Responses, coder: str, reference: Reference | None) -> bytes:

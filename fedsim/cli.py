@@ -63,6 +63,8 @@ def _sweep(options: argparse.Namespace) -> int:
     outcome = sweeps.run(sweeps.load(path, **overrides), resume=options.resume is not None)
     counts = [(s, len(outcome.having(s))) for s in ("finished", "stopped", "failed", "unfinished")]
     print(f"\n{len(outcome.trials)} trials: " + ", ".join(f"{n} {status}" for status, n in counts if n))
+    if found := sweeps.over_seeds(outcome):
+        print(f"\n{found}\n")
     if outcome.best:
         trial, row = outcome.best
         print(f"best     {trial.name}: {row['contender']} {row['metric']} {row['score']:.4g}")

@@ -84,13 +84,9 @@ class Coordinator:
         knowledge = self._method.broadcast(self._desk, round)
         if knowledge is None:
             return None
-        return encode(
-            knowledge,
-            direction="down",
-            round=round,
-            sender=COORDINATOR,
-            samples_known=self._method.samples_known,
-        )
+        expected = self._method.expect("down", round, COORDINATOR, self._desk.learner.size)
+        known = self._method.samples_known and expected is not None and expected.samples is not None
+        return encode(knowledge, direction="down", round=round, sender=COORDINATOR, samples_known=known)
 
     @property
     def terms(self) -> Terms | None:

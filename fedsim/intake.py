@@ -47,6 +47,7 @@ class Intake:
         try:
             if participant in self.statuses:
                 raise MessageError("unexpected", f"a second message of participant {participant}")
+            expected = self._method.agreed(expected, self.pool)
             self.pool.add(participant, decode(data, expected, self._limit))
             self.statuses[participant] = "ok"
         except MessageError as error:

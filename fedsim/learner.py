@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from fedsim import losses, storage
 from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import dense
+from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
 from fedsim.modalities.base import Modality, chunks
 from fedsim.models.flops import forward_flops, training_factor
@@ -33,6 +34,8 @@ from fedsim.wire.quantise import QUANTISERS
 
 _CHUNK_VALUES = 2**22
 """Logits held at once when a model only answers: 16 MiB in fp32."""
+
+TASK_LOSS = TaskLoss()
 
 _ANSWER = Objective(response=1.0, task=0.0)
 """What is asked of a model that only answers."""
@@ -127,24 +130,23 @@ class Learner:
         levels: int,
         quantiser: str,
         key: tuple[int | str, ...],
+        judge: Judge | None = None,
     ) -> Responses:
         """The model's responses on `proxy` at `samples`, on a grid of `levels` quanta.
 
-        Probabilities are dense for one chunk at a time only. Where the proxy set carries answers,
-        the mean loss per sample comes along.
+        Probabilities are dense for one chunk at a time only.   judge: makes claims; none without.
         """
         positions = self.modality.positions(proxy)
         rng = generator(*_seeded(key), "quantise")
-        lengths, ids, counts, mean_losses = [], [], [], []
+        lengths, ids, counts, claims = [], [], [], []
         for index, logits_RK in self._answers(proxy, samples):
             probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
             length, class_ids, count = QUANTISERS[quantiser](probs, levels, rng)
             lengths.append(length)
             ids.append(class_ids)
             counts.append(count)
-            if self.modality.labelled(proxy):
-                nll = self._nll(proxy, index, logits_RK)
-                mean_losses.append(nll.view(len(index), positions).mean(1).cpu().numpy())
+            if judge is not None:
+                claims.append(self._judged(proxy, index, logits_RK, judge))
         offsets = np.zeros(len(samples) * positions + 1, np.int64)
         np.cumsum(np.concatenate(lengths), out=offsets[1:])
         return Responses(
@@ -155,17 +157,31 @@ class Learner:
             offsets=offsets,
             ids=np.concatenate(ids),
             counts=np.concatenate(counts),
-            claims=np.concatenate(mean_losses).astype(np.float32) if mean_losses else None,
+            claims=np.concatenate(claims) if claims else None,
         )
 
-    def sample_losses(self, examples: Examples, samples: np.ndarray) -> np.ndarray:
-        """Mean task loss of each of the labelled examples at `samples`, [n] float32 nats."""
-        positions = self.modality.positions(examples)
-        means = [
-            self._nll(examples, index, logits_RK).view(len(index), positions).mean(1).cpu().numpy()
+    def claims(self, examples: Examples, samples: np.ndarray, judge: Judge = TASK_LOSS) -> np.ndarray:
+        """What the judge makes of each of the examples at `samples`, [n] float32; by default the mean
+        task loss in nats."""
+        parts = [
+            self._judged(examples, index, logits_RK, judge)
             for index, logits_RK in self._answers(examples, samples)
         ]
-        return np.concatenate(means).astype(np.float32)
+        return np.concatenate(parts)
+
+    def calibrate(self, examples: Examples) -> float:
+        """The temperature at which the model's predictions fit the labelled examples best; of many
+        examples, evenly chosen ones are looked at."""
+        size = max(1, _CHUNK_VALUES // (self.modality.positions(examples) * self.classes))
+        some = np.arange(0, len(examples), -(-len(examples) // size))
+        ((index, logits_RK),) = self._answers(examples, some)
+        return fit_temperature(logits_RK, self._known(examples, index))
+
+    def _judged(self, examples: Examples, index: np.ndarray, logits_RK: Tensor, judge: Judge) -> np.ndarray:
+        """Claims [n] float32."""
+        answers = self.modality.answers(examples, index, self.engine.device)
+        rows = judge(index, logits_RK, answers)
+        return rows.view(len(index), -1).mean(1).cpu().numpy().astype(np.float32)
 
     def evaluate(self, examples: Examples) -> tuple[float, float]:
         """(metric, mean loss in nats) on labelled examples."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Collection, Sequence
 from typing import Protocol, TextIO
 
 from fedsim.results import Row
@@ -173,10 +174,15 @@ def table(summary: list[Row]) -> str:
                 ABOUT.get(row["contender"], ""),
             ]
         )
-    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    return aligned(lines, left=(0, len(head) - 1))
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """Rows of equally many cells as columns: those of `left` start at the same place, others end there."""
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if k in (0, len(head) - 1) else cell.rjust(width)
+            cell.ljust(width) if k in left else cell.rjust(width)
             for k, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines

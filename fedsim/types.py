@@ -106,8 +106,8 @@ class Responses:
     classes: K.   levels: L, the number of quanta a row is divided into.
     offsets: [R + 1] int64.   ids: [nnz] int32.   counts: [nnz] int32.
     claims: [n] float32 or None: what the sender says about how well it knows each sample, lower is
-        better; its own mean task loss in nats, where the proxy set carries the answers. Self-reported,
-        so never trusted unclipped.
+        better (see `confidence`).   skills: [G] float32 or None: its loss in nats on each group of the
+        public validation split. Both are self-reported, so never trusted unclipped.
     tail: whether the rows may have one.
     """
 
@@ -119,6 +119,7 @@ class Responses:
     ids: np.ndarray
     counts: np.ndarray
     claims: np.ndarray | None = None
+    skills: np.ndarray | None = None
     tail: bool = False
 
     @property

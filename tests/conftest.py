@@ -1,4 +1,4 @@
-"""An S3 server on loopback, for whoever writes to a URI."""
+"""What tests of several parts need: an S3 server on loopback, a small disk, real data where there is some."""
 
 import logging
 import os
@@ -54,3 +54,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"a disk can't be mounted here: {made.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of real data sets, which the project doesn't bring along."""
+    beside = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("FEDSIM_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("no real data sets here; FEDSIM_TEST_DATA names the folder that holds them")
+    return folder

@@ -1,5 +1,6 @@
 """Sweeps before they run: what a file expands to, how trials are called, what is refused and how."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,40 @@ def test_the_sweeps_of_the_project_are_valid(path):
     trials = expand(path)
     sweeps.check(trials[:: max(1, len(trials) // 8)])
     assert len(trials) >= 8
+
+
+# What a terminal shows of the end ------------------------------------------------------------------
+
+
+def finish(trial: sweeps.Trial, score: float, central: float | None = 0.9) -> None:
+    """The folder that a finished trial leaves, as far as tables read it."""
+    row = {"contender": trial.contender, "metric": "accuracy", "higher_is_better": True, "score": score}
+    row |= {"ratio_to_centralized": central and score / central, "bytes_up": 1_250_000, "bytes_down": 900}
+    trial.config.folder.mkdir(parents=True)
+    (trial.config.folder / "manifest.json").write_text('{"status": "finished"}')
+    (trial.config.folder / "report.html").touch()
+    (trial.config.folder / "summary.json").write_text(json.dumps([row]))
+
+
+def test_settings_are_compared_over_seeds(write, tmp_path):
+    trials = expand(
+        write(scenarios={"heterogeneity": UNEVEN}, space={"seed": [0, 1, 2]}), output=str(tmp_path / "out")
+    )
+    for trial, value in zip(trials, (0.80, 0.84, 0.88, 0.5, 0.7, None), strict=True):
+        if value:  # the last has not finished
+            finish(trial, value)
+    table = sweeps.over_seeds(sweeps.Outcome(tmp_path / "out", trials))
+    assert [re.split(r"  +", line.strip()) for line in table.splitlines()] == [
+        ["heterogeneity", "accuracy ↑", "of central", "sent up", "sent down", "seeds"],
+        ["low", "0.8400 ± 0.0400", "93.3 ± 4.4 %", "1.25 MB", "900 B", "3"],
+        ["high", "0.6000 ± 0.1414", "66.7 ± 15.7 %", "1.25 MB", "900 B", "2"],
+    ]
+
+
+def test_nothing_is_compared_over_one_seed_or_without_a_second_setting(write, tmp_path):
+    for tree in ({"scenarios": {"heterogeneity": UNEVEN}}, {"space": {"seed": [0, 1]}}):
+        folder = tmp_path / str(len(tree))
+        trials = expand(write(**tree), output=str(folder / str(list(tree))))
+        for trial in trials:
+            finish(trial, 0.5)
+        assert sweeps.over_seeds(sweeps.Outcome(folder, trials)) == ""

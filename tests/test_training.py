@@ -13,6 +13,7 @@ from torch import nn
 
 from fedsim import learner as learners
 from fedsim.aggregation.exact import Pooled
+from fedsim.confidence import TaskLoss
 from fedsim.config import Training
 from fedsim.learner import Learner
 from fedsim.modalities import modality
@@ -247,8 +248,10 @@ def test_responses_are_the_models_probabilities_on_the_grid(quantiser: str):
 
 def test_responses_carry_the_loss_on_each_sample():
     learner, proxy, samples = reader(), texts(30), np.array([1, 2, 20])
-    answer = learner.express(proxy, samples, levels=15, quantiser="systematic", key=(0, "express"))
-    assert np.array_equal(answer.claims, learner.sample_losses(proxy, samples))
+    answer = learner.express(
+        proxy, samples, levels=15, quantiser="systematic", key=(0, "express"), judge=TaskLoss()
+    )
+    assert np.array_equal(answer.claims, learner.claims(proxy, samples))
     rows, next_tokens = log_probs(learner.engine.model, proxy.take(samples)), proxy.arrays["input_ids"][:, 1:]
     picked = rows[np.arange(len(rows)), next_tokens[samples].ravel()]
     assert answer.claims == pytest.approx(-picked.reshape(3, -1).mean(1), rel=1e-5)
@@ -260,7 +263,7 @@ def test_unlabelled_images_are_answered_without_losses():
     assert answer.claims is None
     assert answer.rows == 5
     with pytest.raises(ValueError, match="labelled"):
-        learner.sample_losses(proxy, np.arange(5))
+        learner.claims(proxy, np.arange(5))
 
 
 def test_perplexity_is_the_exponential_of_the_mean_cross_entropy():
@@ -282,7 +285,9 @@ def test_chunks_change_nothing(monkeypatch):
 
     def answers() -> tuple:
         learner = reader()
-        said = learner.express(examples, samples, levels=50, quantiser="largest_remainder", key=(0, "e"))
+        said = learner.express(
+            examples, samples, levels=50, quantiser="largest_remainder", key=(0, "e"), judge=TaskLoss()
+        )
         return said.claims, (said.ids.tolist(), said.counts.tolist(), learner.flops)
 
     losses, whole = answers()

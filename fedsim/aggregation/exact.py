@@ -150,8 +150,12 @@ class CountSum:
     participants named it. A row's tail is one more class: even shares of all classes add up to one.
     """
 
+    largest: int
+    """What the largest count of all adds for a weight of 1."""
+
     def __init__(self, positions: int, classes: int, unit: int) -> None:
         self.positions, self.classes, self.unit = positions, classes, unit
+        self.largest = unit
         self._keys = np.zeros(0, np.int64)  # (sample · p + position) · (K + 1) + class, ascending
         self._mass = np.zeros(0, np.int64)
         self._bound = 0
@@ -173,14 +177,14 @@ class CountSum:
             raise ValueError("a tail belongs to no class: it can't be weighted by class")
         if size and not 0 <= int(weights.min()) <= int(weights.max()) <= _INT64_MAX:
             raise ValueError("weights must not be negative")
-        bound = self._bound + int(weights.max(initial=0)) * self.unit
+        bound = self._bound + int(weights.max(initial=0)) * self.largest
         if bound > _INT64_MAX:
             raise ValueError(f"weights up to {weights.max()} take the sum out of int64")
         last = int(responses.samples[-1]) if size else 0
         if (last + 1) * self.positions * (self.classes + 1) > _INT64_MAX:
             raise ValueError(f"sample {last} × {self.positions} × {self.classes} leaves int64")
         keys, mass = self._weighted(responses, weights.astype(np.int64))
-        self._keys, self._mass = _merge(self._keys, self._mass, keys, mass)
+        self._keys, self._mass = merge_sums(self._keys, self._mass, keys, mass)
         self._bound = bound
 
     def merge(self, other: CountSum) -> None:
@@ -194,7 +198,7 @@ class CountSum:
         if self._bound + other._bound > _INT64_MAX:
             raise ValueError("together the sums could leave int64")
         if len(other._keys):
-            self._keys, self._mass = _merge(self._keys, self._mass, other._keys, other._mass)
+            self._keys, self._mass = merge_sums(self._keys, self._mass, other._keys, other._mass)
         self._bound += other._bound
 
     def result(self) -> Pooled:
@@ -208,10 +212,11 @@ class CountSum:
         keep = np.repeat(np.repeat(complete, rows_present), np.diff(starts, append=len(row)))
         row, keys, mass = row[keep], self._keys[keep], self._mass[keep]
         starts = np.flatnonzero(np.diff(row, prepend=-1))
+        values = self._means(keys // (self.positions * (self.classes + 1)), mass)
         lengths = np.diff(starts, append=len(row))
-        totals = np.add.reduceat(mass, starts) if len(mass) else mass
+        totals = np.add.reduceat(values, starts) if len(values) else values
         ids = keys % (self.classes + 1)
-        probs = (mass / np.repeat(totals, lengths)).astype(np.float32)
+        probs = (values / np.repeat(totals, lengths)).astype(np.float32)
         rests = None
         tails = ids == self.classes
         if tails.any():
@@ -238,7 +243,7 @@ class CountSum:
         keys = responses.samples[sample] * self.positions + place % self.positions
         keys = keys * (self.classes + 1) + responses.ids
         weight = weights[sample] if weights.ndim == 1 else weights[sample, responses.ids]
-        mass = responses.counts * weight * (self.unit // responses.levels)
+        mass = self._values(responses.counts, self.unit // responses.levels) * weight
         if responses.tail:
             # A row's tail comes after its last class.
             ends = responses.offsets[1:]
@@ -251,11 +256,19 @@ class CountSum:
         kept = mass > 0
         return keys[kept], mass[kept]
 
+    def _means(self, samples: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        """What the sums of some entries stand for, up to a factor per row.   samples, mass: [nnz]."""
+        return mass
 
-def _merge(
+    def _values(self, counts: np.ndarray, times: int) -> np.ndarray:
+        """What counts on a grid that is `times` coarser add for a weight of 1, int64."""
+        return counts.astype(np.int64) * times
+
+
+def merge_sums(
     keys: np.ndarray, mass: np.ndarray, new_keys: np.ndarray, new_mass: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The union of two ascending key lists, the mass of common keys added."""
+    """The union of two ascending key lists, the integer mass of common keys added."""
     if not len(keys):
         return new_keys, new_mass
     both = np.concatenate((keys, new_keys))

@@ -1,7 +1,8 @@
 """What the coordinator does with responses: pools them, sharpens them, remembers them.
 
 p̄(x) = Σ_k w_k(x) p_k(x) ÷ Σ_k w_k(x) is exact: the counts on the grid are summed as integers with
-integer weights, so the order of arrival changes no bit.
+integer weights, so the order of arrival changes no bit. The mean can be of logits instead, and instead
+of a mean there can be the best answer of each sample.
 """
 
 from __future__ import annotations
@@ -10,38 +11,104 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum, Pooled
+from fedsim.aggregation.weights import Weighing
 from fedsim.rows import gather
 from fedsim.types import Knowledge, Responses
 from fedsim.wire.quantise import largest_remainder
 
+EQUAL = Weighing()
+
 _UNIT = 2**16
 """A weight of 1 as an integer: sums are exact, and a weight can shrink and grow by e^±8."""
-_REACH = 8.0
 _CHUNK_VALUES = 2**22
 """Probabilities held densely at once."""
 
 
 class ResponsePool:
-    """Σ w_k(x) · counts, exact and in any order.
+    """Σ w_k(x) · answers, exact and in any order.
 
-    reference: [n] nats, what a participant's loss on a sample is measured against; None weighs all
-        alike. Losses are reported by the participants themselves, so their effect is bounded.
+    samples: [n] what was asked about.
+    sum: CountSum for the mean of probabilities, LogSum for that of logits.
+    disagreement: where it is wanted how far participants are apart.
     """
 
-    def __init__(self, sum: CountSum, confidence: float, reference: np.ndarray | None) -> None:
-        self.sum, self._confidence, self._reference = sum, confidence, reference
+    def __init__(
+        self,
+        samples: np.ndarray,
+        sum: CountSum,
+        weighing: Weighing = EQUAL,
+        disagreement: Disagreement | None = None,
+    ) -> None:
+        self.samples = samples
+        self.sum, self._weighing, self.disagreement = sum, weighing, disagreement
+
+    @property
+    def levels(self) -> int:
+        """Quanta that a row of the answers is divided into."""
+        return self.sum.unit
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
         assert isinstance(knowledge, Responses)
-        weights = np.full(len(knowledge.samples), _UNIT, np.int64)
-        if self._reference is not None and knowledge.claims is not None:
-            gain = self._confidence * (self._reference - knowledge.claims)
-            weights = np.rint(_UNIT * np.exp(np.clip(gain, -_REACH, _REACH))).astype(np.int64)
+        weights = np.rint(_UNIT * np.exp(self._weighing.gains(knowledge))).astype(np.int64)
         self.sum.add(knowledge, weights)
+        if self.disagreement is not None:
+            self.disagreement.add(knowledge)
 
     def merge(self, other: ResponsePool) -> None:
         self.sum.merge(other.sum)
+        if self.disagreement is not None and other.disagreement is not None:
+            self.disagreement.merge(other.disagreement)
+
+    def result(self) -> Pooled:
+        return self.sum.result()
+
+
+class BestPool:
+    """Per sample the answer of who claims to know it best; among equals of the lower participant.
+
+    Holds one answer per sample, however many were given.
+    """
+
+    def __init__(
+        self,
+        samples: np.ndarray,
+        positions: int,
+        classes: int,
+        levels: int,
+        weighing: Weighing,
+        disagreement: Disagreement | None = None,
+    ) -> None:
+        self.samples, self.levels = samples, levels
+        self._weighing, self.disagreement = weighing, disagreement
+        none = np.zeros(0, np.int64)
+        offsets, ids, probs = np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+        self._held = Pooled(none, positions, classes, offsets, ids, probs)
+        self._gains, self._who = np.zeros(0), none
+
+    def add(self, participant: int, knowledge: Knowledge) -> None:
+        assert isinstance(knowledge, Responses)
+        who = np.full(len(knowledge.samples), participant, np.int64)
+        self._take(as_pooled(knowledge), self._weighing.gains(knowledge), who)
+        if self.disagreement is not None:
+            self.disagreement.add(knowledge)
+
+    def merge(self, other: BestPool) -> None:
+        self._take(other._held, other._gains, other._who)
+        if self.disagreement is not None and other.disagreement is not None:
+            self.disagreement.merge(other.disagreement)
+
+    def result(self) -> Pooled:
+        return self._held
+
+    def _take(self, rows: Pooled, gains: np.ndarray, who: np.ndarray) -> None:
+        gains, who = np.concatenate([self._gains, gains]), np.concatenate([self._who, who])
+        samples = np.concatenate([self._held.samples, rows.samples])
+        order = np.lexsort((who, -gains, samples))
+        chosen = order[np.flatnonzero(np.diff(samples[order], prepend=-1))]
+        self._held = _pick(self._held, rows, chosen)
+        self._gains, self._who = gains[chosen], who[chosen]
 
 
 def as_pooled(responses: Responses) -> Pooled:
@@ -135,19 +202,17 @@ def quantised(pooled: Pooled, levels: int) -> Responses:
     )
 
 
-def recall(memory: dict[str, np.ndarray], fresh: Pooled) -> Pooled:
-    """Fresh rows, and those of earlier rounds for samples that are not among them; kept in `memory`."""
+def recall(memory: dict[str, np.ndarray], fresh: Pooled | None, positions: int, classes: int) -> Pooled:
+    """Fresh rows, and those of earlier rounds for samples that are not among them; kept in `memory`.
+
+    fresh: None where nobody was asked.
+    """
     if "samples" in memory:
-        old = Pooled(
-            memory["samples"],
-            fresh.positions,
-            fresh.classes,
-            memory["offsets"],
-            memory["ids"],
-            memory["probs"],
-            memory.get("rests"),
-        )
-        fresh = union(fresh, old)
+        samples, offsets, ids, probs = (memory[name] for name in ("samples", "offsets", "ids", "probs"))
+        old = Pooled(samples, positions, classes, offsets, ids, probs, memory.get("rests"))
+        fresh = old if fresh is None else union(fresh, old)
+    if fresh is None:
+        raise ValueError("there is nothing to remember")
     memory.update(samples=fresh.samples, offsets=fresh.offsets, ids=fresh.ids, probs=fresh.probs)
     if fresh.rests is not None:
         memory["rests"] = fresh.rests
@@ -156,8 +221,12 @@ def recall(memory: dict[str, np.ndarray], fresh: Pooled) -> Pooled:
 
 def union(first: Pooled, second: Pooled) -> Pooled:
     """The rows of both, samples ascending; where both have a sample, the first's rows."""
-    samples = np.concatenate([first.samples, second.samples])
-    _, chosen = np.unique(samples, return_index=True)  # the first of equals
+    _, chosen = np.unique(np.concatenate([first.samples, second.samples]), return_index=True)
+    return _pick(first, second, chosen)
+
+
+def _pick(first: Pooled, second: Pooled, chosen: np.ndarray) -> Pooled:
+    """Some samples of both, with their rows.   chosen: their places, the second's after the first's."""
     p = first.positions
     rows = (chosen[:, None] * p + np.arange(p)).ravel()
     both = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
@@ -168,7 +237,7 @@ def union(first: Pooled, second: Pooled) -> Pooled:
         each = (part.rests for part in (first, second))
         rests = np.concatenate([z if r is None else r for r, z in zip(each, none, strict=True)])[rows]
     return Pooled(
-        samples[chosen],
+        np.concatenate([first.samples, second.samples])[chosen],
         p,
         first.classes,
         offsets,

@@ -136,6 +136,11 @@ class Method(ABC):
         """
         return None
 
+    def agreed(self, expected: Expectation, pool: Pool) -> Expectation:
+        """What is expected of participants, with what was settled when the round was opened: an empty
+        pool of it comes along."""
+        return expected
+
     def pool(self, desk: Desk, round: int) -> Pool | None:
         """An empty pool for this round; None where nothing is sent."""
         return None

@@ -112,7 +112,7 @@ class DSFL(Method):
                 self.settings.era,
                 f"null: {rows:,} rows of {classes:,} classes, all of them above 0, take too much memory",
             )
-        return ResponsePool(CountSum(positions, classes, self.settings.levels), 0.0, None)
+        return ResponsePool(self.samples(round), CountSum(positions, classes, self.settings.levels))
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         assert isinstance(pool, ResponsePool)

@@ -7,41 +7,77 @@ own shard, answer a fresh part of the proxy set, and the student learns from the
     local   L_k = CE(own shard) + λ · [KL(s ‖ p_k) + CE where labelled](proxy)
     up      p_k(x), as counts on a grid of `levels` quanta            quantised, coded
     pool    p̄(x) = Σ_k w_k(x) p_k(x) ÷ Σ_k w_k(x),   then p̄^β ÷ Σ p̄^β
-    learn   L = response · T² KL(p̄ ‖ q_student) + task · CE(proxy, where labelled)
+    learn   L = response · T² D(p̄, q_student) + task · CE(proxy, where labelled)
 
 Sources: mean of probabilities and its sharpening from DS-FL (Itahara et al., arXiv 2008.06180) with
 the power form of SCARLET (arXiv 2504.19602); probabilities on a simplex grid from CFD (Sattler et
 al., 2021); random counts from sparse logit sampling (arXiv 2503.16870); temperature from Hinton et
-al. (arXiv 1503.02531). w_k(x) = exp(−confidence · loss_k(x)): where the proxy set carries its own
-answers (the next token), who predicts a sample better weighs more on it.
+al. (arXiv 1503.02531). What w_k(x) may be made of is in `confidence` and `aggregation.weights`, D in
+`losses.divergence`, and what changes from round to round in `schedules`: the order of the samples, the
+levels, and whether anything is sent at all. What the participants can't know of that travels in the
+broadcast: its samples and levels are those of the round, and where none comes none is answered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from fedsim import events, schedules
+from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum
-from fedsim.aggregation.responses import ResponsePool, as_pooled, recall, sharpen
+from fedsim.aggregation.geometric import LogSum
+from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall, sharpen
+from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
 from fedsim.methods.base import Desk, Method, Pool, Site
+from fedsim.schedules import Agenda
 from fedsim.seeding import generator
 from fedsim.training import Fit, Objective, Stream
-from fedsim.types import COORDINATOR, Knowledge, Responses
+from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Responses
 from fedsim.wire.messages import Expectation
 
 if TYPE_CHECKING:
+    from fedsim.confidence import Assessment, Judge
+    from fedsim.learner import Learner
     from fedsim.world import World
+
+
+Levels = Annotated[int, Field(ge=1, le=65535)]
+
+
+class DAdaQuant(Settings):
+    """Levels that double where the student's validation loss stalls, see `schedules.dadaquant`."""
+
+    first: Levels = 15
+    cap: Levels = 255
+    psi: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """ψ: how much of the smoothed loss is that of the round before."""
+    phi: Annotated[int, Field(ge=2)] = 2
+    """φ: rounds that levels are kept, and over which the loss is to fall."""
 
 
 class DistillationSettings(Settings):
     proxy_per_round: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Part of the proxy set that is asked about in a round: slices of one shuffle, round and round."""
-    levels: Annotated[int, Field(ge=1, le=65535)] = 255
-    """Quanta a probability row is divided into: 255 for a few classes, 15–63 for vocabularies."""
+    curriculum: Literal["none", "disagreement"] = "none"
+    """`disagreement` asks about what institutions see alike first and about what they differ on last."""
+    levels: Levels | tuple[Levels, Levels] | Literal["dadaquant"] = 255
+    """Quanta a probability row is divided into: 255 for a few classes, 15–63 for vocabularies. A pair:
+    those of the first and the last round, growing by equal factors; or by `dadaquant`."""
+    dadaquant: DAdaQuant = DAdaQuant()
+    frequency: Literal["every", "adaptive"] = "every"
+    """`adaptive` leaves rounds out as the student converges: nothing is sent either way, and the student
+    goes on learning from what it remembers."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Adaptive: part by which the validation loss has to fall in a round for the interval not to grow."""
+    longest_interval: Annotated[int, Field(ge=1)] = 4
+    """Adaptive: most rounds from one in which something is sent to the next."""
     quantiser: Literal["largest_remainder", "sample", "systematic"] = "largest_remainder"
     """`largest_remainder` is closest; `systematic` and `sample` are unbiased, for vocabularies."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -56,8 +92,20 @@ class DistillationSettings(Settings):
     """Weight of cross-entropy on the proxy set, where it is labelled (text: the next token)."""
     sharpen: Annotated[float, Field(gt=0)] = 1.0
     """β of Enhanced ERA: 1 leaves the pooled probabilities as they are, 2 sharpens."""
+    mean: Literal["probabilities", "logits"] = "probabilities"
+    """Of what the pool is the mean; that of logits is taken over the grid, see `aggregation.geometric`."""
+    teachers: Literal["all", "best"] = "all"
+    """`best`: of each sample only the answer of who weighs most there."""
+    weights: Literal["uniform", "loss", "entropy", "validation", "density"] = "loss"
+    """What a participant's weight on a sample is made of, see `confidence`."""
     confidence: Annotated[float, Field(ge=0)] = 0.0
-    """How much a lower loss on a sample raises a participant's weight there; 0 is uniform."""
+    """How much a lower claim raises a weight: e^confidence for each nat, with `density` for each standard
+    deviation of the public one; 0 is uniform."""
+    personal: Annotated[float, Field(ge=0)] = 0.0
+    """How much more those weigh who know what the student lacks at the time, see `aggregation.weights`."""
+    max_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The largest share of a sample's answer that one of those who are asked can get. Absent: a weight
+    lies between e^−8 and e^8."""
     remember: bool = True
     """Whether the student goes on learning from earlier answers to samples not asked again."""
     digest: Annotated[float, Field(ge=0)] = 0.5
@@ -77,19 +125,19 @@ class FederatedDistillation(Method):
         settings = DistillationSettings.model_validate(entry.options)
         if not settings.response and not (settings.task and config.data.proxy_answered):
             raise ConfigError(f"{where}.response", settings.response, "above 0: nothing else is learnt from")
-        if settings.confidence and config.data.reads == "image_text" and not config.data.proxy_labelled:
-            raise ConfigError(
-                f"{where}.confidence", settings.confidence, "0 where no prompt is known as right"
-            )
+        for field, fits, expected in _demands(settings, config):
+            if not fits:
+                raise ConfigError(f"{where}.{field}", getattr(settings, field), expected)
 
     def samples(self, round: int) -> np.ndarray:
-        """The proxy samples of a round, ascending; both ends know them from the seed."""
+        """The proxy samples of a round without a curriculum, ascending; both ends know them from the seed."""
         return proxy_slice(self.world, round, self.settings.proxy_per_round)
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
-        if round == 1 or not self.settings.digest:
-            return None  # the student is still the public start, which everybody has
-        return self._express(desk, round, COORDINATOR)
+        agenda = self._agenda(desk, round)
+        if round == 1 or not self.settings.digest or not agenda.sends:
+            return None  # in round 1 the student is still the public start, which everybody has
+        return self._express(desk, round, COORDINATOR, agenda)
 
     def participant_step(
         self, site: Site, round: int, received: Knowledge | None
@@ -108,11 +156,22 @@ class FederatedDistillation(Method):
         elif self.settings.digest and self.world.proxy_labelled:
             streams.append(Stream(site.public.proxy, self.settings.digest_batch, weight=self.settings.digest))
         fit = site.learner.fit(self.phase(round, site.participant, "local", *streams))
-        return self._express(site, round, site.participant), fit
+        if received is None and round > 1 and self.settings.frequency == "adaptive":
+            return None, fit
+        agenda = Agenda(self.samples(round), self._levels(round))
+        if isinstance(received, Responses):
+            agenda = Agenda(received.samples, received.levels)
+        own = self._assess(site.learner, site.shard.train, site.public)
+        answers = self._express(site, round, site.participant, agenda, own.judge)
+        if not self.settings.personal:
+            return answers, fit
+        assert own.losses is not None
+        return replace(answers, skills=own.losses.astype(np.float32)), fit
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
         if direction == "down" and (round == 1 or not self.settings.digest):
             return None
+        ordered = self.settings.curriculum != "none" and round > 1
         return Expectation(
             kind="responses",
             direction=direction,
@@ -120,45 +179,149 @@ class FederatedDistillation(Method):
             sender=sender,
             classes=self.world.interface.classes,
             positions=self.world.positions,
-            levels=self.settings.levels,
+            levels=self._levels(round),
+            coarser=self.settings.levels == "dadaquant",
             proxy_size=self.world.proxy_size,
-            samples=self.samples(round),
+            samples=None if ordered else self.samples(round),
+            groups=self._groups if direction == "up" and self.settings.personal else 0,
         )
+
+    def agreed(self, expected: Expectation, pool: Pool) -> Expectation:
+        assert isinstance(pool, ResponsePool | BestPool)
+        return replace(expected, samples=pool.samples, levels=pool.levels, coarser=False)
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
-        reference = None
-        if self.settings.confidence and self.world.proxy_labelled:
-            reference = desk.learner.sample_losses(desk.public.proxy, self.samples(round))
-        sums = CountSum(self.world.positions, self.world.interface.classes, self.settings.levels)
-        return ResponsePool(sums, self.settings.confidence, reference)
+        agenda, want = self._agenda(desk, round), self.settings
+        if not agenda.sends:
+            return None
+        shape = (self.world.positions, self.world.interface.classes, agenda.levels)
+        weighing = self._weighing(desk, round, agenda.samples)
+        apart = Disagreement(*shape) if want.curriculum != "none" else None
+        if want.teachers == "best":
+            return BestPool(agenda.samples, *shape, weighing, apart)
+        sums = LogSum(*shape) if want.mean == "logits" else CountSum(*shape)
+        return ResponsePool(agenda.samples, sums, weighing, apart)
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
-        assert isinstance(pool, ResponsePool)
-        pooled = sharpen(pool.sum.result(), self.settings.sharpen)
-        if self.settings.remember:
-            pooled = recall(desk.memory, pooled)
+        training, want = self.world.config.student.training, self.settings
+        pooled = None
+        if pool is not None:
+            assert isinstance(pool, ResponsePool | BestPool)
+            pooled = sharpen(pool.result(), want.sharpen)
+            self._learn_order(desk, pool)
+        if want.remember or pooled is None:
+            pooled = recall(desk.memory, pooled, self.world.positions, self.world.interface.classes)
         stream = Stream(
             examples=desk.public.proxy.take(pooled.samples),
-            batch_size=self.world.config.student.training.batch_size,
-            objective=Objective(
-                self.settings.response,
-                self.settings.task,
-                self.settings.temperature,
-                self.settings.divergence,
-                self.settings.skew,
-            ),
+            batch_size=training.batch_size,
+            objective=Objective(want.response, want.task, want.temperature, want.divergence, want.skew),
             teacher=pooled,
-            augment=self.world.config.student.training.augment,
+            augment=training.augment,
         )
-        return desk.learner.fit(self.phase(round, COORDINATOR, "distil", stream))
+        fit = desk.learner.fit(self.phase(round, COORDINATOR, "distil", stream))
+        self._take_stock(desk)
+        return fit
 
-    def _express(self, who: Site | Desk, round: int, sender: int) -> Responses:
+    # The round's plan -----------------------------------------------------------------------------
+
+    def _levels(self, round: int) -> int:
+        """Levels of a round, as far as everybody knows them; with DAdaQuant the most there can be, but
+        for the first round."""
+        levels = self.settings.levels
+        if isinstance(levels, tuple):
+            return schedules.geometric(*levels, round, self.world.config.rounds)
+        if levels == "dadaquant":
+            return self.settings.dadaquant.cap if round > 1 else self._dadaquant([])
+        return levels
+
+    def _dadaquant(self, losses: Sequence[float]) -> int:
+        by = self.settings.dadaquant
+        return schedules.dadaquant(losses, by.first, by.cap, by.psi, by.phi)
+
+    def _agenda(self, desk: Desk, round: int) -> Agenda:
+        """What the coordinator asks for in a round, from what it remembers of those before."""
+        want, memory = self.settings, desk.memory
+        samples, losses = self.samples(round), memory.get("validation", np.zeros(0)).tolist()
+        if "disagreement" in memory:
+            progress = (round - 2) / max(1, self.world.config.rounds - 2)
+            rng = generator(self.world.seed, round, "curriculum")
+            samples = schedules.curriculum(memory["disagreement"], len(samples), progress, rng)
+        levels = self._dadaquant(losses) if want.levels == "dadaquant" else self._levels(round)
+        adaptive = want.frequency == "adaptive"
+        sends = not adaptive or schedules.sends(losses, want.tolerance, want.longest_interval)
+        return Agenda(samples, levels, sends)
+
+    def _learn_order(self, desk: Desk, pool: ResponsePool | BestPool) -> None:
+        """Remember how far participants were apart, for the curriculum."""
+        if pool.disagreement is None:
+            return
+        samples, nats = pool.disagreement.result()
+        known = desk.memory.get("disagreement", np.full(self.world.proxy_size, np.nan)).copy()
+        known[samples] = nats
+        desk.memory["disagreement"] = known
+
+    def _take_stock(self, desk: Desk) -> None:
+        """Remember how the student does on the validation split, where a later round depends on it."""
+        want = self.settings
+        if want.levels == "dadaquant" or want.frequency == "adaptive":
+            validation = desk.public.validation
+            loss = desk.learner.claims(validation, np.arange(len(validation))).mean(dtype=np.float64)
+            desk.memory["validation"] = np.append(desk.memory.get("validation", np.zeros(0)), loss)
+        if want.personal:
+            before, now = desk.memory.get("need"), self._losses(desk)
+            desk.memory["need"] = now if before is None else 0.5 * (before + now)
+
+    # Weights --------------------------------------------------------------------------------------
+
+    @property
+    def _groups(self) -> int:
+        return len(self.world.interface.group_names)
+
+    @property
+    def _claiming(self) -> str:
+        """What claims are made of; `uniform` where nobody asks for any."""
+        want = self.settings
+        answered = want.weights != "loss" or self.world.proxy_labelled
+        return want.weights if want.confidence and answered else "uniform"
+
+    def _assess(self, learner: Learner, own: Examples, public: Public) -> Assessment:
+        """What somebody is to say of itself in this method."""
+        from fedsim import confidence
+
+        skills = self.settings.personal > 0
+        return confidence.assess(self._claiming, learner, own, public, self.world.interface, skills=skills)
+
+    def _losses(self, desk: Desk) -> np.ndarray:
+        from fedsim import confidence
+
+        return confidence.losses_by_group(desk.learner, desk.public.validation, self.world.interface)
+
+    def _weighing(self, desk: Desk, round: int, samples: np.ndarray) -> Weighing:
+        """A round's weights, measured against the student's own claims."""
+        want, reference, scale, need = self.settings, None, 1.0, None
+        if self._claiming != "uniform":
+            judge = self._assess(desk.learner, desk.public.proxy, desk.public).judge
+            assert judge is not None
+            reference = desk.learner.claims(desk.public.proxy, samples, judge)
+            if want.weights == "density":
+                scale = float(reference.std()) or 1.0
+        if want.personal:
+            need = desk.memory.get("need")
+            need = self._losses(desk) if need is None else need
+        asked = len(events.asked(self.world.config, round))
+        bound = REACH if want.max_share is None else reach(want.max_share, asked)
+        return Weighing(want.confidence, reference, scale, want.personal, need, bound)
+
+    def _express(
+        self, who: Site | Desk, round: int, sender: int, agenda: Agenda, judge: Judge | None = None
+    ) -> Responses:
         return who.learner.express(
             who.public.proxy,
-            self.samples(round),
-            levels=self.settings.levels,
+            agenda.samples,
+            levels=agenda.levels,
             quantiser=self.settings.quantiser,
             key=self.key(round, sender, "express"),
+            judge=judge,
         )
 
 
@@ -177,3 +340,59 @@ def proxy_slice(world: World, round: int, part: float) -> np.ndarray:
 def round_half_up(value: float) -> int:
     """To the nearest integer; Python's own rounds halves to even."""
     return int(value + 0.5)
+
+
+def _demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[str, bool, str]]:
+    """What settings need of each other and of the run: field, whether it is so, what else would be."""
+    data, people = config.data, config.participants.count
+    weighs = want.weights if want.confidence else "uniform"
+    yield (
+        "response",
+        bool(want.response or (want.task and data.proxy_answered)),
+        "above 0: nothing else is learnt from",
+    )
+    rows_known = data.reads == "text" or data.proxy_labelled
+    yield (
+        "confidence",
+        weighs != "loss" or rows_known,
+        ("0, or other weights: the proxy set lacks the answers that a loss is measured by"),
+    )
+    judged = data.split.validation > 0 and (
+        data.reads != "image_text" or data.caption_column is None or data.label_column is not None
+    )
+    lacking = "{}: there is no labelled validation split"
+    yield "weights", judged or weighs not in ("entropy", "validation"), lacking.format("loss or density")
+    yield "personal", judged or not want.personal, lacking.format("0")
+    yield "levels", judged or want.levels != "dadaquant", lacking.format("a number or a pair")
+    yield "frequency", judged or want.frequency == "every", lacking.format("every")
+    best = want.teachers == "best"
+    yield (
+        "teachers",
+        not best or weighs != "uniform",
+        "all: without claims (weights, confidence) none is best",
+    )
+    yield "mean", not best or want.mean == "probabilities", "probabilities: of one teacher there is no mean"
+    yield (
+        "max_share",
+        want.max_share is None or want.max_share * people >= 1,
+        (f"at least {1 / people:.4g}, what each of {people} participants has"),
+    )
+    yield (
+        "curriculum",
+        want.curriculum == "none" or want.proxy_per_round < 1,
+        ("none: with proxy_per_round 1 there is nothing to choose"),
+    )
+    planned = {"curriculum": "none", "frequency": "every"}
+    for field, plain in planned.items():
+        told = getattr(want, field) == plain or want.digest > 0
+        yield field, told, f"{plain}, or digest above 0: the plan travels with the student's answers"
+    yield (
+        "levels",
+        want.levels != "dadaquant" or want.digest > 0,
+        ("a number or a pair, or digest above 0: the plan travels with the student's answers"),
+    )
+    yield (
+        "frequency",
+        want.frequency == "every" or want.remember,
+        ("every, or remember: in a round left out the student learns from what it remembers"),
+    )

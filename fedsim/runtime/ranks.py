@@ -21,7 +21,8 @@ MIRRORED = frozenset(
     {
         "fit",
         "express",
-        "sample_losses",
+        "claims",
+        "calibrate",
         "evaluate",
         "weights",
         "parameters",

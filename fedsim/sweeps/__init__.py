@@ -4,12 +4,13 @@
     outcome = sweeps.run(sweep)
     outcome.table  # a DataFrame: one row per trial
 
-`config` is what a sweep is, `trials` what it expands to, `run` its folder and its end; where trials
-run is `fedsim.runtime.tune`.
+`config` is what a sweep is, `trials` what it expands to, `run` its folder and its end, `table` what a
+terminal shows of it; where trials run is `fedsim.runtime.tune`.
 """
 
 from fedsim.sweeps.config import SweepConfig, is_sweep, load
 from fedsim.sweeps.run import Outcome, run
+from fedsim.sweeps.table import over_seeds
 from fedsim.sweeps.trials import Trial, check, expand
 
-__all__ = ["Outcome", "SweepConfig", "Trial", "check", "expand", "is_sweep", "load", "run"]
+__all__ = ["Outcome", "SweepConfig", "Trial", "check", "expand", "is_sweep", "load", "over_seeds", "run"]

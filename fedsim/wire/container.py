@@ -33,8 +33,17 @@ VERSION = 1
 # A code, once used, is never given to another meaning: old messages stay readable or are refused.
 KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5}
 DIRECTIONS = {"up": 0, "down": 1}
-SECTIONS = {"meta": 1, "samples": 2, "lengths": 3, "ids": 4, "counts": 5, "claims": 6, "vector": 7}
-SECTIONS.update(base=24, kept=25)  # of messages that are coded against others
+SECTIONS = {
+    "meta": 1,
+    "samples": 2,
+    "lengths": 3,
+    "ids": 4,
+    "counts": 5,
+    "claims": 6,
+    "vector": 7,
+    "skills": 8,
+}
+SECTIONS |= {"base": 24, "kept": 25}  # of messages that are coded against others
 
 _KIND_NAMES = {code: name for name, code in KINDS.items()}
 _DIRECTION_NAMES = {code: name for name, code in DIRECTIONS.items()}

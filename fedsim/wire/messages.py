@@ -10,6 +10,7 @@ Sections of a responses message (n samples, p positions, R = n·p rows, nnz entr
     counts    entropy-coded counts, minus one, without each row's last: the row sums to `levels` [nnz − R];
               all of them where rows may have a tail, which is then what is left [nnz]
     claims    float16 [n]; absent where the sender has none
+    skills    float16 [G]; there if and only if the receiver expects them
 
 One with a section `base` is coded against rows that both ends have: see delta.py.
 
@@ -55,10 +56,10 @@ class Expectation:
     """What the receiver knows about a message before it opens it. Anything else is "unexpected".
 
     kind, direction, round, sender: as in Message.
-    Responses only: classes K, positions p, levels L; proxy_size, sample ids are below it;
-    samples [n] int64, if given the message must be about exactly these, and may leave them out;
-    tail, whether rows may leave some of their quanta to all classes;
-    reference, rows that the message may be coded against.
+    Responses only: classes K, positions p, levels L (coarser: or fewer); proxy_size, sample ids are below
+    it; samples [n] int64, if given the message must be about exactly these, and may leave them out;
+    groups G that there must be skills for; tail, whether rows may leave some of their quanta to all
+    classes; reference, rows that the message may be coded against.
     Parameters only: size P.
     """
 
@@ -69,8 +70,10 @@ class Expectation:
     classes: int = 0
     positions: int = 0
     levels: int = 0
+    coarser: bool = False
     proxy_size: int = 0
     samples: np.ndarray | None = None
+    groups: int = 0
     size: int = 0
     tail: bool = False
     reference: Reference | None = None
@@ -158,6 +161,9 @@ def _encode_responses(responses: Responses, form: Form) -> dict[str, Buffer]:
     if responses.claims is not None:
         with np.errstate(over="ignore"):  # past 65,504 a claim becomes infinite, and is refused as such
             sections["claims"] = responses.claims.astype("<f2").tobytes()
+    if responses.skills is not None:
+        with np.errstate(over="ignore"):
+            sections["skills"] = responses.skills.astype("<f2").tobytes()
     return sections
 
 
@@ -201,17 +207,21 @@ def _check(responses: Responses) -> None:
 
 
 def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Responses:
-    _require(sections, {"meta", "lengths", "ids", "counts"}, {"samples", "claims", "base", "kept"})
+    skilled = {"skills"} if expect.groups else set()
+    optional = {"samples", "claims", "base", "kept"}
+    _require(sections, {"meta", "lengths", "ids", "counts", *skilled}, optional)
     classes, levels, positions, size = _unpack(_RESPONSES_META, sections["meta"])
     _expected("classes", classes, expect.classes)
-    _expected("levels", levels, expect.levels)
+    if not (expect.coarser and 1 <= levels <= expect.levels):
+        _expected("levels", levels, expect.levels)
     _expected("positions", positions, expect.positions)
     rows = size * positions
     most = limit // (BYTES_PER_CHANGE if "base" in sections else BYTES_PER_ENTRY)
     if max(rows, size) > most:
         raise MessageError("oversized", f"{rows} rows in a limit of {limit} bytes")
     samples = _decode_samples(sections.get("samples"), size, expect)
-    claims = _decode_claims(sections.get("claims"), size)
+    claims = _decode_numbers(sections.get("claims"), size, "claims")
+    skills = _decode_numbers(sections.get("skills"), expect.groups, "skills")
     if "base" in sections:
         _require(sections, {"base", "kept"}, set(sections))
         offsets, ids, counts = delta.decode(
@@ -223,7 +233,7 @@ def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limi
             raise MessageError("oversized", f"{offsets[-1]} entries in a limit of {limit} bytes")
         ids = _decode_ids(sections["ids"], offsets, classes)
         counts = _decode_counts(sections["counts"], offsets, levels, expect.tail)
-    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims, expect.tail)
+    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims, skills, expect.tail)
 
 
 def _decode_samples(section: memoryview | None, size: int, expect: Expectation) -> np.ndarray:
@@ -242,15 +252,16 @@ def _decode_samples(section: memoryview | None, size: int, expect: Expectation) 
     return samples
 
 
-def _decode_claims(section: memoryview | None, size: int) -> np.ndarray | None:
+def _decode_numbers(section: memoryview | None, size: int, name: str) -> np.ndarray | None:
+    """float16 as float32, [size]."""
     if section is None:
         return None
     if len(section) != 2 * size:
-        raise MessageError("corrupted", f"{len(section)} bytes of claims for {size} samples")
-    claims = np.frombuffer(section, "<f2").astype(np.float32)
-    if not np.isfinite(claims).all():
-        raise MessageError("non-finite", "claims")
-    return claims
+        raise MessageError("corrupted", f"{len(section)} bytes of {name}, {2 * size} expected")
+    numbers = np.frombuffer(section, "<f2").astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise MessageError("non-finite", name)
+    return numbers
 
 
 def _decode_offsets(section: memoryview, rows: int, longest: int) -> np.ndarray:

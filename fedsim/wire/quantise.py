@@ -183,7 +183,8 @@ def _nearest(scaled: np.ndarray, levels: int) -> np.ndarray:
     scaled -= floors
     scaled *= _FRACTION
     if classes <= _FEW:
-        return counts + _first(np.ascontiguousarray(scaled.T).astype(np.int64), missing).T
+        counts += _first(np.ascontiguousarray(scaled.T).astype(np.int64), missing).T
+        return counts
     # One integer per class that sorts by remainder and then by lower id: no ties are left, so
     # a partial sort has one answer. A full one would cost five times as much at K = 1,024.
     keys = scaled.astype(np.int64)
@@ -209,7 +210,8 @@ def _first(values: np.ndarray, number: np.ndarray) -> np.ndarray:
         before = values[:i] >= values[i]
         ahead[i] += before.sum(axis=0, dtype=np.int8)
         ahead[:i] += ~before
-    return (ahead < number).view(np.int8)
+    first: np.ndarray = ahead < number
+    return first.view(np.int8)
 
 
 def _largest(rows: np.ndarray, number: int) -> np.ndarray:

@@ -1,8 +1,6 @@
-"""What several of these tests need: a way to make a config, and the real files where they are."""
+"""What several of these tests need: a way to make a config."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,13 +30,3 @@ def config() -> MakeConfig:
         )
 
     return make
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """Folder of real data sets, which the project doesn't bring along."""
-    beside = Path(__file__).parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("FEDSIM_TEST_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip("no real data sets here; FEDSIM_TEST_DATA names the folder that holds them")
-    return folder

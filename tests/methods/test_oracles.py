@@ -18,6 +18,7 @@ from fedsim.aggregation.responses import (
     sharpen,
     union,
 )
+from fedsim.aggregation.weights import Weighing
 from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.errors import ConfigError, MessageError
@@ -226,7 +227,7 @@ def said(seed: int, claims: Any = None, *, samples: np.ndarray | None = None) ->
 
 
 def pool(confidence: float = 0.0, reference: np.ndarray | None = None) -> ResponsePool:
-    return ResponsePool(CountSum(P, K, LEVELS), confidence, reference)
+    return ResponsePool(np.arange(N), CountSum(P, K, LEVELS), Weighing(confidence, reference))
 
 
 def dense(pooled: Pooled) -> np.ndarray:
@@ -360,7 +361,7 @@ def test_memory_keeps_the_latest_answer_to_everything_ever_asked():
     for round, samples in enumerate(([1, 2, 3], [3, 4], [0, 2, 9])):
         fresh = as_pooled(said(round, samples=np.array(samples)))
         expected = {**expected, **rows_of(fresh)}
-        assert rows_of(recall(memory, fresh)) == expected
+        assert rows_of(recall(memory, fresh, P, K)) == expected
         stored = {name: column.copy() for name, column in memory.items()}  # as if saved and loaded
         memory = stored
 

@@ -143,6 +143,29 @@ def test_claims_are_rounded_to_half_precision() -> None:
     np.testing.assert_allclose(received.claims, claims, rtol=2**-11)
 
 
+def test_skills_come_along_where_they_are_expected() -> None:
+    skills = np.array([0.5, 2.25, 7.0], np.float32)
+    sent = dataclasses.replace(responses_of(3, 1, 4, 7), skills=skills)
+    assert_same(decode(send(sent), expectation(sent, groups=3), 1 << 20), sent)
+    assert len(send(sent)) == len(send(dataclasses.replace(sent, skills=None))) + 5 + 3 * 2
+    assert reason(send(sent), expectation(sent)) == "unexpected"
+    assert reason(send(sent), expectation(sent, groups=4)) == "corrupted"
+    assert reason(send(responses_of(3, 1, 4, 7)), expectation(sent, groups=3)) == "unexpected"
+    for number in (np.nan, -np.inf, 1e6):
+        broken = dataclasses.replace(sent, skills=np.array([1, number, 2], np.float32))
+        assert reason(send(broken), expectation(sent, groups=3)) == "non-finite"
+
+
+def test_a_coarser_grid_is_taken_where_it_may_be_one() -> None:
+    sent = responses_of(3, 1, 4, 7)
+    assert_same(decode(send(sent), expectation(sent, levels=31, coarser=True), 1 << 20), sent)
+    assert reason(send(sent), expectation(sent, levels=31)) == "unexpected"
+    assert reason(send(sent), expectation(sent, levels=6, coarser=True)) == "unexpected"
+    sections = {name: bytes(view) for name, view in unpack(send(sent), 1 << 20).sections.items()}
+    sections["meta"] = struct.pack("<IIII", 4, 0, 1, 3)
+    assert reason(resealed(sections), expectation(sent, coarser=True)) == "unexpected"
+
+
 def test_samples_both_ends_know_cost_nothing() -> None:
     sent = responses_of(200, 1, 10, 7)
     short, long = send(sent, samples_known=True), send(sent)
