@@ -8,6 +8,7 @@ Legend: R rows, K classes, n examples, p rows per example.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
 from fedsim.training import Fit, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
-from fedsim.wire.quantise import QUANTISERS
+from fedsim.wire.feedback import Feedback
+from fedsim.wire.quantise import QUANTISERS, TAILED
 
 _CHUNK_VALUES = 2**22
 """Logits held at once when a model only answers: 16 MiB in fp32."""
@@ -131,17 +133,26 @@ class Learner:
         quantiser: str,
         key: tuple[int | str, ...],
         judge: Judge | None = None,
+        top: int | None = None,
+        feedback: Feedback | None = None,
     ) -> Responses:
         """The model's responses on `proxy` at `samples`, on a grid of `levels` quanta.
 
         Probabilities are dense for one chunk at a time only.   judge: makes claims; none without.
+        top: classes that the quantiser `top_k` names.   feedback: makes up for what quantising took.
         """
         positions = self.modality.positions(proxy)
         rng = generator(*_seeded(key), "quantise")
+        quantise, tail = QUANTISERS[quantiser], quantiser in TAILED
+        if top is not None:
+            quantise = functools.partial(quantise, top=top)
         lengths, ids, counts, claims = [], [], [], []
         for index, logits_RK in self._answers(proxy, samples):
             probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
-            length, class_ids, count = QUANTISERS[quantiser](probs, levels, rng)
+            wanted = probs if feedback is None else feedback.wanted(index, probs)
+            sent = length, class_ids, count = quantise(np.maximum(wanted, 0), levels, rng)
+            if feedback is not None:
+                feedback.keep(index, wanted, sent, levels, tail)
             lengths.append(length)
             ids.append(class_ids)
             counts.append(count)
@@ -158,6 +169,7 @@ class Learner:
             ids=np.concatenate(ids),
             counts=np.concatenate(counts),
             claims=np.concatenate(claims) if claims else None,
+            tail=tail,
         )
 
     def claims(self, examples: Examples, samples: np.ndarray, judge: Judge = TASK_LOSS) -> np.ndarray:

@@ -23,7 +23,7 @@ from fedsim import config as configs
 from fedsim.config import MethodConfig, RunConfig
 from fedsim.training import Fit, Phase, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
-from fedsim.wire.messages import Expectation
+from fedsim.wire.messages import Expectation, Style
 
 if TYPE_CHECKING:
     from fedsim.learner import Learner
@@ -50,12 +50,14 @@ class Desk:
 
     private: everybody's private data, for the centralised upper bound only; else None.
     memory: arrays that must survive from round to round; saved with the student.
+    delivered: the participants whose messages of this round were accepted, ascending.
     """
 
     public: Public
     learner: Learner
     private: Examples | None = None
     memory: dict[str, np.ndarray] = field(default_factory=dict)
+    delivered: list[int] = field(default_factory=list)
 
 
 class Pool(Protocol):
@@ -136,10 +138,24 @@ class Method(ABC):
         """
         return None
 
-    def agreed(self, expected: Expectation, pool: Pool) -> Expectation:
+    def agreed(self, expected: Expectation, pool: Pool, told: Knowledge | None = None) -> Expectation:
         """What is expected of participants, with what was settled when the round was opened: an empty
-        pool of it comes along."""
+        pool of it comes along, and what was broadcast."""
         return expected
+
+    def recalled(self, expected: Expectation, memory: dict[str, np.ndarray]) -> Expectation:
+        """What is expected of the coordinator by a participant with this memory."""
+        return expected
+
+    def style(
+        self, direction: str, round: int, memory: dict[str, np.ndarray], told: Knowledge | None
+    ) -> Style:
+        """How a message of this round is written.
+
+        memory: the sender's, for the coordinator as it was before it says anything in this round.
+        told: for participants, what was broadcast.
+        """
+        return Style()
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         """An empty pool for this round; None where nothing is sent."""

@@ -55,8 +55,21 @@ class Reference:
             return cls(r.samples, r.positions, r.offsets, r.ids, r.counts)
         return cls(responses.samples, responses.positions, *_with_tails(responses))
 
+    @classmethod
+    def none(cls, positions: int) -> Reference:
+        """Without any sample."""
+        nothing = np.zeros(0, np.int32)
+        return cls(np.zeros(0, np.int64), positions, np.zeros(1, np.int64), nothing, nothing)
+
+    def with_(self, other: Reference) -> Reference:
+        """The samples of both, which must differ."""
+        samples = np.concatenate((self.samples, other.samples))
+        offsets = np.concatenate((self.offsets, other.offsets[1:] + self.offsets[-1]))
+        ids, counts = np.concatenate((self.ids, other.ids)), np.concatenate((self.counts, other.counts))
+        return Reference(samples, self.positions, offsets, ids, counts).take(np.argsort(samples))
+
     def take(self, places: np.ndarray) -> Reference:
-        """The samples at `places` [m], ascending."""
+        """The samples at `places` [m], in that order."""
         rows = (places[:, None] * self.positions + np.arange(self.positions)).ravel()
         offsets, entries = gather(self.offsets, rows)
         return Reference(

@@ -80,8 +80,8 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class Form:
-    """How the sender writes responses.   samples_known, coder, reference: see `encode`."""
+class Style:
+    """How a sender writes.   samples_known, coder, reference: see `encode`."""
 
     samples_known: bool = False
     coder: str = "ans"
@@ -100,17 +100,16 @@ def encode(
 ) -> Message:
     """The message that carries `knowledge`.
 
-    coder: of `entropy.CODERS`; the message says which, so that the receiver need not know.
-
+    samples_known: the receiver's Expectation holds the sample ids, so they are not sent.
+    coder: one of `entropy.CODERS`; the message says which, so that the receiver need not know.
     reference: rows that the receiver has as well, of the same or other samples; responses are coded
         against them where that is smaller.
-    samples_known: the receiver's Expectation holds the sample ids, so they are not sent.
     Raises ValueError for knowledge that breaks its own invariants (counts that don't sum to
     `levels`, ids out of order). Numbers are not judged: a claim or parameter that isn't finite is
     sent, as a diverged or hostile participant would, and refused by the receiver.
     """
     kind = next(kind for kind, codec in CODECS.items() if isinstance(knowledge, codec[0]))
-    sections = CODECS[kind][1](knowledge, Form(samples_known, coder, reference))
+    sections = CODECS[kind][1](knowledge, Style(samples_known, coder, reference))
     return Message(pack(kind, direction, round, sender, sections), direction, round, sender, kind)
 
 
@@ -147,17 +146,17 @@ def memory_limit(expect: Expectation) -> int:
 # ---- responses
 
 
-def _encode_responses(responses: Responses, form: Form) -> dict[str, Buffer]:
+def _encode_responses(responses: Responses, style: Style) -> dict[str, Buffer]:
     _check(responses)
-    sections = _plain(responses, form.coder)
-    if form.reference is not None and responses.rows:
-        changes = delta.encode(responses, form.reference, form.coder)
+    sections = _plain(responses, style.coder)
+    if style.reference is not None and responses.rows:
+        changes = delta.encode(responses, style.reference, style.coder)
         if changes is not None and _size(changes) < _size(sections):
             sections = changes
     size = len(responses.samples)
     sections["meta"] = _RESPONSES_META.pack(responses.classes, responses.levels, responses.positions, size)
-    if not form.samples_known:
-        sections["samples"] = encode_symbols(np.diff(responses.samples, prepend=-1) - 1, form.coder)
+    if not style.samples_known:
+        sections["samples"] = encode_symbols(np.diff(responses.samples, prepend=-1) - 1, style.coder)
     if responses.claims is not None:
         with np.errstate(over="ignore"):  # past 65,504 a claim becomes infinite, and is refused as such
             sections["claims"] = responses.claims.astype("<f2").tobytes()
@@ -322,7 +321,7 @@ def _stream(section: memoryview, size: int) -> np.ndarray:
 # ---- parameters
 
 
-def _encode_parameters(parameters: Parameters, form: Form) -> dict[str, Buffer]:
+def _encode_parameters(parameters: Parameters, style: Style) -> dict[str, Buffer]:
     meta = _PARAMETERS_META.pack(parameters.examples, _FLOAT32)
     return {"meta": meta, "vector": np.ascontiguousarray(parameters.vector, "<f4").view(np.uint8).data}
 
@@ -360,7 +359,7 @@ def _unpack(layout: struct.Struct, section: memoryview) -> tuple[Any, ...]:
     return layout.unpack(section)
 
 
-Encoder = Callable[[Any, Form], dict[str, Buffer]]
+Encoder = Callable[[Any, Style], dict[str, Buffer]]
 Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
