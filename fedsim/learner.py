@@ -152,7 +152,7 @@ class Learner:
             wanted = probs if feedback is None else feedback.wanted(index, probs)
             sent = length, class_ids, count = quantise(np.maximum(wanted, 0), levels, rng)
             if feedback is not None:
-                feedback.keep(index, wanted, sent, levels, tail)
+                feedback.keep(index, wanted, sent, levels)
             lengths.append(length)
             ids.append(class_ids)
             counts.append(count)

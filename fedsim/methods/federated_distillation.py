@@ -44,7 +44,7 @@ from fedsim.wire import cache
 from fedsim.wire.delta import Reference
 from fedsim.wire.feedback import Feedback
 from fedsim.wire.messages import Expectation, Style
-from fedsim.wire.quantise import BIASED, TAILED
+from fedsim.wire.quantise import TAILED
 
 if TYPE_CHECKING:
     from fedsim.confidence import Assessment, Judge
@@ -88,8 +88,8 @@ class DistillationSettings(Settings):
     top: Annotated[int, Field(ge=1)] = 16
     """Classes that `top_k` names."""
     feedback: bool = False
-    """Whether what quantising took from an answer is added to the next one about the same sample, where the
-    quantiser is biased; not for text."""
+    """Whether what quantising took from an answer is added to the next one about the same sample, which makes
+    up for the bias of `largest_remainder`; not for text."""
     delta: Literal["none", "up", "both"] = "up"
     """What is coded against what both ends hold: answers against the student's of the same round, and
     with `both` the student's against its last ones that everybody has, see `wire.cache`."""
@@ -435,8 +435,8 @@ def _demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[st
         whole or want.curriculum == "none",
         "none: with top_k it isn't known how far tails are apart",
     )
-    biased = want.quantiser in BIASED and data.reads != "text"
-    yield "feedback", biased or not want.feedback, "false: for biased quantisers only, and not for text"
+    biased = want.quantiser == "largest_remainder" and data.reads != "text"
+    yield "feedback", biased or not want.feedback, "false: for largest_remainder only, and not for text"
     yield "mean", not best or want.mean == "probabilities", "probabilities: of one teacher there is no mean"
     yield (
         "max_share",

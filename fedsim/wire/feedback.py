@@ -5,7 +5,8 @@ What quantising took from a sample's answer is added to the next answer about th
     v = p + e,    q = Q(v),    e ← v − q
 
 so that over the rounds the mean of what was sent is the mean of what was meant, up to the last error
-divided by the number of rounds. v can leave the simplex; it is what lies below 0 that is not sent.
+divided by the number of rounds. v can leave the simplex; it is what lies below 0 that is not sent. Of a
+tail every class gets its share in each round, so what is too much can't be taken back: not for `top_k`.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ class Feedback:
         errors += probs
         return errors
 
-    def keep(self, samples: np.ndarray, wanted: np.ndarray, sent: Quantised, levels: int, tail: bool) -> None:
+    def keep(self, samples: np.ndarray, wanted: np.ndarray, sent: Quantised, levels: int) -> None:
         """Note the errors of what was sent."""
         lengths, ids, counts = sent
         offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
         _, positions, classes = self._errors.shape
-        rows = Responses(samples, positions, classes, levels, offsets, ids, counts, tail=tail)
+        rows = Responses(samples, positions, classes, levels, offsets, ids, counts)
         errors = wanted - to_dense(rows, slice(None))
         self._errors[samples] = errors.reshape(len(samples), positions, classes)

@@ -152,8 +152,6 @@ QUANTISERS: dict[str, Quantiser] = {
 }
 TAILED = ("top_k",)
 """Those whose rows may have a tail."""
-BIASED = ("largest_remainder", "top_k")
-"""Those whose counts / levels is not p on average, so that feeding the error back helps."""
 
 
 def _chunks(probs: np.ndarray, levels: int, draws: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
