@@ -2,7 +2,8 @@
 
 Three shapes of answers: 10 labels, a vocabulary of 1,024 and one of 32,000. The stages are quantising,
 coding against another model's answers (delta), and the two entropy coders over the streams of a message.
-Raw input is what a stage spares: the probabilities as fp32. One process, one thread.
+Raw input of all stages is the same: the probabilities as fp32. One process, one thread. Tables count as
+bytes, so a stream must be long for its alphabet to come near its entropy: 32,000 tokens are short there.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from fedsim.wire.container import unpack
 from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import decode_symbols, encode_symbols
 from fedsim.wire.messages import Expectation, decode, encode, memory_limit
-from fedsim.wire.quantise import QUANTISERS, TAILED
+from fedsim.wire.quantise import QUANTISERS, TAILED, Quantised
 
 SPEED = 100.0
 """Least MB/s of raw input per core, of each stage."""
-ANS, HUFFMAN = 1.005, 1.02
-"""Most bytes over the entropy; Huffman's counts where a symbol has more than a bit."""
+PART = 2**24  # probabilities in memory at once
+ANS, HUFFMAN, MESSAGE = 1.005, 1.02, 1.01
+"""Most bytes over the entropy, tables included; Huffman's counts where a symbol has more than a bit."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +42,32 @@ class Shape:
 
 SHAPES = (
     Shape("10 labels", 400_000, 10, 255, ("largest_remainder",)),
-    Shape("1,024 tokens", 40_000, 1_024, 15, tuple(QUANTISERS)),
-    Shape("32,000 tokens", 2_000, 32_000, 31, ("sample", "systematic", "top_k")),
+    Shape("1,024 tokens", 80_000, 1_024, 15, tuple(QUANTISERS)),
+    Shape("32,000 tokens", 8_000, 32_000, 31, ("sample", "systematic", "top_k")),
 )
 
 
 def main() -> None:
     """Print one table for each shape."""
     for shape in SHAPES:
-        logits = _logits(shape, 0)
-        other = logits + np.random.default_rng(1).normal(0, 0.2, logits.shape).astype(np.float32)
-        probs, theirs = (_softmax(each) for each in (logits, other))
-        raw = probs.nbytes / 1e6
+        raw = shape.rows * shape.classes * 4 / 1e6
         print(
             f"\n{shape.name}: {shape.rows:,} rows, {shape.levels} levels, {raw:.0f} MB as fp32\n"
             f"{'':<19}{'stage':<10}{'bytes/row':>10}{'÷ entropy':>11}{'limit':>7}"
             f"{'in MB/s':>9}{'out MB/s':>9}{'limit':>7}"
         )
         for name in shape.quantisers:
-            _quantiser(shape, name, probs, theirs, raw)
+            _quantiser(shape, name, raw)
 
 
-def _quantiser(shape: Shape, name: str, probs: np.ndarray, theirs: np.ndarray, raw: float) -> None:
-    quantise = QUANTISERS[name]
-    sent = _responses(shape, name, probs)
-    reference = Reference.of(_responses(shape, name, theirs))
+def _quantiser(shape: Shape, name: str, raw: float) -> None:
+    quantise, mine, theirs = QUANTISERS[name], list[Quantised](), list[Quantised]()
+    for part, (probs, other) in enumerate(_answers(shape)):
+        mine.append(quantise(probs, shape.levels, np.random.default_rng((1, part))))
+        theirs.append(quantise(other, shape.levels, np.random.default_rng((2, part))))
+    sent, reference = _responses(shape, name, mine), Reference.of(_responses(shape, name, theirs))
     (spent,) = medians(lambda: quantise(probs, shape.levels, np.random.default_rng(1)), runs=3)
-    _line(name, "quantise", raw, into=spent)
+    _line(name, "quantise", probs.nbytes / 1e6, into=spent)
     for coder, limit, least in (("ans", ANS, 0.0), ("huffman", HUFFMAN, 1.0)):
         data = _coded(sent, coder, None)
         streams = [stream for stream in _streams(data) if len(stream) and _bits(stream) >= least]
@@ -88,7 +89,7 @@ def _quantiser(shape: Shape, name: str, probs: np.ndarray, theirs: np.ndarray, r
         streams = list(_streams(data))
         entropy = sum(_bits(s) * len(s) for s in streams) / 8
         stage = "message" if referred is None else "… delta"
-        _line("", stage, raw, *spent, size=len(data) / shape.rows, ratio=len(data) / entropy, most=ANS)
+        _line("", stage, raw, *spent, size=len(data) / shape.rows, ratio=len(data) / entropy, most=MESSAGE)
 
 
 def _line(
@@ -110,13 +111,15 @@ def _line(
     print(f"{name:<19}{stage:<10}{sizes}{speeds}{SPEED:>7.0f}{short}")
 
 
-def _logits(shape: Shape, seed: int) -> np.ndarray:
-    """Sharp, with a long tail, like a trained model's, [R, K] float32."""
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((shape.rows, shape.classes), np.float32)
-    noise *= np.float32(1.5)
-    noise -= np.float32(1.2) * np.log(np.arange(1, shape.classes + 1, dtype=np.float32))
-    return noise
+def _answers(shape: Shape) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Probabilities of one model and of another that is close to it, [r, K] float32, part by part: sharp,
+    with a long tail, like a trained model's."""
+    rng, size = np.random.default_rng(0), PART // shape.classes
+    for start in range(0, shape.rows, size):
+        rows = min(size, shape.rows - start), shape.classes
+        logits = np.float32(1.5) * rng.standard_normal(rows, np.float32)
+        logits -= np.float32(1.2) * np.log(np.arange(1, shape.classes + 1, dtype=np.float32))
+        yield _softmax(logits), _softmax(logits + np.float32(0.2) * rng.standard_normal(rows, np.float32))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -125,11 +128,11 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return probs
 
 
-def _responses(shape: Shape, name: str, probs: np.ndarray) -> Responses:
-    lengths, ids, counts = QUANTISERS[name](probs, shape.levels, np.random.default_rng(1))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    samples = np.arange(shape.rows)
-    return Responses(samples, 1, shape.classes, shape.levels, offsets, ids, counts, tail=name in TAILED)
+def _responses(shape: Shape, name: str, parts: list[Quantised]) -> Responses:
+    lengths, ids, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    tail = name in TAILED
+    return Responses(np.arange(shape.rows), 1, shape.classes, shape.levels, offsets, ids, counts, tail=tail)
 
 
 def _coded(sent: Responses, coder: str, reference: Reference | None) -> bytes:
