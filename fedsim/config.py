@@ -231,6 +231,20 @@ class Adapter(Settings):
     """Names of the layers that get one, e.g. `[q_proj, v_proj]`; `all-linear` is all but the output."""
 
 
+class Adversary(Settings):
+    """Participants that work against the others, all in the same way; see `fedsim.adversaries`."""
+
+    kind: Literal[
+        "label_flip", "backdoor", "free_rider",
+        "least_likely", "least_similar", "poison", "sign_flip", "noise", "false_confidence",
+        "malformed", "oversized", "replay",
+    ] = "least_likely"  # fmt: skip
+    share: Fraction = 0.2
+    """Part of the participants that are adversaries, which ones by the seed; 0 for a clean run."""
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of an answer that is the attack; the rest is honest."""
+
+
 class Participants(Settings):
     """The institutions. Lists are dealt out in turn: with two models, 0, 2, 4 … get the first."""
 
@@ -250,6 +264,8 @@ class Participants(Settings):
     """Chance that one that is asked fails before it begins."""
     message_loss: Fraction = 0.0
     """Chance that a message to the coordinator is sent and never arrives."""
+    adversary: Adversary | None = None
+    """Who lies, and how; absent: everybody is honest."""
     deadline_s: Positive | None = None
     """Virtual seconds after which the coordinator goes on without those who have not delivered."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load, save_file
 
-from fedsim import storage
+from fedsim import adversaries, storage
 from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
@@ -129,10 +129,13 @@ class Coordinator:
         self._desk.delivered = sorted(who for who, status in statuses.items() if status == "ok")
         fit = None if silent else self._method.coordinator_step(self._desk, round, pool)
         flops = self._desk.learner.flops - self._flops
-        score = loss = float("nan")
+        score = loss = attack = float("nan")
         config = self.world.config
         if round % config.evaluation.every == 0 or round == config.rounds:
             score, loss = self._desk.learner.evaluate(self.public.test)
+            adversary = config.participants.adversary
+            if adversary is not None and adversary.kind == "backdoor":
+                attack, _ = self._desk.learner.evaluate(adversaries.triggered(self.public.test))
         if target is not None:
             self._save(target / "coordinator")
         self._round, self._intake = round, None
@@ -141,6 +144,7 @@ class Coordinator:
             score=score,
             loss=loss,
             learn_loss=fit.loss if fit else float("nan"),
+            attack_success=attack,
             flops=flops,
             peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )

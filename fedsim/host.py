@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from fedsim import events, storage
+from fedsim import adversaries, events, storage
 from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.learner import Specialist
 from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
+from fedsim.seeding import generator
 from fedsim.storage import AnyPath
 from fedsim.training import Phase, Stream
-from fedsim.types import COORDINATOR, Knowledge, Public, Report, Shard
+from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard
 from fedsim.wire.container import Buffer
 from fedsim.wire.messages import decode, encode
 from fedsim.world import World
@@ -59,6 +60,7 @@ class Host:
         self._bench = _Bench(world, reuse=len(shards) > 1)
         self._methods: dict[str, Method] = {}
         self._limit = int(world.config.runtime.message_limit_mib * 2**20)
+        self._adversaries = adversaries.of(world.config)
 
     def pretrain(self, model: str) -> np.ndarray:
         """The public start of an architecture: trained on the proxy set; weights as a vector [P]."""
@@ -148,16 +150,7 @@ class Host:
             fate = "diverged"
         message = None
         if knowledge is not None:
-            style = method.style("up", round, site.memory, told)
-            message = encode(
-                knowledge,
-                direction="up",
-                round=round,
-                sender=site.participant,
-                samples_known=method.samples_known,
-                coder=style.coder,
-                reference=style.reference,
-            )
+            message = self._message(method, site, round, knowledge, told)
         flops = site.learner.flops
         score = float("nan")
         if self._scored(method, round) and not fate:
@@ -183,6 +176,30 @@ class Host:
         )
         return report, message.data if message and not fate else None
 
+    def _message(
+        self, method: Method, site: Site, round: int, knowledge: Knowledge, told: Knowledge | None
+    ) -> Message:
+        """What a participant sends of what it knows."""
+        adversary, who = self.world.config.participants.adversary, site.participant
+        lies = adversary if who in self._adversaries else None
+        rng = generator(self.world.seed, round, who, "adversary")
+        if lies is not None:
+            knowledge = adversaries.tamper(knowledge, told, lies, rng)
+        style = method.style("up", round, site.memory, told)
+        message = encode(
+            knowledge,
+            direction="up",
+            round=round,
+            sender=who,
+            samples_known=method.samples_known,
+            coder=style.coder,
+            reference=style.reference,
+        )
+        if lies is not None:
+            data = adversaries.mangle(message.data, lies, site.memory, self._limit, rng)
+            message = replace(message, data=data)
+        return message
+
     def _scored(self, method: Method, round: int) -> bool:
         if not method.keeps_specialists:
             return False
@@ -207,10 +224,18 @@ class Host:
                 return resident.site, resident.learner
             self._bench.put(model, resident.learner)
         learner = self._bench.take(model, self.starts.get(model))
-        site = Site(participant, self.shards[participant], self.public, learner)
+        site = Site(participant, self._shard(method, participant), self.public, learner)
         if begun and previous is not None:
             _load(site, previous / f"participant-{participant:05d}")
         return site, learner
+
+    def _shard(self, method: Method, participant: int) -> Shard:
+        """A participant's own data; an adversary's where there is a federation to harm."""
+        adversary, shard = self.world.config.participants.adversary, self.shards[participant]
+        if adversary is None or participant not in self._adversaries or not method.coordinates:
+            return shard
+        rng = generator(self.world.seed, participant, "adversary/data")
+        return adversaries.corrupt(shard, adversary, self.world.interface.classes, rng)
 
     def _put_away(self, contender: str, resident: _Resident, *, keep: bool, saved: bool) -> None:
         """Hold a participant in memory until its next round, or let another have its learner.

@@ -48,6 +48,10 @@ ROUNDS: Columns = {
     "student": (_BOOL, "the method trains a student; without one, institutions are judged by themselves"),
     "score": (_FLOAT, "of the student, or the mean of the institutions; NaN if not evaluated"),
     "loss": (_FLOAT, "mean task loss on the global test set, nats; NaN if not evaluated"),
+    "attack_success": (
+        _FLOAT,
+        "share of test images with a backdoor's trigger that the student falls for; NaN without one",
+    ),
     "learn_loss": (_FLOAT, "mean training loss of the student in this round; NaN if it did not train"),
     "bytes_up": (_INT, "bytes of all messages participant → coordinator in this round"),
     "bytes_down": (_INT, "bytes of all messages coordinator → participant in this round"),

@@ -132,6 +132,7 @@ def _records(
         "student": method.trains_student,
         "score": closing.score if method.trains_student else _mean(alone),
         "loss": closing.loss if method.trains_student else float("nan"),
+        "attack_success": closing.attack_success,
         "learn_loss": closing.learn_loss,
         "bytes_up": sum(row["bytes_up"] for row in participants),
         "bytes_down": sum(row["bytes_down"] for row in participants),

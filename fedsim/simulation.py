@@ -23,8 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim import adversaries, plugins, results, shortage, storage
 from fedsim import config as configs
-from fedsim import plugins, results, shortage, storage
 from fedsim.checkpoints import PARTS, Checkpoints, hold
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation, tokenizers
@@ -123,6 +123,7 @@ def check_settings(config: RunConfig) -> None:
         METHODS[entry.name].check(config, entry, f"methods.{place}")
     if people.adapter is not None:
         _check_adapter(config)
+    adversaries.check(config, [m.contender for m in config.methods if METHODS[m.name].averages])
     if config.pretraining.steps:
         _check_pretraining(config)
 
@@ -366,6 +367,7 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         student=True,
         score=closing.score,
         loss=closing.loss,
+        attack_success=float("nan"),
         learn_loss=float("nan"),
     )
     return Records(row, [], [])

@@ -195,6 +195,7 @@ class Closing:
 
     statuses: participant → `ok` or `rejected:<reason>`, for every message that arrived.
     score, loss: the student on the test set, NaN where not evaluated.   learn_loss: of its training.
+    attack_success: how often a backdoor's trigger works on it, 0 … 1; NaN where there is none.
     flops: what the coordinator computed.   peak_memory_mib: its process' largest memory so far.
     """
 
@@ -202,6 +203,7 @@ class Closing:
     score: float = float("nan")
     loss: float = float("nan")
     learn_loss: float = float("nan")
+    attack_success: float = float("nan")
     flops: float = 0.0
     peak_memory_mib: float = 0.0
 

@@ -299,6 +299,10 @@ def finish(trial: sweeps.Trial, score: float, central: float | None = 0.9) -> No
     (trial.config.folder / "summary.json").write_text(json.dumps([row]))
 
 
+def cells(table: str) -> list[list[str]]:
+    return [re.split(r"  +", line.strip()) for line in table.splitlines()]
+
+
 def test_settings_are_compared_over_seeds(write, tmp_path):
     trials = expand(
         write(scenarios={"heterogeneity": UNEVEN}, space={"seed": [0, 1, 2]}), output=str(tmp_path / "out")
@@ -306,18 +310,29 @@ def test_settings_are_compared_over_seeds(write, tmp_path):
     for trial, value in zip(trials, (0.80, 0.84, 0.88, 0.5, 0.7, None), strict=True):
         if value:  # the last has not finished
             finish(trial, value)
-    table = sweeps.over_seeds(sweeps.Outcome(tmp_path / "out", trials))
-    assert [re.split(r"  +", line.strip()) for line in table.splitlines()] == [
-        ["heterogeneity", "accuracy ↑", "of central", "sent up", "sent down", "seeds"],
-        ["low", "0.8400 ± 0.0400", "93.3 ± 4.4 %", "1.25 MB", "900 B", "3"],
-        ["high", "0.6000 ± 0.1414", "66.7 ± 15.7 %", "1.25 MB", "900 B", "2"],
+    assert cells(sweeps.over_seeds(sweeps.Outcome(tmp_path / "out", trials))) == [
+        ["accuracy, higher is better, mean ± sd of 2 to 3 seeds"],
+        ["heterogeneity", "score", "of central", "sent up", "sent down", "seeds"],
+        ["low", "0.840 ± 0.040", "93.3 ± 4.4 %", "1.25 MB", "900 B", "3"],
+        ["high", "0.600 ± 0.141", "66.7 ± 15.7 %", "1.25 MB", "900 B", "2"],
     ]
 
 
-def test_nothing_is_compared_over_one_seed_or_without_a_second_setting(write, tmp_path):
-    for tree in ({"scenarios": {"heterogeneity": UNEVEN}}, {"space": {"seed": [0, 1]}}):
-        folder = tmp_path / str(len(tree))
-        trials = expand(write(**tree), output=str(folder / str(list(tree))))
-        for trial in trials:
-            finish(trial, 0.5)
-        assert sweeps.over_seeds(sweeps.Outcome(folder, trials)) == ""
+def test_two_axes_are_crossed(write, tmp_path):
+    space = {"participants.count": [2, 3]}
+    trials = expand(write(scenarios={"heterogeneity": UNEVEN}, space=space), output=str(tmp_path / "out"))
+    for trial, value in zip(trials, (0.80, 0.84, 0.5), strict=False):
+        finish(trial, value)
+    assert cells(sweeps.over_seeds(sweeps.Outcome(tmp_path / "out", trials))) == [
+        ["accuracy, higher is better, one run each"],
+        ["heterogeneity", "count=2", "count=3"],
+        ["low", "0.800", "0.840"],
+        ["high", "0.500", "–"],
+    ]
+
+
+def test_one_setting_is_no_comparison(write, tmp_path):
+    trials = expand(write(space={"seed": [0, 1]}), output=str(tmp_path / "out"))
+    for trial in trials:
+        finish(trial, 0.5)
+    assert sweeps.over_seeds(sweeps.Outcome(tmp_path / "out", trials)) == ""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 
+from fedsim import adversaries
 from fedsim import config as configs
 from fedsim.config import MethodConfig, RunConfig
 from fedsim.training import Fit, Phase, Stream
@@ -113,7 +114,11 @@ class Method(ABC):
         participant's."""
         config = self.world.config
         owner = config.student if who == COORDINATOR else config.participants
-        return Phase(streams, owner.training, round, config.rounds, self.key(round, who, purpose))
+        training, adversary = owner.training, config.participants.adversary
+        rides_free = adversary is not None and adversary.kind == "free_rider" and self.coordinates
+        if rides_free and who in adversaries.of(config):
+            training = training.model_copy(update={"steps": 0})
+        return Phase(streams, training, round, config.rounds, self.key(round, who, purpose))
 
     def labelled(self, examples: Examples, who: int) -> Stream:
         """Ordinary supervised training on examples that carry their answers."""

@@ -32,6 +32,7 @@ from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum
 from fedsim.aggregation.geometric import LogSum
 from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall, sharpen
+from fedsim.aggregation.robust import Defence, RobustPool
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
@@ -121,6 +122,12 @@ class DistillationSettings(Settings):
     max_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """The largest share of a sample's answer that one of those who are asked can get. Absent: a weight
     lies between e^−8 and e^8."""
+    defence: Defence = "none"
+    """What takes the place of the mean where some may lie, see `aggregation.robust`."""
+    suspected: Annotated[float, Field(gt=0, lt=0.5)] = 0.4
+    """Largest part of the participants that a defence is to withstand."""
+    guard: Annotated[float, Field(gt=0)] = 2.0
+    """η of `expguard`."""
     remember: bool = True
     """Whether the student goes on learning from earlier answers to samples not asked again."""
     digest: Annotated[float, Field(ge=0)] = 0.5
@@ -209,7 +216,7 @@ class FederatedDistillation(Method):
         )
 
     def agreed(self, expected: Expectation, pool: Pool, told: Knowledge | None = None) -> Expectation:
-        assert isinstance(pool, ResponsePool | BestPool)
+        assert isinstance(pool, ResponsePool | BestPool | RobustPool)
         expected = replace(expected, samples=pool.samples, levels=pool.levels, coarser=False)
         return replace(expected, reference=self.style("up", expected.round, {}, told).reference)
 
@@ -240,8 +247,16 @@ class FederatedDistillation(Method):
         if not agenda.sends:
             return None
         shape = (self.world.positions, self.world.interface.classes, agenda.levels)
-        weighing = self._weighing(desk, round, agenda.samples)
         apart = Disagreement(*shape) if want.curriculum != "none" else None
+        if want.defence != "none":
+            trust = None
+            if want.defence == "expguard":
+                trust = desk.memory.get("trust", np.zeros(self.world.config.participants.count))
+            return RobustPool(
+                agenda.samples, agenda.levels, want.defence, want.suspected,
+                eta=want.guard, trust=trust, disagreement=apart,
+            )  # fmt: skip
+        weighing = self._weighing(desk, round, agenda.samples)
         if want.teachers == "best":
             return BestPool(agenda.samples, *shape, weighing, apart)
         sums = LogSum(*shape) if want.mean == "logits" else CountSum(*shape)
@@ -253,9 +268,11 @@ class FederatedDistillation(Method):
             cache.acknowledge(desk.memory, round, desk.delivered, self.world.config.participants.count)
         pooled = None
         if pool is not None:
-            assert isinstance(pool, ResponsePool | BestPool)
+            assert isinstance(pool, ResponsePool | BestPool | RobustPool)
             pooled = sharpen(pool.result(), want.sharpen)
             self._learn_order(desk, pool)
+            if isinstance(pool, RobustPool) and pool.trust is not None:
+                desk.memory["trust"] = pool.trust
         if want.remember or pooled is None:
             pooled = recall(desk.memory, pooled, self.world.positions, self.world.interface.classes)
         stream = Stream(
@@ -298,7 +315,7 @@ class FederatedDistillation(Method):
         sends = not adaptive or schedules.sends(losses, want.tolerance, want.longest_interval)
         return Agenda(samples, levels, sends)
 
-    def _learn_order(self, desk: Desk, pool: ResponsePool | BestPool) -> None:
+    def _learn_order(self, desk: Desk, pool: ResponsePool | BestPool | RobustPool) -> None:
         """Remember how far participants were apart, for the curriculum."""
         if pool.disagreement is None:
             return
@@ -438,6 +455,10 @@ def _demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[st
     biased = want.quantiser == "largest_remainder" and data.reads != "text"
     yield "feedback", biased or not want.feedback, "false: for largest_remainder only, and not for text"
     yield "mean", not best or want.mean == "probabilities", "probabilities: of one teacher there is no mean"
+    trusting = {"confidence": 0, "personal": 0, "teachers": "all", "mean": "probabilities"}
+    for field, plain in trusting.items():
+        fits = want.defence == "none" or getattr(want, field) == plain
+        yield field, fits, f"{plain}: the defence {want.defence} trusts no claims"
     yield (
         "max_share",
         want.max_share is None or want.max_share * people >= 1,

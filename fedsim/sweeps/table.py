@@ -1,48 +1,69 @@
-"""What a sweep found, in a terminal: a line per setting, with its spread over seeds."""
+"""What a sweep found, in a terminal: scores by setting, with their spread over seeds."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedsim.progress import aligned, megabytes
 from fedsim.results import Row
 from fedsim.sweeps.run import Outcome, score
 
-_MOST = 48
-"""Settings beyond these are for the report: nobody reads so long a table."""
+_LONGEST, _WIDEST = 48, 8
+"""Beyond so many lines or columns a table is for the report: nobody reads it here."""
+
+Setting = tuple[str, ...]
 
 
 def over_seeds(outcome: Outcome) -> str:
-    """A line per setting of the finished trials: mean ± standard deviation of the contender that is compared.
+    """The finished trials' scores of the contender that is compared, mean ± standard deviation over seeds.
 
-    Empty where no setting was tried with several seeds, or where there are too many of them.
+    Two axes make a table of one against the other; otherwise every setting has a line, with its bytes. Empty
+    where there is but one setting, where there are too many, and where scores are of different metrics.
     """
-    found: dict[tuple[str, ...], list[Row]] = {}
+    found: dict[Setting, list[Row]] = {}
     for trial in outcome.having("finished"):
         setting = tuple(str(value) for axis, value in trial.plain.items() if axis != "seed")
         row = score(trial)
         if row is not None:
             found.setdefault(setting, []).append(row)
     rows = [row for group in found.values() for row in group]
-    if not 1 < len(found) <= _MOST or len(rows) == len(found) or len({row["metric"] for row in rows}) != 1:
+    if len(found) < 2 or len({row["metric"] for row in rows}) != 1:
         return ""
     axes = [axis for axis in outcome.trials[0].plain if axis != "seed"]
-    arrow = "↑" if rows[0]["higher_is_better"] else "↓"
-    head = [*axes, f"{rows[0]['metric']} {arrow}", "of central", "sent up", "sent down", "seeds"]
-    lines = [[*setting, *_cells(group)] for setting, group in found.items()]
-    return aligned([head, *lines], left=range(len(axes)))
+    better = "higher" if rows[0]["higher_is_better"] else "lower"
+    counts = sorted({len(group) for group in found.values()})
+    several = f"mean ± sd of {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+    runs = "one run each" if counts == [1] else several
+    title = f"{rows[0]['metric']}, {better} is better, {runs}"
+    crossed = len(axes) == 2 and len({setting[1] for setting in found}) <= _WIDEST
+    lines = _crossed(axes, found) if crossed else _listed(axes, found)
+    if len(lines) > _LONGEST + 1:
+        return ""
+    return f"{title}\n{aligned(lines, left=range(1 if crossed else len(axes)))}"
 
 
-def _cells(group: Sequence[Row]) -> list[str]:
-    digits = 4 if group[0]["higher_is_better"] else 2
-    shares = [row["ratio_to_centralized"] for row in group]
-    return [
-        _spread([row["score"] for row in group], digits),
-        "–" if None in shares else f"{_spread([100 * share for share in shares], 1)} %",
-        *(megabytes(statistics.fmean(row[way] for row in group)) for way in ("bytes_up", "bytes_down")),
-        str(len(group)),
-    ]
+def _crossed(axes: Sequence[str], found: Mapping[Setting, Sequence[Row]]) -> list[list[str]]:
+    down, across = (list(dict.fromkeys(setting[k] for setting in found)) for k in (0, 1))
+    lines = [[axes[0], *(f"{axes[1].rpartition('.')[2]}={value}" for value in across)]]
+    for first in down:
+        groups = [found.get((first, second)) for second in across]
+        lines.append([first, *(_score(group) if group else "–" for group in groups)])
+    return lines
+
+
+def _listed(axes: Sequence[str], found: Mapping[Setting, Sequence[Row]]) -> list[list[str]]:
+    lines = [[*axes, "score", "of central", "sent up", "sent down", "seeds"]]
+    for setting, group in found.items():
+        shares = [row["ratio_to_centralized"] for row in group]
+        sent = [megabytes(statistics.fmean(row[way] for row in group)) for way in ("bytes_up", "bytes_down")]
+        part = "–" if None in shares else f"{_spread([100 * share for share in shares], 1)} %"
+        lines.append([*setting, _score(group), part, *sent, str(len(group))])
+    return lines
+
+
+def _score(group: Sequence[Row]) -> str:
+    return _spread([row["score"] for row in group], 3 if group[0]["higher_is_better"] else 2)
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
