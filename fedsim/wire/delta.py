@@ -111,11 +111,9 @@ def encode(responses: Responses, reference: Reference, coder: str) -> dict[str, 
     gaps = np.diff(ids[other], prepend=0) - 1
     first = starts[:-1][lengths > 0]
     gaps[first] = ids[other][first]
-    context = _contexts(reference.counts)
-    context[free] = -1
     streams = []
-    for c in range(_CONTEXTS):
-        stream = encode_symbols(moved[context == c], coder)
+    for places in _by_context(reference.counts, free):
+        stream = encode_symbols(moved[places], coder)
         streams += [_LENGTH.pack(len(stream)), stream]
     has = np.isin(samples, reference.samples).astype(np.int32)
     return {
@@ -208,15 +206,12 @@ def _referred(section: memoryview, reference: Reference, samples: np.ndarray) ->
 def _decode_kept(section: memoryview, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
     """Counts of the reference's entries [nnz] int32, and which of them are left open, 0 for now."""
     free = _pivots(reference)
-    context = _contexts(reference.counts)
-    context[free] = -1
-    kept = np.zeros(len(context), np.int32)
-    for c in range(_CONTEXTS):
+    kept = np.zeros(len(reference.counts), np.int32)
+    for places in _by_context(reference.counts, free):
         if len(section) < _LENGTH.size:
             raise MessageError("corrupted", "too few streams of counts")
         (length,) = _LENGTH.unpack_from(section)
-        places = context == c
-        moved = _stream(section[_LENGTH.size :][:length], int(np.count_nonzero(places)))
+        moved = _stream(section[_LENGTH.size :][:length], len(places))
         kept[places] = (moved >> 1) ^ -(moved & 1)
         section = section[_LENGTH.size + length :]
     if len(section):
@@ -292,13 +287,17 @@ def _pivots(reference: Reference) -> np.ndarray:
     return first
 
 
-_CONTEXTS = 12
+_LEAST = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_CONTEXT_OF = np.searchsorted(_LEAST[1:], np.arange(_LEAST[-1] + 1), side="right").astype(np.uint8)
 
 
-def _contexts(counts: np.ndarray) -> np.ndarray:
-    """1, 2, 3, then two to an octave up to 64: which stream a class belongs to by the reference's count."""
-    limits = np.array([2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64])
-    return np.searchsorted(limits, counts, side="right").astype(np.int8)
+def _by_context(counts: np.ndarray, free: np.ndarray) -> list[np.ndarray]:
+    """Which entries are coded by each table: by the reference's count, from 1, 2, 3, then two tables to an
+    octave, up to 64; those that are left open by none."""
+    context = _CONTEXT_OF[np.minimum(counts, _LEAST[-1])]
+    context[free] = len(_LEAST)
+    order = np.argsort(context, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(context, minlength=len(_LEAST))[: len(_LEAST)]))[:-1]
 
 
 def _stream(section: memoryview, size: int) -> np.ndarray:
