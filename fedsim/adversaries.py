@@ -31,7 +31,7 @@ import numpy as np
 from fedsim.config import Adversary, RunConfig
 from fedsim.errors import ConfigError
 from fedsim.seeding import generator
-from fedsim.types import Examples, Knowledge, Parameters, Responses, Shard
+from fedsim.types import Examples, Knowledge, Mixture, Parameters, Responses, Shard
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 OF_LABELS = ("label_flip", "backdoor")
@@ -101,11 +101,15 @@ def triggered(test: Examples) -> Examples:
 def tamper(
     knowledge: Knowledge, received: Knowledge | None, adversary: Adversary, rng: np.random.Generator
 ) -> Knowledge:
-    """What an adversary sends in place of what it knows."""
+    """What an adversary sends in place of what it knows. What else is sent with answers stays as it is."""
+    if isinstance(knowledge, Mixture) and knowledge.responses is not None:
+        answers = tamper(knowledge.responses, None, adversary, rng)
+        assert isinstance(answers, Responses)
+        return replace(knowledge, responses=answers)
     if isinstance(knowledge, Parameters):
         return _turned(knowledge, received, adversary, rng)
     attack = ATTACKS.get(adversary.kind)
-    if attack is None:
+    if attack is None or not isinstance(knowledge, Responses):
         return knowledge
     rows, classes = knowledge.rows, knowledge.classes
     likeness = _likeness(knowledge) if adversary.kind == "least_similar" else None

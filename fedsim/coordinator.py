@@ -21,6 +21,7 @@ from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
 from fedsim.storage import AnyPath
+from fedsim.training import HeadSpec
 from fedsim.types import COORDINATOR, Closing, Examples, Knowledge, Message, Public
 from fedsim.wire.messages import encode, memory_limit
 from fedsim.world import World
@@ -28,6 +29,7 @@ from fedsim.world import World
 if TYPE_CHECKING:
     from fedsim.learner import Learner
 
+BuildStudent = Callable[[World, np.ndarray | None, HeadSpec | None], "Learner"]
 MEMORY = "memory.safetensors"
 
 
@@ -39,7 +41,7 @@ class Coordinator:
         world: World,
         public: Public,
         starts: dict[str, np.ndarray],
-        student: Callable[[World, np.ndarray | None], Learner] = World.student,
+        student: BuildStudent = World.student,
     ) -> None:
         self._student = student
         self.world = world
@@ -58,7 +60,8 @@ class Coordinator:
         self._release()
         self._method: Method = self.world.method(contender)
         world = replace(self.world, averages=self._method.averages)
-        learner = self._student(world, self.starts.get(world.config.student.model))
+        start = self.starts.get(world.config.student.model)
+        learner = self._student(world, start, self._method.heads())
         self._desk = Desk(self.public, learner, private)
         self._contender, self._round = contender, finished
         self._check_limit()
@@ -87,7 +90,7 @@ class Coordinator:
         if knowledge is None:
             return None
         expected = self._method.expect("down", round, COORDINATOR, self._desk.learner.size)
-        known = self._method.samples_known and expected is not None and expected.samples is not None
+        known = self._method.samples_known and expected is not None and expected.samples_known
         return encode(
             knowledge,
             direction="down",
@@ -144,6 +147,7 @@ class Coordinator:
             score=score,
             loss=loss,
             learn_loss=fit.loss if fit else float("nan"),
+            terms=fit.terms if fit else {},
             attack_success=attack,
             flops=flops,
             peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

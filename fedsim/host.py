@@ -293,7 +293,7 @@ class _Received:
     def __init__(self, method: Method, round: int, broadcast: Buffer | None, limit: int) -> None:
         self.size = None if broadcast is None else len(broadcast)
         self._method, self._round, self._broadcast, self._limit = method, round, broadcast, limit
-        self._decoded: dict[tuple[int, int], Knowledge] = {}
+        self._decoded: dict[tuple[int, ...], Knowledge] = {}
 
     def by(self, site: Site) -> Knowledge | None:
         """What a participant reads in it."""
@@ -303,7 +303,8 @@ class _Received:
         if expected is None:
             return None
         expected = self._method.recalled(expected, site.memory)
-        key = site.learner.size, expected.reference.checksum() if expected.reference else 0
+        references = (part.reference for part in (expected, *expected.parts))
+        key = site.learner.size, *(r.checksum() for r in references if r is not None)
         if key not in self._decoded:
             self._decoded[key] = decode(self._broadcast, expected, self._limit)
         return self._decoded[key]

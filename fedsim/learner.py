@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -24,8 +24,11 @@ from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import dense
 from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
+from fedsim.guidance import guided_terms
 from fedsim.modalities.base import Modality, chunks
 from fedsim.models.flops import forward_flops, training_factor
+from fedsim.models.heads import Heads
+from fedsim.models.taps import tapped
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
@@ -67,6 +70,7 @@ class Learner:
         _seed_torch(torch_seed(*key, "dropout"))
         batches = [s.batches(steps, generator(*key, k)) for k, s in enumerate(streams)]
         variation = generator(*key, "augmentation") if any(s.augment for s in streams) else None
+        self._set_mean_domain(streams)
         anchors = [p.detach().clone() for p in self._trainable()] if phase.proximal else []
         if not self.engine.model.training:  # walking over the modules costs as much as a small step
             self.engine.model.train()
@@ -107,9 +111,13 @@ class Learner:
         if self.engine.world > 1:
             share = slice(self.engine.rank, None, self.engine.world)
             inputs, batch = {name: column[share] for name, column in inputs.items()}, batch[share]
+        if self.heads is not None and stream.guide is not None and stream.guide.domains is not None:
+            self.heads.domains = torch.from_numpy(stream.guide.domains[batch]).to(self.engine.device)
         logits = self.modality.logits(self.engine.forward(**self.modality.asked(inputs, want)))
         logits_RK = self.modality.rows(logits).float()
         terms: dict[str, Tensor] = {}
+        if self.heads is not None:
+            terms, self.heads.domains = guided_terms(self.heads, stream, batch), None
         if want.response and stream.teacher is not None:
             teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
             apart = losses.divergence(logits_RK, teacher_RK, want.divergence, want.temperature, want.skew)
@@ -171,6 +179,21 @@ class Learner:
             claims=np.concatenate(claims) if claims else None,
             tail=tail,
         )
+
+    def hidden(self, examples: Examples, samples: np.ndarray, depths: Sequence[float]) -> list[np.ndarray]:
+        """The hidden states at some depths of the model, [n, d] float32 each, one row for each example.
+
+        Raises DivergedError where they left the finite numbers.
+        """
+        found: list[list[np.ndarray]] = [[] for _ in depths]
+        with tapped(self.engine.model, depths) as states:
+            for _ in self._answers(examples, samples):
+                for layer, state in zip(found, states, strict=True):
+                    layer.append(self.modality.pooled(state).float().cpu().numpy())
+        whole = [np.concatenate(layer) for layer in found]
+        if not all(np.isfinite(layer).all() for layer in whole):
+            raise DivergedError("hidden states are not finite; a smaller learning rate may help")
+        return whole
 
     def claims(self, examples: Examples, samples: np.ndarray, judge: Judge = TASK_LOSS) -> np.ndarray:
         """What the judge makes of each of the examples at `samples`, [n] float32; by default the mean
@@ -264,6 +287,19 @@ class Learner:
     def release(self) -> None:
         """Let go of the model and its optimiser."""
         self.engine.close()
+
+    # Heads ----------------------------------------------------------------------------------------
+
+    @property
+    def heads(self) -> Heads | None:
+        """What the model learns with, where a method asked for it."""
+        return getattr(self.engine.model, "heads", None)
+
+    def _set_mean_domain(self, streams: list[Stream]) -> None:
+        """From now on the model answers for the mean of the domains that it is taught."""
+        domains = [s.guide.domains for s in streams if s.guide is not None and s.guide.domains is not None]
+        if domains and self.heads is not None and self.heads.scale is not None:
+            self.engine.assign(self.heads.scale.mean, domains[0].mean(axis=0))
 
     # Helpers --------------------------------------------------------------------------------------
 

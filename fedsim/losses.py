@@ -90,3 +90,27 @@ def proximal(parameters: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
     """½ · Σ (w − w_t)²: FedProx's term without its μ (Li et al., arXiv 1812.06127, equation 2)."""
     pairs = zip(parameters, anchors, strict=True)
     return 0.5 * torch.stack([(w - a).pow(2).sum() for w, a in pairs]).sum()
+
+
+def feature_mse(mapped_Br: Tensor, embedding_Br: Tensor, known_B: Tensor, share: float) -> Tensor:
+    """Mean squared error over the rows that are known and their r numbers.
+
+    share: of the known rows among all examples, which stands for their share of this batch: so the term
+    weighs every example alike, whatever batch (and rank) it is in.
+    """
+    errors_B = (mapped_Br - embedding_Br).pow(2).mean(-1)
+    return torch.where(known_B, errors_B, 0).mean() / share
+
+
+def prototype_distance(
+    mapped_Br: Tensor, groups_B: Tensor, centroids_mr: Tensor, of_group_m: Tensor, confidence_m: Tensor
+) -> Tensor:
+    """Confidence-weighted squared distance, mean over r, to the nearest prototype of the row's group.
+
+    Mean over B; a row whose group has no prototype (or is negative) counts as zero.
+    """
+    squared_Bm = (mapped_Br[:, None] - centroids_mr[None]).pow(2).mean(-1)
+    squared_Bm = squared_Bm.masked_fill(groups_B[:, None] != of_group_m[None], float("inf"))
+    nearest_B = squared_Bm.argmin(-1, keepdim=True)
+    distance_B = squared_Bm.gather(1, nearest_B)[:, 0]
+    return torch.where(distance_B.isfinite(), confidence_m[nearest_B[:, 0]] * distance_B, 0).mean()

@@ -22,8 +22,10 @@ def set_up(threads: int, gpu: bool = True) -> None:
     # Read by cuBLAS at its first use; without it some products on a GPU differ from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")  # numpy's factorisations give other bits on other numbers
     # As use_deterministic_algorithms(True, warn_only=True), which imports the compiler besides.
     torch.set_deterministic_debug_mode("warn")
     # That also fills new memory with NaN before it is written, which only costs time.

@@ -35,6 +35,9 @@ Columns = dict[str, tuple[pa.DataType, str]]
 
 _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
+TERMS = ("response", "task", "feature", "prototype")
+"""The terms of a student's training loss that have a column each."""
+
 SCHEMA_VERSION = 1
 """Written into every table's metadata; raised when a column changes its meaning."""
 
@@ -53,6 +56,10 @@ ROUNDS: Columns = {
         "share of test images with a backdoor's trigger that the student falls for; NaN without one",
     ),
     "learn_loss": (_FLOAT, "mean training loss of the student in this round; NaN if it did not train"),
+    **{
+        f"learn_{term}": (_FLOAT, f"of that the {term} term, with its weight; NaN without it")
+        for term in TERMS
+    },
     "bytes_up": (_INT, "bytes of all messages participant → coordinator in this round"),
     "bytes_down": (_INT, "bytes of all messages coordinator → participant in this round"),
     "virtual_s": (_FLOAT, "seconds this round takes on the virtual clock (compute and transfer)"),
@@ -90,7 +97,7 @@ MESSAGES: Columns = {
     "round": (_INT, "1 … rounds"),
     "participant": (_INT, "the participant at the other end from the coordinator"),
     "direction": (_TEXT, "`up` or `down`"),
-    "kind": (_TEXT, "knowledge inside: `responses`, `parameters`"),
+    "kind": (_TEXT, "knowledge inside: `responses`, `parameters`, or `mixture` of several kinds"),
     "bytes": (_INT, "length of the message, headers and tables included"),
     "status": (_TEXT, "`delivered`, `lost`, `late` or `rejected:<reason>`"),
 }

@@ -9,7 +9,7 @@ from fedsim import events
 from fedsim.executor import Executor, Opening, Task
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
-from fedsim.results import Row
+from fedsim.results import TERMS, Row
 from fedsim.storage import AnyPath
 from fedsim.types import Closing, Report
 
@@ -134,6 +134,7 @@ def _records(
         "loss": closing.loss if method.trains_student else float("nan"),
         "attack_success": closing.attack_success,
         "learn_loss": closing.learn_loss,
+        **{f"learn_{term}": closing.terms.get(term, float("nan")) for term in TERMS},
         "bytes_up": sum(row["bytes_up"] for row in participants),
         "bytes_down": sum(row["bytes_down"] for row in participants),
         "virtual_s": clock.round_s(timings.values(), closing.flops, missing),

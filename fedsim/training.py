@@ -12,7 +12,7 @@ import numpy as np
 
 from fedsim.aggregation.exact import Pooled
 from fedsim.config import Training
-from fedsim.types import Examples
+from fedsim.types import Examples, Prototypes
 
 FLOOR = 0.1
 """Cosine decay ends at this part of the learning rate."""
@@ -20,7 +20,8 @@ FLOOR = 0.1
 
 @dataclass(frozen=True)
 class Objective:
-    """L = response · T² D(teacher, student) + task · cross-entropy, per prediction.
+    """L = response · T² D(teacher, student) + task · cross-entropy, per prediction,
+    + feature · MSE + prototype · distance, per example: see `guidance`.
 
     divergence, skew: what D is, see `losses.divergence`.
     A term with weight 0 is not computed; nor is one for which the examples lack the answers.
@@ -31,6 +32,40 @@ class Objective:
     temperature: float = 1.0
     divergence: str = "forward"
     skew: float = 0.1
+    feature: float = 0.0
+    prototype: float = 0.0
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a method wants a student to have while it learns; see `models.heads`.
+
+    depths: of the layers whose features are mapped, each to `rank` numbers.
+    domains: size of the codes that its adaptation layer reads; 0: it has none.
+    """
+
+    depths: tuple[float, ...] = ()
+    rank: int = 0
+    domains: int = 0
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What is known of N examples besides their answers, in the spaces of the student's heads.
+
+    known: [N] bool, whether the embeddings tell of an example.
+    embeddings: for each mapped layer [N, r] float32, anything where not known; None for a layer of which
+        nothing is known yet.
+    groups: [N] int64, whose prototypes an example should be near, in the last mapped layer; −1: nobody's.
+    prototypes: with r numbers each; None where there are none yet.
+    domains: [N, D] float32; None without an adaptation layer.
+    """
+
+    known: np.ndarray
+    embeddings: tuple[np.ndarray | None, ...] = ()
+    groups: np.ndarray | None = None
+    prototypes: Prototypes | None = None
+    domains: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +75,7 @@ class Stream:
     teacher: responses on all of `examples`, row by row, in their order.
     batch_size: examples per optimiser step.   weight: of this stream in the step's loss.
     augment: vary the inputs at random (images); off where the teacher saw them as they are.
+    guide: what the objective's feature and prototype terms are about.
     """
 
     examples: Examples
@@ -48,6 +84,7 @@ class Stream:
     teacher: Pooled | None = None
     weight: float = 1.0
     augment: bool = False
+    guide: Guide | None = None
 
     def batches(self, steps: int, rng: np.random.Generator) -> list[np.ndarray]:
         """The indices of every step: reshuffled passes over all examples, none left out."""

@@ -1,7 +1,8 @@
 """The records that flow between the parts, every field with its shape and unit.
 
 Legend: N examples, n proxy samples in one message, p predictions per sample (tokens of a text
-window, 1 for an image), R = n·p response rows, K classes (or vocabulary), P parameters.
+window, 1 for an image), R = n·p response rows, K classes (or vocabulary), P parameters, L layers,
+r numbers that a hidden state is reduced to, m prototypes.
 Only numpy here, so that the driver and the analyst never import torch.
 """
 
@@ -149,7 +150,61 @@ class Parameters:
     largest: float | None = None
 
 
-Knowledge = Responses | Parameters
+@dataclass(frozen=True)
+class Features:
+    """What layers of a model hold of proxy samples: r numbers for each, as steps of −127 … 127.
+
+    Column c of layer l is codes[l, :, c] · scales[l, c]. Which basis the columns are in is the sender's
+    own affair, so the features of two senders can't be compared, let alone averaged, number by number.
+
+    samples: [n] int64, distinct, ascending: positions in the proxy set.
+    codes: [L, n, r] int8.   scales: [L, r] float32 ≥ 0.
+    """
+
+    samples: np.ndarray
+    codes: np.ndarray
+    scales: np.ndarray
+
+    def values(self, layer: int) -> np.ndarray:
+        """[n, r] float64."""
+        values: np.ndarray = np.multiply(self.codes[layer], self.scales[layer], dtype=np.float64)
+        return values
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Typical representations of groups: m centroids. A group or slot without examples is left out.
+
+    groups: [m] int64, class, prompt or concept.   slots: [m] int64, which centroid of its group;
+    (group, slot) ascend.   centroids: [m, r] float32.   counts: [m] int64 ≥ 1, examples behind each: they
+    tell the receiver how the sender's data is distributed.   confidence: [m] float32 in 0 … 1.
+    """
+
+    groups: np.ndarray
+    slots: np.ndarray
+    centroids: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Any of the three in one message; at least one of them."""
+
+    responses: Responses | None = None
+    features: Features | None = None
+    prototypes: Prototypes | None = None
+
+    def parts(self) -> dict[str, Responses | Features | Prototypes]:
+        """What is there, by the name of its kind."""
+        each = {"responses": self.responses, "features": self.features, "prototypes": self.prototypes}
+        return {kind: part for kind, part in each.items() if part is not None}
+
+
+Knowledge = Responses | Parameters | Features | Prototypes | Mixture
 
 
 @dataclass(frozen=True)
@@ -162,7 +217,7 @@ class Message:
     round: int
     sender: int
     kind: str
-    """`responses`, `parameters`, … : the knowledge inside."""
+    """`responses`, `parameters`, `mixture`, … : the knowledge inside."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +250,7 @@ class Closing:
 
     statuses: participant → `ok` or `rejected:<reason>`, for every message that arrived.
     score, loss: the student on the test set, NaN where not evaluated.   learn_loss: of its training.
+    terms: of that, each weighted term by its name.
     attack_success: how often a backdoor's trigger works on it, 0 … 1; NaN where there is none.
     flops: what the coordinator computed.   peak_memory_mib: its process' largest memory so far.
     """
@@ -203,6 +259,7 @@ class Closing:
     score: float = float("nan")
     loss: float = float("nan")
     learn_loss: float = float("nan")
+    terms: dict[str, float] = field(default_factory=dict)
     attack_success: float = float("nan")
     flops: float = 0.0
     peak_memory_mib: float = 0.0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch is imported only in processes that compute
     from fedsim.learner import Learner, Specialist
     from fedsim.methods.base import Method
     from fedsim.modalities.base import Modality
+    from fedsim.training import HeadSpec
 
 
 @dataclass(frozen=True)
@@ -90,22 +91,28 @@ class World:
             learner.load_parameters(start)
         return learner
 
-    def student(self, start: np.ndarray | None) -> Learner:
-        """The coordinator's learner: DeepSpeed; the process must have joined its ranks."""
+    def student(self, start: np.ndarray | None, heads: HeadSpec | None = None) -> Learner:
+        """The coordinator's learner: DeepSpeed; the process must have joined its ranks.
+
+        heads: what it has while it learns, beside the model.
+        """
         import torch
 
         from fedsim.learner import Learner
+        from fedsim.models.heads import attach
         from fedsim.student.deepspeed import DeepSpeedEngine
+        from fedsim.student.engine import unflatten
 
         settings = self.config.student
         adapter = self.config.participants.adapter if self.averages else None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = self._model(settings.model, start, adapter)
-        engine = DeepSpeedEngine(model, settings.training, settings.engine, device)
-        learner = Learner(engine, self._modality(), self.interface.classes)
+        model, modality = self._model(settings.model, start, adapter), self._modality()
         if start is not None and adapter is None:
-            learner.load_parameters(start)
-        return learner
+            unflatten(start, list(model.parameters()))
+        if heads is not None:
+            attach(model, heads, modality.pooled, torch_seed(self.seed, "heads"))
+        engine = DeepSpeedEngine(model, settings.training, settings.engine, device)
+        return Learner(engine, modality, self.interface.classes)
 
     def _modality(self) -> Modality:
         from fedsim.modalities import modality

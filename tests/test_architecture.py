@@ -136,7 +136,7 @@ knowledge, fit = method.participant_step(site, 1, None)
 assert knowledge.rows == len(federation.public.proxy) and np.isfinite(fit.loss)
 
 # A whole round, with the student in plain torch as well.
-def student(world, start):
+def student(world, start, heads):
     return world.specialist(world.config.student.model, start, world.config.student.training)
 
 coordinator = Coordinator(world, federation.public, {}, student)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
+from fedsim import losses
 from fedsim.losses import DIVERGENCES, contrastive, divergence, proximal, response_kl, temper
 
 R, K = 16, 7
@@ -227,3 +228,34 @@ def test_t_squared_keeps_the_gradient_of_every_divergence(kind: str):
     assert max(norms) < 1.2 * min(norms)
     with pytest.raises(ValueError, match="sideways"):
         divergence(z, rows(1).softmax(-1), "sideways")
+
+
+# Inner terms --------------------------------------------------------------------------------------
+
+
+def test_feature_error_is_the_mean_over_what_is_known_whatever_the_batches():
+    mapped, embedding = torch.randn(8, 3), torch.randn(8, 3)
+    known = torch.tensor([True, False, True, True, False, False, True, False])
+    expected = ((mapped - embedding)[known] ** 2).mean()
+    parts = [
+        losses.feature_mse(mapped[p], embedding[p], known[p], float(known.float().mean()))
+        for p in (slice(0, 4), slice(4, 8))
+    ]
+    torch.testing.assert_close(torch.stack(parts).mean(), expected)
+
+
+def test_prototype_distance_is_to_the_nearest_of_the_own_group():
+    mapped, centroids = torch.randn(6, 3, requires_grad=True), torch.randn(5, 3)
+    of_group, confidence = torch.tensor([0, 0, 1, 3, 3]), torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0])
+    groups = torch.tensor([0, 1, 2, 3, -1, 0])  # there is no prototype of group 2
+    expected = 0.0
+    for row, group in zip(mapped.detach(), groups.tolist(), strict=True):
+        own = [j for j in range(5) if of_group[j] == group]
+        if own:
+            best = min(own, key=lambda j: float((row - centroids[j]).pow(2).mean()))
+            expected += float(confidence[best] * (row - centroids[best]).pow(2).mean()) / 6
+    found = losses.prototype_distance(mapped, groups, centroids, of_group, confidence)
+    assert found.item() == pytest.approx(expected)
+    found.backward()
+    assert mapped.grad is not None and mapped.grad.isfinite().all()
+    assert not mapped.grad[[2, 4]].any() and mapped.grad[[0, 1, 3, 5]].any(1).all()

@@ -20,8 +20,6 @@ from fedsim.wire.quantise import largest_remainder
 
 EQUAL = Weighing()
 
-_UNIT = 2**16
-"""A weight of 1 as an integer: sums are exact, and a weight can shrink and grow by e^±8."""
 _CHUNK_VALUES = 2**22
 """Probabilities held densely at once."""
 
@@ -51,8 +49,7 @@ class ResponsePool:
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
         assert isinstance(knowledge, Responses)
-        weights = np.rint(_UNIT * np.exp(self._weighing.gains(knowledge))).astype(np.int64)
-        self.sum.add(knowledge, weights)
+        self.sum.add(knowledge, self._weighing.units(knowledge))
         if self.disagreement is not None:
             self.disagreement.add(knowledge)
 

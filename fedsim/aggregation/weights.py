@@ -20,6 +20,7 @@ import numpy as np
 
 from fedsim.types import Responses
 
+_UNIT = 2**16
 REACH = 8.0
 """The exponent's bound where no share is wanted: a weight can shrink and grow 3,000-fold."""
 
@@ -48,6 +49,12 @@ class Weighing:
         if self.need is not None and responses.skills is not None:
             gains += self.personal * relevance(self.need, responses.skills)
         return np.clip(gains, -self.reach, self.reach)
+
+    def units(self, responses: Responses) -> np.ndarray:
+        """w as integers [n], of which 2^16 are a weight of 1: their sums are exact, and a weight can shrink
+        and grow by e^±8."""
+        units: np.ndarray = np.rint(_UNIT * np.exp(self.gains(responses))).astype(np.int64)
+        return units
 
 
 def relevance(need: np.ndarray, skills: np.ndarray) -> float:

@@ -22,7 +22,7 @@ import numpy as np
 from fedsim import adversaries
 from fedsim import config as configs
 from fedsim.config import MethodConfig, RunConfig
-from fedsim.training import Fit, Phase, Stream
+from fedsim.training import Fit, HeadSpec, Phase, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation, Style
 
@@ -125,6 +125,10 @@ class Method(ABC):
         config = self.world.config
         owner = config.student if who == COORDINATOR else config.participants
         return Stream(examples, owner.training.batch_size, augment=owner.training.augment)
+
+    def heads(self) -> HeadSpec | None:
+        """What the student has beside its model while it learns; nothing by default."""
+        return None
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         """What the coordinator tells everybody at the beginning of a round."""

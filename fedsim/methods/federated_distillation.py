@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -31,15 +32,18 @@ from fedsim import events, schedules
 from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum
 from fedsim.aggregation.geometric import LogSum
+from fedsim.aggregation.mixture import AnswerPool, MixturePool, as_mixture
 from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall, sharpen
 from fedsim.aggregation.robust import Defence, RobustPool
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
+from fedsim.methods import insight
 from fedsim.methods.base import Desk, Method, Pool, Site
+from fedsim.methods.insight import FeatureSettings, Insight, PrototypeSettings
 from fedsim.schedules import Agenda
 from fedsim.seeding import generator
-from fedsim.training import Fit, Objective, Stream
+from fedsim.training import Fit, HeadSpec, Objective, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Responses
 from fedsim.wire import cache
 from fedsim.wire.delta import Reference
@@ -134,12 +138,23 @@ class DistillationSettings(Settings):
     """λ, weight of what participants learn from the proxy set beside their shard; 0 is one-way."""
     digest_batch: Annotated[int, Field(ge=1)] = 8
     """Proxy samples in each of a participant's steps."""
+    features: FeatureSettings = FeatureSettings()
+    """What hidden layers hold of proxy samples, see `insight`."""
+    prototypes: PrototypeSettings = PrototypeSettings()
+    """Centroids of classes or concepts in private data, see `insight`."""
+    adaptation: bool = False
+    """Whether the student has a layer that reads whose answers it is taught, see `models.heads`."""
 
 
 class FederatedDistillation(Method):
     samples_known: ClassVar[bool] = True
     Settings: ClassVar[type[Settings]] = DistillationSettings
     settings: DistillationSettings
+
+    @cached_property
+    def insight(self) -> Insight:
+        want = self.settings
+        return Insight(self.world, want.features, want.prototypes, want.adaptation)
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
@@ -150,33 +165,38 @@ class FederatedDistillation(Method):
         for field, fits, expected in _demands(settings, config):
             if not fits:
                 raise ConfigError(f"{where}.{field}", getattr(settings, field), expected)
+        insight.check(settings.features, where)
 
     def samples(self, round: int) -> np.ndarray:
         """The proxy samples of a round without a curriculum, ascending; both ends know them from the seed."""
         return proxy_slice(self.world, round, self.settings.proxy_per_round)
 
+    def heads(self) -> HeadSpec | None:
+        return self.insight.heads()
+
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         agenda = self._agenda(desk, round)
-        if round == 1 or not self.settings.digest or not agenda.sends:
+        if round == 1 or not agenda.sends:
             return None  # in round 1 the student is still the public start, which everybody has
-        told = self._express(desk, round, COORDINATOR, agenda)
-        if self.settings.delta == "both":
-            cache.note(desk.memory, told, round)
-        return told
+        answers = self._express(desk, round, COORDINATOR, agenda) if self.settings.digest else None
+        if answers is not None and self.settings.delta == "both":
+            cache.note(desk.memory, answers, round)
+        return self.insight.tell(desk.memory, answers)
 
     def participant_step(
         self, site: Site, round: int, received: Knowledge | None
     ) -> tuple[Knowledge | None, Fit | None]:
         streams = [self.labelled(site.shard.train, site.participant)]
-        if isinstance(received, Responses):
+        told = as_mixture(received)
+        if told.responses is not None:
             if self.settings.delta == "both":
-                cache.note(site.memory, received, round)
+                cache.note(site.memory, told.responses, round)
             streams.append(
                 Stream(
-                    examples=site.public.proxy.take(received.samples),
+                    examples=site.public.proxy.take(told.responses.samples),
                     batch_size=self.settings.digest_batch,
                     objective=Objective(response=1.0, task=self.settings.task),
-                    teacher=as_pooled(received),
+                    teacher=as_pooled(told.responses),
                     weight=self.settings.digest,
                 )
             )
@@ -186,16 +206,20 @@ class FederatedDistillation(Method):
         if received is None and round > 1 and self.settings.frequency == "adaptive":
             return None, fit
         agenda = Agenda(self.samples(round), self._levels(round))
-        if isinstance(received, Responses):
-            agenda = Agenda(received.samples, received.levels)
+        if told.responses is not None:
+            agenda = Agenda(told.responses.samples, told.responses.levels)
         own = self._assess(site.learner, site.shard.train, site.public)
         answers = self._express(site, round, site.participant, agenda, own.judge)
-        if not self.settings.personal:
-            return answers, fit
-        assert own.losses is not None
-        return replace(answers, skills=own.losses.astype(np.float32)), fit
+        if self.settings.personal:
+            assert own.losses is not None
+            answers = replace(answers, skills=own.losses.astype(np.float32))
+        return self.insight.with_own(site, round, told, answers), fit
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
+        answers = self._expect_answers(direction, round, sender)
+        return self.insight.expect(answers, direction, round, sender)
+
+    def _expect_answers(self, direction: str, round: int, sender: int) -> Expectation | None:
         if direction == "down" and (round == 1 or not self.settings.digest):
             return None
         ordered = self.settings.curriculum != "none" and round > 1
@@ -216,12 +240,21 @@ class FederatedDistillation(Method):
         )
 
     def agreed(self, expected: Expectation, pool: Pool, told: Knowledge | None = None) -> Expectation:
-        assert isinstance(pool, ResponsePool | BestPool | RobustPool)
-        expected = replace(expected, samples=pool.samples, levels=pool.levels, coarser=False)
-        return replace(expected, reference=self.style("up", expected.round, {}, told).reference)
+        assert isinstance(pool, MixturePool)
+        if expected.kind == "mixture":
+            return replace(expected, parts=tuple(self.agreed(part, pool, told) for part in expected.parts))
+        if expected.kind != "responses":
+            return expected
+        samples, levels = pool.responses.samples, pool.responses.levels
+        reference = self.style("up", expected.round, {}, told).reference
+        return replace(expected, samples=samples, levels=levels, coarser=False, reference=reference)
 
     def recalled(self, expected: Expectation, memory: dict[str, np.ndarray]) -> Expectation:
-        known = cache.held(memory, self.world.positions) if self.settings.delta == "both" else None
+        if expected.kind == "mixture":
+            return replace(expected, parts=tuple(self.recalled(part, memory) for part in expected.parts))
+        if expected.kind != "responses" or self.settings.delta != "both":
+            return expected
+        known = cache.held(memory, self.world.positions)
         return expected if known is None else replace(expected, reference=known)
 
     def style(
@@ -229,8 +262,9 @@ class FederatedDistillation(Method):
     ) -> Style:
         reference = None
         if self._refers(direction, round):
-            if direction == "up" and isinstance(told, Responses):
-                reference = Reference.of(told)
+            answers = as_mixture(told).responses
+            if direction == "up" and answers is not None:
+                reference = Reference.of(answers)
             elif direction == "down":
                 asked = events.asked(self.world.config, round)
                 reference = cache.common(memory, self.world.positions, asked)
@@ -252,35 +286,47 @@ class FederatedDistillation(Method):
             trust = None
             if want.defence == "expguard":
                 trust = desk.memory.get("trust", np.zeros(self.world.config.participants.count))
-            return RobustPool(
+            robust = RobustPool(
                 agenda.samples, agenda.levels, want.defence, want.suspected,
                 eta=want.guard, trust=trust, disagreement=apart,
             )  # fmt: skip
+            return self.insight.pool(round, robust)
         weighing = self._weighing(desk, round, agenda.samples)
         if want.teachers == "best":
-            return BestPool(agenda.samples, *shape, weighing, apart)
+            best = BestPool(agenda.samples, *shape, weighing, apart)
+            return self.insight.pool(round, best, weighing)
         sums = LogSum(*shape) if want.mean == "logits" else CountSum(*shape)
-        return ResponsePool(agenda.samples, sums, weighing, apart)
+        answers = ResponsePool(agenda.samples, sums, weighing, apart)
+        return self.insight.pool(round, answers, weighing)
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         training, want = self.world.config.student.training, self.settings
         if want.delta == "both":
             cache.acknowledge(desk.memory, round, desk.delivered, self.world.config.participants.count)
         pooled = None
+        assert pool is None or isinstance(pool, MixturePool)
         if pool is not None:
-            assert isinstance(pool, ResponsePool | BestPool | RobustPool)
-            pooled = sharpen(pool.result(), want.sharpen)
-            self._learn_order(desk, pool)
-            if isinstance(pool, RobustPool) and pool.trust is not None:
-                desk.memory["trust"] = pool.trust
+            pooled = sharpen(pool.responses.result(), want.sharpen)
+            self._learn_order(desk, pool.responses)
+            if isinstance(pool.responses, RobustPool) and pool.responses.trust is not None:
+                desk.memory["trust"] = pool.responses.trust
         if want.remember or pooled is None:
             pooled = recall(desk.memory, pooled, self.world.positions, self.world.interface.classes)
         stream = Stream(
             examples=desk.public.proxy.take(pooled.samples),
             batch_size=training.batch_size,
-            objective=Objective(want.response, want.task, want.temperature, want.divergence, want.skew),
+            objective=Objective(
+                want.response,
+                want.task,
+                want.temperature,
+                want.divergence,
+                want.skew,
+                feature=want.features.weight,
+                prototype=want.prototypes.weight,
+            ),
             teacher=pooled,
             augment=training.augment,
+            guide=self.insight.learn(desk.memory, round, pool, pooled),
         )
         fit = desk.learner.fit(self.phase(round, COORDINATOR, "distil", stream))
         self._take_stock(desk)
@@ -315,7 +361,7 @@ class FederatedDistillation(Method):
         sends = not adaptive or schedules.sends(losses, want.tolerance, want.longest_interval)
         return Agenda(samples, levels, sends)
 
-    def _learn_order(self, desk: Desk, pool: ResponsePool | BestPool | RobustPool) -> None:
+    def _learn_order(self, desk: Desk, pool: AnswerPool) -> None:
         """Remember how far participants were apart, for the curriculum."""
         if pool.disagreement is None:
             return

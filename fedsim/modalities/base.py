@@ -74,6 +74,10 @@ class Modality(ABC):
     def score(self, loss: float, correct: float) -> float:
         """The metric from the mean loss (nats) and the share of rows whose top class is right."""
 
+    def pooled(self, hidden: Tensor) -> Tensor:
+        """One vector [B, d] for each example, of hidden states at S positions [B, S, d]: their mean."""
+        return hidden.mean(1) if hidden.ndim == 3 else hidden
+
     def augment(self, inputs: Inputs, rng: np.random.Generator) -> Inputs:
         """A random variation that keeps every answer; none by default."""
         return inputs

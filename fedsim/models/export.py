@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedsim.learner import Learner
 from fedsim.models.adapters import merged
+from fedsim.models.heads import without_heads
 from fedsim.types import Interface
 
 
@@ -23,6 +24,7 @@ def export(learner: Learner, interface: Interface, folder: Path, tokenizer: str 
     whole = {id(p): weights[n] for n, p in model.named_parameters()}
     state = {n: whole[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
     model, state = merged(model, state)
+    state = without_heads(model, state)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(())  # the factory made a vector of it
     parameters = {n for n, _ in model.named_parameters(remove_duplicate=False)}

@@ -6,7 +6,7 @@ DeepSpeed is one program on many ranks. Rank 0 lives in the coordinator; what it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,12 +15,15 @@ import ray
 from fedsim.world import World
 
 if TYPE_CHECKING:  # it brings torch along, which the driver does without
+    from fedsim.coordinator import BuildStudent
     from fedsim.learner import Learner
+    from fedsim.training import HeadSpec
 
 MIRRORED = frozenset(
     {
         "fit",
         "express",
+        "hidden",
         "claims",
         "calibrate",
         "evaluate",
@@ -51,8 +54,8 @@ class RankActor:
 
         join(rank, world, address, port)
 
-    def build(self, world: World, start: np.ndarray | None) -> None:
-        self._learner = world.student(start)
+    def build(self, world: World, start: np.ndarray | None, heads: HeadSpec | None) -> None:
+        self._learner = world.student(start, heads)
 
     def call(self, name: str, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         args, kwargs = arguments
@@ -90,14 +93,14 @@ class SpreadLearner:
         self._learner.flops = value
 
 
-def spread(peers: list[Any]) -> Callable[[World, np.ndarray | None], Learner]:
+def spread(peers: list[Any]) -> BuildStudent:
     """How the coordinator builds its student over these peers (none: rank 0 alone)."""
     if not peers:
         return World.student
 
-    def student(world: World, start: np.ndarray | None) -> Learner:
-        building = [peer.build.remote(world, start) for peer in peers]
-        learner = SpreadLearner(world.student(start), peers)
+    def student(world: World, start: np.ndarray | None, heads: HeadSpec | None) -> Learner:
+        building = [peer.build.remote(world, start, heads) for peer in peers]
+        learner = SpreadLearner(world.student(start, heads), peers)
         ray.get(building)
         return cast("Learner", learner)
 

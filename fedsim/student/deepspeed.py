@@ -139,6 +139,12 @@ class DeepSpeedEngine:
         if refresh is not None:
             refresh()  # the optimiser steps a copy of its own
 
+    def assign(self, parameter: nn.Parameter, values: np.ndarray) -> None:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            unflatten(values, [parameter])
+
     def save(self, folder: Path) -> None:
         if self._plain:
             if self.rank == 0:

@@ -44,6 +44,9 @@ class Engine(Protocol):
     def load_vector(self, vector: np.ndarray) -> None:
         """Set the weights from such a vector; the optimiser's moments stay."""
 
+    def assign(self, parameter: nn.Parameter, values: np.ndarray) -> None:
+        """Set one parameter that is not trained; on all ranks together."""
+
     def save(self, folder: Path) -> None:
         """Write weights and optimiser below `folder`, enough to go on bit for bit."""
 
@@ -120,6 +123,9 @@ class TorchEngine:
 
     def load_vector(self, vector: np.ndarray) -> None:
         unflatten(vector, self._parameters)
+
+    def assign(self, parameter: nn.Parameter, values: np.ndarray) -> None:
+        unflatten(values, [parameter])
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,7 @@
 """From knowledge to bytes and back: `encode` makes a message, `decode` checks and reads one.
 
 container.py   the frame of every message      messages.py   what is inside, one codec per kind
+inner.py       codecs of features, prototypes reading.py     what decoders begin with
 quantise.py    probabilities → counts          entropy.py    streams of integers → bits
 delta.py       counts against a reference      cache.py      what both ends hold of earlier rounds
 feedback.py    errors of quantising, kept

@@ -31,7 +31,7 @@ MAGIC = b"FEDS"
 VERSION = 1
 
 # A code, once used, is never given to another meaning: old messages stay readable or are refused.
-KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5}
+KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5, "mixture": 6}
 DIRECTIONS = {"up": 0, "down": 1}
 SECTIONS = {
     "meta": 1,
@@ -44,6 +44,8 @@ SECTIONS = {
     "skills": 8,
 }
 SECTIONS |= {"base": 24, "kept": 25}  # of messages that are coded against others
+SECTIONS |= {"scales": 32, "codes": 33, "groups": 34, "centroids": 35, "confidence": 36}
+SECTIONS |= {"responses": 64, "features": 65, "prototypes": 66}  # the parts of a mixture, see `join`
 
 _KIND_NAMES = {code: name for name, code in KINDS.items()}
 _DIRECTION_NAMES = {code: name for name, code in DIRECTIONS.items()}
@@ -119,7 +121,22 @@ def unpack(data: Buffer, limit: int) -> Container:
         raise MessageError("corrupted", "the checksum does not match")
     if kind not in _KIND_NAMES or direction not in _DIRECTION_NAMES:
         raise MessageError("unexpected", f"kind {kind}, direction {direction}")
-    return Container(_KIND_NAMES[kind], _DIRECTION_NAMES[direction], round_, sender, _sections(data, count))
+    sections = _sections(data, count, _HEADER.size)
+    return Container(_KIND_NAMES[kind], _DIRECTION_NAMES[direction], round_, sender, sections)
+
+
+def join(sections: dict[str, Buffer]) -> bytes:
+    """Sections as the content of one: their number (u8), the table, the sections, as in a message."""
+    ordered = sorted(sections.items(), key=lambda item: SECTIONS[item[0]])
+    table = (_ENTRY.pack(SECTIONS[name], len(content)) for name, content in ordered)
+    return b"".join((bytes([len(ordered)]), *table, *(content for _, content in ordered)))
+
+
+def split(content: memoryview) -> dict[str, memoryview]:
+    """What `join` joined, as views. Raises MessageError."""
+    if not content:
+        raise MessageError("corrupted", "a section without a table")
+    return _sections(content, content[0], 1)
 
 
 def checksum(data: Buffer) -> int:
@@ -128,14 +145,15 @@ def checksum(data: Buffer) -> int:
     return int(crc32(view[_CRC_AT + 4 :], crc32(view[:_CRC_AT])))
 
 
-def _sections(data: Buffer, count: int) -> dict[str, memoryview]:
-    start = _HEADER.size + count * _ENTRY.size
+def _sections(data: Buffer, count: int, table: int) -> dict[str, memoryview]:
+    """The sections of `data`, whose table of `count` entries begins at byte `table`."""
+    start = table + count * _ENTRY.size
     if start > len(data):
         raise MessageError("corrupted", f"a table of {count} sections in {len(data)} bytes")
     view = memoryview(data).toreadonly()
     sections: dict[str, memoryview] = {}
     previous = 0
-    for code, length in _ENTRY.iter_unpack(view[_HEADER.size : start]):
+    for code, length in _ENTRY.iter_unpack(view[table:start]):
         if code <= previous:
             raise MessageError("corrupted", f"section {code} after {previous}: twice or out of order")
         if code not in _SECTION_NAMES:

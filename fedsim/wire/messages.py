@@ -14,6 +14,8 @@ Sections of a responses message (n samples, p positions, R = n·p rows, nnz entr
 
 One with a section `base` is coded against rows that both ends have: see delta.py.
 
+A mixture's sections are its parts, each named by its kind and made of the sections of that kind.
+
 The "minus one"s make ascending ids and positive counts the only thing a message can say.
 
 Sections of a parameters message:
@@ -33,11 +35,16 @@ from typing import Any
 import numpy as np
 
 from fedsim.errors import MessageError
-from fedsim.types import Knowledge, Message, Parameters, Responses
-from fedsim.wire import delta
-from fedsim.wire.container import Buffer, pack, unpack
+from fedsim.types import Features, Knowledge, Message, Mixture, Parameters, Prototypes, Responses
+from fedsim.wire import delta, inner
+from fedsim.wire.container import Buffer, join, pack, split, unpack
 from fedsim.wire.delta import Reference
-from fedsim.wire.entropy import decode_symbols, encode_symbols
+from fedsim.wire.entropy import encode_symbols
+from fedsim.wire.reading import decode_samples as _decode_samples
+from fedsim.wire.reading import expected as _expected
+from fedsim.wire.reading import require as _require
+from fedsim.wire.reading import stream as _stream
+from fedsim.wire.reading import unpack_meta as _unpack
 
 MAX_PARAMETER = 2.0**18
 """No parameter may be larger in absolute value: the exact sum that pools them has that range."""
@@ -61,6 +68,9 @@ class Expectation:
     groups G that there must be skills for; tail, whether rows may leave some of their quanta to all
     classes; reference, rows that the message may be coded against.
     Parameters only: size P.
+    Features: their layers, at most `rank` columns, and samples as for responses.
+    Prototypes: `rank` numbers each, of `groups` groups with at most `slots` each.
+    A mixture: what may be in it, any of these, by `parts`.
     """
 
     kind: str
@@ -73,10 +83,20 @@ class Expectation:
     coarser: bool = False
     proxy_size: int = 0
     samples: np.ndarray | None = None
-    groups: int = 0
     size: int = 0
     tail: bool = False
     reference: Reference | None = None
+    layers: int = 0
+    rank: int = 0
+    groups: int = 0
+    slots: int = 0
+    parts: tuple[Expectation, ...] = ()
+
+    @property
+    def samples_known(self) -> bool:
+        """Whether the receiver knows what samples all parts of the message are about."""
+        about_samples = [part for part in self.parts if part.kind != "prototypes"]
+        return self.samples is not None or (bool(self.parts) and all(p.samples_known for p in about_samples))
 
 
 @dataclass(frozen=True)
@@ -138,7 +158,14 @@ def memory_limit(expect: Expectation) -> int:
     """The `limit` for `decode` that admits every valid message of this expectation, in bytes."""
     if expect.kind == "parameters":
         return 4 * expect.size + 1024
+    if expect.kind == "mixture":
+        return sum(memory_limit(part) for part in expect.parts) + 1024
+    if expect.kind == "prototypes":
+        most = expect.groups * expect.slots
+        return inner.BYTES_PER_NUMBER * most * (expect.rank + inner.ROW) + (1 << 16)
     samples = expect.proxy_size if expect.samples is None else len(expect.samples)
+    if expect.kind == "features":
+        return inner.BYTES_PER_CODE * samples * max(1, expect.layers * expect.rank) + (1 << 16)
     each = BYTES_PER_ENTRY if expect.reference is None else BYTES_PER_CHANGE
     return each * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
 
@@ -235,22 +262,6 @@ def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limi
     return Responses(samples, positions, classes, levels, offsets, ids, counts, claims, skills, expect.tail)
 
 
-def _decode_samples(section: memoryview | None, size: int, expect: Expectation) -> np.ndarray:
-    if section is None:
-        if expect.samples is None:
-            raise MessageError("unexpected", "no sample ids, and the receiver does not know them")
-        _expected("number of samples", size, len(expect.samples))
-        return expect.samples.astype(np.int64)
-    samples = _stream(section, size).astype(np.int64)
-    samples[1:] += 1
-    np.cumsum(samples, out=samples)
-    if size and samples[-1] >= expect.proxy_size:
-        raise MessageError("unexpected", f"sample {samples[-1]} of {expect.proxy_size}")
-    if expect.samples is not None and not np.array_equal(samples, expect.samples):
-        raise MessageError("unexpected", "other samples than agreed")
-    return samples
-
-
 def _decode_numbers(section: memoryview | None, size: int, name: str) -> np.ndarray | None:
     """float16 as float32, [size]."""
     if section is None:
@@ -311,13 +322,6 @@ def _decode_counts(section: memoryview, offsets: np.ndarray, levels: int, tail: 
     return counts
 
 
-def _stream(section: memoryview, size: int) -> np.ndarray:
-    symbols = decode_symbols(section, size)
-    if len(symbols) != size:
-        raise MessageError("corrupted", f"a stream of {len(symbols)} symbols, {size} expected")
-    return symbols
-
-
 # ---- parameters
 
 
@@ -340,23 +344,30 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     return Parameters(vector, examples, largest)
 
 
-# ---- shared
+# ---- mixture
 
 
-def _expected(name: str, value: object, expected: object) -> None:
-    if value != expected:
-        raise MessageError("unexpected", f"{name} {value}, expected {expected}")
+def _encode_mixture(mixture: Mixture, style: Style) -> dict[str, Buffer]:
+    parts = mixture.parts()
+    if not parts:
+        raise ValueError("a mixture of nothing")
+    return {kind: join(CODECS[kind][1](part, style)) for kind, part in parts.items()}
 
 
-def _require(sections: dict[str, memoryview], needed: set[str], optional: set[str]) -> None:
-    if not needed <= sections.keys() <= needed | optional:
-        raise MessageError("unexpected", f"sections {', '.join(sections)}")
-
-
-def _unpack(layout: struct.Struct, section: memoryview) -> tuple[Any, ...]:
-    if len(section) != layout.size:
-        raise MessageError("corrupted", f"{len(section)} bytes of meta, expected {layout.size}")
-    return layout.unpack(section)
+def _decode_mixture(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Mixture:
+    """Each part has as much of the limit as it can need, as long as there is some left."""
+    expectations = {part.kind: part for part in expect.parts}
+    _require(sections, set(), set(expectations))
+    if not sections:
+        raise MessageError("unexpected", "a mixture of nothing")
+    parts: dict[str, Any] = {}
+    for kind, section in sections.items():
+        share = min(limit, memory_limit(expectations[kind]))
+        if len(section) > share:
+            raise MessageError("oversized", f"{len(section)} bytes of {kind}, at most {share} are accepted")
+        parts[kind] = CODECS[kind][2](split(section), expectations[kind], share)
+        limit -= share
+    return Mixture(**parts)
 
 
 Encoder = Callable[[Any, Style], dict[str, Buffer]]
@@ -365,5 +376,8 @@ Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "responses": (Responses, _encode_responses, _decode_responses),
     "parameters": (Parameters, _encode_parameters, _decode_parameters),
+    "features": (Features, inner.encode_features, inner.decode_features),
+    "prototypes": (Prototypes, inner.encode_prototypes, inner.decode_prototypes),
+    "mixture": (Mixture, _encode_mixture, _decode_mixture),
 }
 """Kind → (the record it carries, record → sections, sections → record)."""

@@ -40,7 +40,13 @@ student:
   training: {steps: 4, batch_size: 8}
 runtime: {executor: in_process}
 methods:
-  - {name: federated_distillation, digest_batch: 4}
+  - name: federated_distillation
+    digest_batch: 4
+    features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
+    prototypes: {weight: 0.5, per_group: 2}
+    adaptation: true
+    weights: density
+    confidence: 1
   - {name: fedavg, specialists: student}
   - solo
   - centralized
@@ -48,7 +54,14 @@ methods:
 DISTIL = """
 base: digits.yaml
 name: tiny-distil
-methods: [{name: federated_distillation, digest_batch: 4}]
+methods:
+  - name: federated_distillation
+    digest_batch: 4
+    features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
+    prototypes: {weight: 0.5, per_group: 2}
+    adaptation: true
+    weights: density
+    confidence: 1
 """
 TEXT = """
 name: tiny-text
@@ -83,6 +96,7 @@ methods:
 # Of the rounds table, what the seed decides; the rest is measured time and memory.
 DECIDED = [
     "method", "algorithm", "seed", "round", "metric", "higher_is_better", "score", "loss", "learn_loss",
+    "learn_response", "learn_task", "learn_feature", "learn_prototype",
     "bytes_up", "bytes_down", "virtual_s", "flops_participants", "flops_coordinator", "planned", "delivered",
 ]  # fmt: skip
 

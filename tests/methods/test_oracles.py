@@ -23,7 +23,6 @@ from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.errors import ConfigError, MessageError
 from fedsim.host import Host
-from fedsim.learner import Learner
 from fedsim.methods.base import Site
 from fedsim.methods.fedavg import ParameterMean
 from fedsim.methods.federated_distillation import FederatedDistillation
@@ -34,6 +33,7 @@ from fedsim.types import COORDINATOR, Parameters, Responses
 from fedsim.wire import decode, encode
 from fedsim.wire.quantise import largest_remainder, to_dense
 from fedsim.world import World
+from tests.methods.plain_student import plain_student
 
 rng = np.random.default_rng
 
@@ -69,7 +69,7 @@ class Small:
         return Host(self.world, self.federation.public, self.shards)
 
     def coordinator(self, contender: str) -> Coordinator:
-        coordinator = Coordinator(self.world, self.federation.public, {}, student=torch_student)
+        coordinator = Coordinator(self.world, self.federation.public, {}, student=plain_student)
         coordinator.begin(contender, 0, None)
         return coordinator
 
@@ -77,10 +77,6 @@ class Small:
         """What everybody sends in round 1."""
         everybody = range(self.config.participants.count)
         return self.host().step(contender, 1, everybody, None, None, None)[1]
-
-
-def torch_student(world: World, start: np.ndarray | None) -> Learner:
-    return world.specialist(world.config.student.model, start, world.config.student.training)
 
 
 def weights(coordinator: Coordinator) -> np.ndarray:
@@ -404,7 +400,7 @@ def test_the_student_moves_towards_what_was_pooled():
     method = small.world.method("federated_distillation")
     coordinator.open(1)
     coordinator.receive(range(3), sent)
-    teacher = coordinator._intake.pool.sum.result()
+    teacher = coordinator._intake.pool.responses.result()
     learner, proxy = coordinator._desk.learner, small.federation.public.proxy
 
     def distance() -> float:

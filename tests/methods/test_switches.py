@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 from fedsim import data
+from fedsim.aggregation.mixture import as_mixture
 from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.data.federation import Federation
 from fedsim.errors import ConfigError
 from fedsim.host import Host
 from fedsim.intake import Intake, Terms
-from fedsim.learner import Learner
 from fedsim.process import set_up
 from fedsim.simulation import check_settings
 from fedsim.simulation import world as make_world
 from fedsim.types import COORDINATOR, Closing, Responses
 from fedsim.wire import decode
-from fedsim.world import World
+from tests.methods.plain_student import plain_student
 
 NAME = "federated_distillation"
 MODELS = {"text": "llama-tiny", "image": "vit-micro", "image_text": "clip-micro"}
@@ -53,10 +53,6 @@ def config(modality: str = "image", **settings: Any):
     )
 
 
-def student(world: World, start: np.ndarray | None) -> Learner:
-    return world.specialist(world.config.student.model, start, world.config.student.training)
-
-
 @functools.cache
 def federation(modality: str) -> Federation:
     return data.build(data.plan(config(modality)))
@@ -75,7 +71,7 @@ class Play:
         self.coordinator = self.new_coordinator()
 
     def new_coordinator(self) -> Coordinator:
-        coordinator = Coordinator(self.world, self.federation.public, {}, student=student)
+        coordinator = Coordinator(self.world, self.federation.public, {}, student=plain_student)
         coordinator.begin(NAME, 0, None)
         return coordinator
 
@@ -124,9 +120,21 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "feedback": ("image", {"feedback": True, "levels": 7}),
     "top_k": ("text", {"quantiser": "top_k", "top": 8, "levels": 63}),
     "best, top_k": ("text", {"quantiser": "top_k", "confidence": 1, "teachers": "best"}),
+    "features": ("image", {"features": {"weight": 1, "depths": [0.5, 1], "rank": 5}}),
+    "features, text": ("text", {"features": {"weight": 1, "samples": 40}}),
+    "features, image-text": ("image_text", {"features": {"weight": 1}}),
+    "prototypes": ("image", {"prototypes": {"weight": 1, "per_group": 2}}),
+    "prototypes, text": ("text", {"features": {"samples": 40}, "prototypes": {"weight": 1, "concepts": 3}}),
+    "prototypes, image-text": ("image_text", {"prototypes": {"weight": 1}, "digest": 0}),
+    "adaptation": ("image", {"adaptation": True, "weights": "density", "confidence": 1}),
+    "adaptation, text": ("text", {"adaptation": True, "confidence": 2}),
+    "adaptation, image-text": ("image_text", {"adaptation": True, "features": {"weight": 1}}),
     "all together": (
         "image",
         {
+            "adaptation": True,
+            "prototypes": {"weight": 1, "per_group": 2},
+            "features": {"weight": 1, "depths": [0.3, 1], "layers_per_round": 1},
             "weights": "density", "confidence": 1, "personal": 1, "curriculum": "disagreement",
             "levels": "dadaquant", "frequency": "adaptive", "max_share": 0.6, "mean": "logits",
         },
@@ -154,7 +162,9 @@ def test_every_switch_does_something_and_nobody_is_refused(name: str):
     assert not np.array_equal(plain(modality), other.weights()) or name in ("adaptive", "delta")
 
 
-@pytest.mark.parametrize("name", ["personal", "best", "logits", "all together"])
+@pytest.mark.parametrize(
+    "name", ["personal", "best", "logits", "features", "prototypes", "adaptation", "all together"]
+)
 def test_hosts_pool_what_the_coordinator_would(name: str):
     modality, settings = SWITCHES[name]
     play = Play(modality, **settings)
@@ -171,7 +181,8 @@ def test_hosts_pool_what_the_coordinator_would(name: str):
 
 
 def heard(play: Play, round: int, down: bytes) -> Responses:
-    return decode(down, play.method.expect("down", round, COORDINATOR, 0), 2**26)
+    told = decode(down, play.method.expect("down", round, COORDINATOR, 0), 2**26)
+    return as_mixture(told).responses
 
 
 def answers(play: Play, round: int, up: list[bytes | None]) -> Iterator[Responses]:
@@ -216,7 +227,7 @@ def test_the_levels_of_a_round_are_those_of_its_broadcast():
 def test_another_grid_than_the_rounds_is_refused():
     play = Play(levels="dadaquant", dadaquant={"first": 5, "cap": 20})
     _, up = play.open(1)
-    play.terms.pool.sum.unit = 10  # a host that believes in another grid
+    play.terms.pool.responses.sum.unit = 10  # a host that believes in another grid
     intake = Intake(play.method, 1, play.terms, 2**26)
     intake.receive(0, up[0])
     assert intake.statuses == {0: "rejected:unexpected"}
@@ -242,9 +253,11 @@ def test_what_a_schedule_remembers_survives_a_restart(tmp_path: Path):
     play = Play(**SWITCHES["all together"][1])
     play.round(1)
     play.round(2, tmp_path)
-    fresh = Coordinator(play.world, play.federation.public, {}, student=student)
+    fresh = Coordinator(play.world, play.federation.public, {}, student=plain_student)
     fresh.begin(NAME, 2, tmp_path / "coordinator" / "..")
-    assert play.memory.keys() == fresh._desk.memory.keys() >= {"disagreement", "validation", "need"}
+    assert play.memory.keys() == fresh._desk.memory.keys() >= {
+        "disagreement", "validation", "need", "embedding.0", "embedding.1", "prototypes.counts", "domains",
+    }  # fmt: skip
     one, other = play.coordinator.open(3), fresh.open(3)
     assert (one and one.data) == (other and other.data)
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import MessageError
-from fedsim.types import COORDINATOR, Knowledge, Parameters, Responses
+from fedsim.types import COORDINATOR, Features, Knowledge, Mixture, Parameters, Prototypes, Responses
 from fedsim.wire import Expectation, bits, decode, encode, memory_limit
 from fedsim.wire.container import checksum, pack, unpack
 from fedsim.wire.delta import Reference
@@ -50,9 +50,44 @@ def responses_of(
     )
 
 
+def features_of(size: int, layers: int, rank: int, seed: int = 0) -> Features:
+    """Codes of Gaussian columns, as PCA leaves them."""
+    rng = np.random.default_rng(seed)
+    codes = np.clip(np.rint(rng.normal(0, 40, (layers, size, rank))), -127, 127).astype(np.int8)
+    scales = rng.exponential(0.1, (layers, rank)).astype(np.float32)
+    return Features(np.sort(rng.choice(3 * size, size, replace=False)), codes, scales)
+
+
+def prototypes_of(groups: int, slots: int, rank: int, size: int, seed: int = 0) -> Prototypes:
+    """`size` of the possible groups × slots, with numbers that the wire holds exactly."""
+    rng = np.random.default_rng(seed)
+    numbers = np.sort(rng.choice(groups * slots, size, replace=False))
+    return Prototypes(
+        numbers // slots,
+        numbers % slots,
+        rng.normal(0, 1, (size, rank)).astype(np.float16).astype(np.float32),
+        rng.integers(1, 500, size),
+        rng.integers(0, 256, size).astype(np.float32) / np.float32(255),
+    )
+
+
 def expectation(knowledge: Knowledge, *, samples_known: bool = False, **changes: Any) -> Expectation:
     if isinstance(knowledge, Parameters):
         expect = Expectation("parameters", "up", 4, 2, size=len(knowledge.vector))
+    elif isinstance(knowledge, Mixture):
+        parts = [expectation(part, samples_known=samples_known) for part in knowledge.parts().values()]
+        expect = Expectation("mixture", "up", 4, 2, parts=tuple(parts))
+    elif isinstance(knowledge, Prototypes):
+        groups, slots = (int(ids.max(initial=0)) + 1 for ids in (knowledge.groups, knowledge.slots))
+        rank = knowledge.centroids.shape[1]
+        expect = Expectation("prototypes", "up", 4, 2, rank=rank, groups=groups, slots=slots)
+    elif isinstance(knowledge, Features):
+        layers, _, rank = knowledge.codes.shape
+        expect = Expectation(
+            "features", "up", 4, 2, layers=layers, rank=rank,
+            proxy_size=int(knowledge.samples.max(initial=0)) + 1,
+            samples=knowledge.samples if samples_known else None,
+        )  # fmt: skip
     else:
         expect = Expectation(
             "responses", "up", 4, 2, knowledge.classes, knowledge.positions, knowledge.levels,
@@ -71,6 +106,9 @@ def assert_same(a: Knowledge, b: Knowledge) -> None:
     assert type(a) is type(b)
     for name, value in vars(a).items():
         other = getattr(b, name)
+        if dataclasses.is_dataclass(value):
+            assert_same(value, other)
+            continue
         if isinstance(value, np.ndarray):
             assert value.dtype == other.dtype, name
             assert np.array_equal(value, other), name
@@ -393,6 +431,10 @@ for knowledge, known in (
     (responses_of(60, 1, 10, 1, name="largest_remainder", claims=False), False),
     (responses_of(20, 2, 900, 255, seed=1), False),
     (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
+    (features_of(90, 2, 6), True),
+    (prototypes_of(10, 3, 8, 20), False),
+    (Mixture(responses_of(30, 1, 10, 15), features_of(50, 1, 8), prototypes_of(10, 1, 8, 7)), False),
+    (Mixture(features=features_of(50, 1, 8), prototypes=prototypes_of(4, 2, 8, 8)), True),
 ):
     VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
 for coder, name in (("ans", "largest_remainder"), ("huffman", "top_k")):
@@ -480,6 +522,19 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
     if isinstance(knowledge, Parameters):
         assert np.isfinite(knowledge.vector).all()
         assert len(knowledge.vector) == expect.size
+    elif isinstance(knowledge, Mixture):
+        allowed = {part.kind: part for part in expect.parts}
+        for kind, part in knowledge.parts().items():
+            assert_valid(part, allowed[kind])
+    elif isinstance(knowledge, Features):
+        assert (np.isfinite(knowledge.scales) & (knowledge.scales >= 0)).all()
+        assert knowledge.codes.shape[0] == expect.layers
+        assert knowledge.codes.shape[2] <= expect.rank
+    elif isinstance(knowledge, Prototypes):
+        assert np.isfinite(knowledge.centroids).all()
+        assert ((knowledge.confidence >= 0) & (knowledge.confidence <= 1)).all()
+        assert knowledge.groups.max(initial=0) < expect.groups
+        assert knowledge.slots.max(initial=0) < expect.slots
     else:
         assert knowledge.claims is None or np.isfinite(knowledge.claims).all()
         assert (knowledge.classes, knowledge.levels) == (expect.classes, expect.levels)
