@@ -13,13 +13,12 @@ from fedsim import data, events
 from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.host import Host
-from fedsim.learner import Learner
 from fedsim.process import set_up
 from fedsim.simulation import world as make_world
 from fedsim.types import Responses
 from fedsim.wire import cache
 from fedsim.wire.container import unpack
-from fedsim.world import World
+from tests.methods.plain_student import plain_student
 
 NAME = "federated_distillation"
 ROUNDS = 6
@@ -29,10 +28,6 @@ SEED = 0  # with which some broadcasts are missed and some are not
 @pytest.fixture(scope="module", autouse=True)
 def deterministic() -> None:
     set_up(1)
-
-
-def student(world: World, start: np.ndarray | None) -> Learner:
-    return world.specialist(world.config.student.model, start, world.config.student.training)
 
 
 class Federation:
@@ -59,7 +54,7 @@ class Federation:
     def restart(self, finished: int, checkpoint: Path | None) -> None:
         """All processes are new; what they know is on disk."""
         self.host = Host(self.world, self.federation.public, dict(enumerate(self.federation.shards)))
-        self.coordinator = Coordinator(self.world, self.federation.public, {}, student=student)
+        self.coordinator = Coordinator(self.world, self.federation.public, {}, student=plain_student)
         self.coordinator.begin(NAME, finished, checkpoint)
 
     def round(
