@@ -31,7 +31,7 @@ def note(memory: Memory, told: Responses, round: int) -> None:
         if stale.any():
             samples = np.concatenate((before.samples[stale], fresh.samples))
             rounds = np.concatenate((memory["told.rounds"][stale], rounds))[np.argsort(samples)]
-            fresh = before.take(np.flatnonzero(stale)).with_(fresh)
+            fresh = before.take(np.flatnonzero(stale)).joined(fresh)
     memory["told.rounds"] = rounds
     for name in _ROWS:
         memory[f"told.{name}"] = getattr(fresh, name)

@@ -61,7 +61,7 @@ class Reference:
         nothing = np.zeros(0, np.int32)
         return cls(np.zeros(0, np.int64), positions, np.zeros(1, np.int64), nothing, nothing)
 
-    def with_(self, other: Reference) -> Reference:
+    def joined(self, other: Reference) -> Reference:
         """The samples of both, which must differ."""
         samples = np.concatenate((self.samples, other.samples))
         offsets = np.concatenate((self.offsets, other.offsets[1:] + self.offsets[-1]))

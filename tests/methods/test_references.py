@@ -17,7 +17,7 @@ from fedsim.process import set_up
 from fedsim.simulation import world as make_world
 from fedsim.types import Responses
 from fedsim.wire import cache
-from fedsim.wire.container import unpack
+from fedsim.wire.container import split, unpack
 from tests.methods.plain_student import plain_student
 
 NAME = "federated_distillation"
@@ -94,7 +94,10 @@ class Federation:
 
 
 def refers(message: bytes | None) -> bool:
-    return message is not None and "base" in unpack(message, len(message)).sections
+    if message is None:
+        return False
+    sections = unpack(message, len(message)).sections
+    return "base" in (split(sections["responses"]) if "responses" in sections else sections)
 
 
 UNRELIABLE = {"participation": 0.67, "dropout": 0.1, "message_loss": 0.1}
@@ -116,8 +119,12 @@ def test_what_is_learnt_is_the_same_without() -> None:
         assert len(down or b"") < len(whole or b"") if refers(down) else down == whole
 
 
-def test_a_tail_and_growing_levels_can_be_referred_to(tmp_path: Path) -> None:
-    settings = {"quantiser": "top_k", "top": 4, "levels": [63, 255]}
+@pytest.mark.parametrize(
+    "settings",
+    [{"quantiser": "top_k", "top": 4, "levels": [63, 255]}, {"prototypes": {"weight": 1}}],
+    ids=["tails and growing levels", "mixtures"],
+)
+def test_all_kinds_of_answers_can_be_referred_to(tmp_path: Path, settings: dict[str, Any]) -> None:
     federation = Federation({}, delta="both", **settings)
     downs = federation.run(tmp_path / "both", rounds=3)
     plain = Federation({}, delta="none", **settings)
