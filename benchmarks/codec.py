@@ -78,8 +78,8 @@ def _quantiser(shape: Shape, name: str, raw: float) -> None:
     for coder, referred in (("ans", None), ("ans", reference)):
         data = _coded(sent, coder, referred)
         expect = Expectation(
-            "responses", "up", 1, 0, shape.classes, 1, shape.levels, proxy_size=shape.rows,
-            samples=sent.samples, tail=sent.tail, reference=referred,
+            "responses", "up", 1, 0, classes=shape.classes, positions=1, levels=shape.levels,
+            proxy_size=shape.rows, samples=sent.samples, tail=sent.tail, reference=referred,
         )  # fmt: skip
         spent = medians(
             lambda coder=coder, referred=referred: _coded(sent, coder, referred),

@@ -13,6 +13,7 @@ Their answers (what is mixed in with `strength`; below 1 the attack hides among 
     sign_flip         (1 − p) ÷ (K − 1); of parameters: the step from the broadcast ones, turned round
     noise             a uniform draw from the simplex; of parameters: normal, of their standard deviation
     false_confidence  as `least_likely`, and claims to know everything best
+    false_prototypes  the centroids of each group, with full confidence, as those of the next
 Their messages
     malformed         one byte in a hundred is a random one
     oversized         a byte more than is accepted, all zero
@@ -31,7 +32,7 @@ import numpy as np
 from fedsim.config import Adversary, RunConfig
 from fedsim.errors import ConfigError
 from fedsim.seeding import generator
-from fedsim.types import Examples, Knowledge, Mixture, Parameters, Responses, Shard
+from fedsim.types import Examples, Knowledge, Mixture, Parameters, Prototypes, Responses, Shard
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 OF_LABELS = ("label_flip", "backdoor")
@@ -101,11 +102,16 @@ def triggered(test: Examples) -> Examples:
 def tamper(
     knowledge: Knowledge, received: Knowledge | None, adversary: Adversary, rng: np.random.Generator
 ) -> Knowledge:
-    """What an adversary sends in place of what it knows. What else is sent with answers stays as it is."""
-    if isinstance(knowledge, Mixture) and knowledge.responses is not None:
-        answers = tamper(knowledge.responses, None, adversary, rng)
-        assert isinstance(answers, Responses)
-        return replace(knowledge, responses=answers)
+    """What an adversary sends in place of what it knows. Features always stay as they are."""
+    if isinstance(knowledge, Mixture):
+        answers, prototypes = knowledge.responses, knowledge.prototypes
+        if answers is not None:
+            changed = tamper(answers, None, adversary, rng)
+            assert isinstance(changed, Responses)
+            answers = changed
+        if prototypes is not None and adversary.kind == "false_prototypes":
+            prototypes = _swapped(prototypes)
+        return replace(knowledge, responses=answers, prototypes=prototypes)
     if isinstance(knowledge, Parameters):
         return _turned(knowledge, received, adversary, rng)
     attack = ATTACKS.get(adversary.kind)
@@ -195,6 +201,16 @@ def _one_hot(ids_R: np.ndarray, classes: int) -> np.ndarray:
     rows = np.zeros((len(ids_R), classes))
     rows[np.arange(len(ids_R)), ids_R] = 1.0
     return rows
+
+
+def _swapped(prototypes: Prototypes) -> Prototypes:
+    """Every group has the centroids that the one before it had, as far as both have that slot."""
+    order = np.lexsort((prototypes.groups, prototypes.slots))
+    centroids = prototypes.centroids.copy()
+    for slot in np.unique(prototypes.slots):
+        of_slot = order[prototypes.slots[order] == slot]
+        centroids[of_slot] = prototypes.centroids[np.roll(of_slot, 1)]
+    return replace(prototypes, centroids=centroids, confidence=np.ones_like(prototypes.confidence))
 
 
 def _likeness(responses: Responses) -> np.ndarray:

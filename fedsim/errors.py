@@ -65,4 +65,5 @@ class DivergedError(RunError):
 
 def _short(value: object, limit: int = 80) -> str:
     text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    half = (limit - 1) // 2  # both ends: that of a path says more than its beginning
+    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"

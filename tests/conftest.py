@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fedsim.storage import RemotePath, locate
+
+# A test machine may be busy: that takes time, and is no finding.
+settings.register_profile("fedsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedsim")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from fedsim.config import Adversary, load
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
 from fedsim.simulation import check_settings, run
-from fedsim.types import Examples, Parameters, Responses, Shard
+from fedsim.types import Examples, Mixture, Parameters, Prototypes, Responses, Shard
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 N, K, LEVELS = 40, 4, 60
@@ -73,6 +73,26 @@ def test_false_confidence_claims_to_know_best():
         replace(honest(), claims=None, skills=None), None, Adversary(kind="false_confidence"), rng()
     )
     assert isinstance(plain, Responses) and plain.claims is None
+
+
+def test_false_prototypes_stand_for_the_group_before():
+    numbers = np.arange(10, dtype=np.float32).reshape(5, 2)
+    known = Prototypes(
+        groups=np.array([0, 0, 2, 3, 3]),
+        slots=np.array([0, 1, 0, 0, 1]),
+        centroids=numbers,
+        counts=np.full(5, 7),
+        confidence=np.full(5, 0.5, np.float32),
+    )
+    lie = tamper(
+        Mixture(responses=honest(), prototypes=known), None, Adversary(kind="false_prototypes"), rng()
+    )
+    assert isinstance(lie, Mixture) and lie.prototypes is not None and lie.responses is not None
+    assert np.array_equal(lie.prototypes.centroids, numbers[[3, 4, 0, 2, 1]])
+    assert (lie.prototypes.confidence == 1).all()
+    assert np.array_equal(rows(lie.responses), rows(honest()))
+    truth = tamper(Mixture(prototypes=known), None, Adversary(kind="noise"), rng())
+    assert isinstance(truth, Mixture) and truth.prototypes is known
 
 
 def test_parameters_are_turned_round_the_broadcast_ones():

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,7 @@ class Expectation:
     direction: str
     round: int
     sender: int
+    _: KW_ONLY
     classes: int = 0
     positions: int = 0
     levels: int = 0

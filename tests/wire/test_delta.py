@@ -56,7 +56,7 @@ def pair(
 
 def expectation(sent: Responses, reference: Reference | None, known: bool = True) -> Expectation:
     return Expectation(
-        "responses", "up", 4, 2, sent.classes, sent.positions, sent.levels,
+        "responses", "up", 4, 2, classes=sent.classes, positions=sent.positions, levels=sent.levels,
         proxy_size=int(sent.samples.max(initial=0)) + 1,
         samples=sent.samples if known else None, tail=sent.tail, reference=reference,
     )  # fmt: skip

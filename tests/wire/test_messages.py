@@ -90,7 +90,8 @@ def expectation(knowledge: Knowledge, *, samples_known: bool = False, **changes:
         )  # fmt: skip
     else:
         expect = Expectation(
-            "responses", "up", 4, 2, knowledge.classes, knowledge.positions, knowledge.levels,
+            "responses", "up", 4, 2,
+            classes=knowledge.classes, positions=knowledge.positions, levels=knowledge.levels,
             proxy_size=int(knowledge.samples.max(initial=0)) + 1,
             samples=knowledge.samples if samples_known else None,
             tail=knowledge.tail,
@@ -278,7 +279,7 @@ def test_a_hostile_sender_who_knows_the_format(changes: dict[str, list[int]], ex
     streams = {"lengths": [1, 1], "ids": [0, 0, 1, 1], "counts": [0, 1], "samples": [0, 0]}
     honest = {name: encode_symbols(np.array(values)) for name, values in streams.items()}
     honest["meta"] = struct.pack("<IIII", 4, 3, 1, 2)
-    expect = Expectation("responses", "up", 4, 2, 4, 1, 3, proxy_size=3)
+    expect = Expectation("responses", "up", 4, 2, classes=4, positions=1, levels=3, proxy_size=3)
     read = decode(resealed(honest), expect, 1 << 16)
     assert isinstance(read, Responses)
     assert (read.samples.tolist(), read.ids.tolist(), read.counts.tolist()) == (
@@ -401,7 +402,7 @@ def test_bombs_are_refused_before_they_unfold() -> None:
     """A few dozen bytes that declare a billion rows, entries or samples."""
     limit, many = 1 << 16, 2**32 - 1
     bomb = struct.pack("<BIIB", 0, many, 0, 0)  # a constant stream
-    huge = Expectation("responses", "up", 4, 2, 10, 1, 3, proxy_size=2**31)
+    huge = Expectation("responses", "up", 4, 2, classes=10, positions=1, levels=3, proxy_size=2**31)
     wide = dataclasses.replace(huge, classes=many, levels=many)
     for size, expect, replaced in (
         (many, huge, {}),
