@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import analysis_load, codec, memory, rounds, startup, step
+from benchmarks import analysis_load, codec, memory, rounds, startup, step, tokens
 
 BENCHMARKS = {
     "codec": codec.main,
+    "tokens": tokens.main,
     "step": step.main,
     "rounds": rounds.main,
     "startup": startup.main,

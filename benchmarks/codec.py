@@ -1,75 +1,171 @@
-"""Responses on the wire: bytes against the entropy of what is sent, and speed against a plain copy.
+"""Responses on the wire, stage by stage: size against the entropy of what is sent, and speed per core.
 
-40,000 rows over 1,024 classes, shaped like a language model's: sharp, with a long tail.
+Three shapes of answers: 10 labels, a vocabulary of 1,024 and one of 32,000. The stages are quantising,
+coding against another model's answers (delta), and the two entropy coders over the streams of a message.
+Raw input of all stages is the same: the probabilities as fp32. One process, one thread. Tables count as
+bytes, so a stream must be long for its alphabet to come near its entropy: 32,000 tokens are short there.
 """
 
 from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.timing import medians
 from fedsim.types import Responses
-from fedsim.wire import Expectation, decode, encode, memory_limit
-from fedsim.wire.quantise import QUANTISERS
+from fedsim.wire.container import unpack
+from fedsim.wire.delta import Reference
+from fedsim.wire.entropy import decode_symbols, encode_symbols
+from fedsim.wire.messages import Expectation, decode, encode, memory_limit
+from fedsim.wire.quantise import QUANTISERS, TAILED, Quantised
 
-ROWS, CLASSES, LEVELS = 40_000, 1024, 15
+SPEED = 100.0
+"""Least MB/s of raw input per core, of each stage."""
+PART = 2**24  # probabilities in memory at once
+ANS, HUFFMAN, MESSAGE = 1.005, 1.02, 1.01
+"""Most bytes over the entropy, tables included; Huffman's counts where a symbol has more than a bit."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Answers of one kind: R rows of K classes on a grid of L levels."""
+
+    name: str
+    rows: int
+    classes: int
+    levels: int
+    quantisers: tuple[str, ...]
+
+
+SHAPES = (
+    Shape("10 labels", 400_000, 10, 255, ("largest_remainder",)),
+    Shape("1,024 tokens", 80_000, 1_024, 15, tuple(QUANTISERS)),
+    Shape("32,000 tokens", 8_000, 32_000, 31, ("sample", "systematic", "top_k")),
+)
 
 
 def main() -> None:
-    """Print one line per quantiser."""
-    rng = np.random.default_rng(0)
-    logits = -1.2 * np.log(np.arange(1, CLASSES + 1)) + rng.normal(0, 1.5, (ROWS, CLASSES))
-    probs = np.exp(logits, dtype=np.float32)
-    probs /= probs.sum(1, keepdims=True)
-    megabytes = probs.nbytes / 1e6
-    print(f"\nresponses: {ROWS:,} rows × {CLASSES:,} classes, {LEVELS} levels, {megabytes:.0f} MB as fp32")
-    print(
-        f"{'quantiser':<18}{'bytes a row':>12}{'÷ entropy':>11}"
-        f"{'quantise':>10}{'encode':>9}{'decode':>9}  MB/s of fp32"
-    )
-    for name, quantise in QUANTISERS.items():
-        lengths, ids, counts = quantise(probs, LEVELS, np.random.default_rng(1))
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        samples = np.arange(ROWS)
-        responses = Responses(samples, 1, CLASSES, LEVELS, offsets, ids, counts)
-        expect = Expectation(
-            "responses",
-            "up",
-            1,
-            0,
-            classes=CLASSES,
-            positions=1,
-            levels=LEVELS,
-            proxy_size=ROWS,
-            samples=samples,
+    """Print one table for each shape."""
+    for shape in SHAPES:
+        raw = shape.rows * shape.classes * 4 / 1e6
+        print(
+            f"\n{shape.name}: {shape.rows:,} rows, {shape.levels} levels, {raw:.0f} MB as fp32\n"
+            f"{'':<19}{'stage':<10}{'bytes/row':>10}{'÷ entropy':>11}{'limit':>7}"
+            f"{'in MB/s':>9}{'out MB/s':>9}{'limit':>7}"
         )
+        for name in shape.quantisers:
+            _quantiser(shape, name, raw)
 
-        def coded(responses: Responses = responses) -> bytes:
-            return encode(responses, direction="up", round=1, sender=0, samples_known=True).data
 
-        data = coded()
+def _quantiser(shape: Shape, name: str, raw: float) -> None:
+    quantise, mine, theirs = QUANTISERS[name], list[Quantised](), list[Quantised]()
+    for part, (probs, other) in enumerate(_answers(shape)):
+        mine.append(quantise(probs, shape.levels, np.random.default_rng((1, part))))
+        theirs.append(quantise(other, shape.levels, np.random.default_rng((2, part))))
+    sent, reference = _responses(shape, name, mine), Reference.of(_responses(shape, name, theirs))
+    (spent,) = medians(lambda: quantise(probs, shape.levels, np.random.default_rng(1)), runs=3)
+    _line(name, "quantise", probs.nbytes / 1e6, into=spent)
+    for coder, limit, least in (("ans", ANS, 0.0), ("huffman", HUFFMAN, 1.0)):
+        data = _coded(sent, coder, None)
+        streams = [stream for stream in _streams(data) if len(stream) and _bits(stream) >= least]
+        coded = [encode_symbols(stream, coder) for stream in streams]
+        size, entropy = sum(map(len, coded)), sum(_bits(s) * len(s) for s in streams) / 8
+        spent = medians(*_both(streams, coder), runs=3)
+        _line("", coder, raw, *spent, size=len(data) / shape.rows, ratio=size / entropy, most=limit)
+    for coder, referred in (("ans", None), ("ans", reference)):
+        data = _coded(sent, coder, referred)
+        expect = Expectation(
+            "responses", "up", 1, 0, classes=shape.classes, positions=1, levels=shape.levels,
+            proxy_size=shape.rows, samples=sent.samples, tail=sent.tail, reference=referred,
+        )  # fmt: skip
         spent = medians(
-            lambda quantise=quantise: quantise(probs, LEVELS, np.random.default_rng(1)),
-            coded,
+            lambda coder=coder, referred=referred: _coded(sent, coder, referred),
             lambda data=data, expect=expect: decode(data, expect, memory_limit(expect)),
             runs=3,
         )
-        speeds = "".join(f"{megabytes / s:>{w}.0f}" for s, w in zip(spent, (10, 9, 9), strict=True))
-        ratio = len(data) / _entropy(responses)
-        print(f"{name:<18}{len(data) / ROWS:>12.2f}{ratio:>11.4f}{speeds}")
+        streams = list(_streams(data))
+        entropy = sum(_bits(s) * len(s) for s in streams) / 8
+        stage = "message" if referred is None else "… delta"
+        _line("", stage, raw, *spent, size=len(data) / shape.rows, ratio=len(data) / entropy, most=MESSAGE)
 
 
-def _entropy(responses: Responses) -> float:
-    """Empirical entropy of the three streams of a message, in bytes: the limit of a static coder."""
-    lengths = np.diff(responses.offsets)
-    starts = responses.offsets[:-1]
-    gaps = np.diff(responses.ids, prepend=0) - 1  # as they are sent: ids ascend
-    gaps[starts] = responses.ids[starts]
-    last = np.zeros(len(gaps), bool)
-    last[responses.offsets[1:] - 1] = True
-    bits = 0.0
-    for stream in (lengths, gaps, responses.counts[~last]):
-        _, counts = np.unique(stream, return_counts=True)
-        p = counts / counts.sum()
-        bits += float(-(counts * np.log2(p)).sum())
-    return bits / 8
+def _line(
+    name: str,
+    stage: str,
+    raw: float,
+    into: float | None = None,
+    out: float | None = None,
+    *,
+    size: float | None = None,
+    ratio: float | None = None,
+    most: float | None = None,
+) -> None:
+    slow = any(spent is not None and raw / spent < SPEED for spent in (into, out))
+    large = ratio is not None and most is not None and ratio > most
+    sizes = f"{size:>10.2f}{ratio:>11.4f}{most:>7}" if size is not None else " " * 28
+    speeds = "".join(f"{raw / spent:>9.0f}" if spent else " " * 9 for spent in (into, out))
+    short = "  short: " + ", ".join(["size"] * large + ["speed"] * slow) if slow or large else ""
+    print(f"{name:<19}{stage:<10}{sizes}{speeds}{SPEED:>7.0f}{short}")
+
+
+def _answers(shape: Shape) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Probabilities of one model and of another that is close to it, [r, K] float32, part by part: sharp,
+    with a long tail, like a trained model's."""
+    rng, size = np.random.default_rng(0), PART // shape.classes
+    for start in range(0, shape.rows, size):
+        rows = min(size, shape.rows - start), shape.classes
+        logits = np.float32(1.5) * rng.standard_normal(rows, np.float32)
+        logits -= np.float32(1.2) * np.log(np.arange(1, shape.classes + 1, dtype=np.float32))
+        yield _softmax(logits), _softmax(logits + np.float32(0.2) * rng.standard_normal(rows, np.float32))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    probs: np.ndarray = np.exp(logits)
+    probs /= probs.sum(1, keepdims=True)
+    return probs
+
+
+def _responses(shape: Shape, name: str, parts: list[Quantised]) -> Responses:
+    lengths, ids, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    tail = name in TAILED
+    return Responses(np.arange(shape.rows), 1, shape.classes, shape.levels, offsets, ids, counts, tail=tail)
+
+
+def _coded(sent: Responses, coder: str, reference: Reference | None) -> bytes:
+    return encode(
+        sent, direction="up", round=1, sender=0, samples_known=True, coder=coder, reference=reference
+    ).data
+
+
+def _both(streams: list[np.ndarray], coder: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Encoding and decoding all streams."""
+    coded = [encode_symbols(stream, coder) for stream in streams]
+    return (
+        lambda: [encode_symbols(stream, coder) for stream in streams],
+        lambda: [decode_symbols(data, len(s)) for data, s in zip(coded, streams, strict=True)],
+    )
+
+
+def _streams(data: bytes) -> Iterator[np.ndarray]:
+    """The symbols of all streams of a message."""
+    for name, section in unpack(data, len(data)).sections.items():
+        if name == "kept":
+            while len(section):
+                (length,) = struct.unpack_from("<I", section)
+                yield decode_symbols(section[4 : 4 + length], 1 << 30)
+                section = section[4 + length :]
+        elif name == "base":
+            yield decode_symbols(section[4:], 1 << 30)
+        elif name != "meta":
+            yield decode_symbols(section, 1 << 30)
+
+
+def _bits(stream: np.ndarray) -> float:
+    """Empirical entropy of a symbol: the limit of a coder whose table does not change."""
+    _, counts = np.unique(stream, return_counts=True)
+    p = counts / max(1, counts.sum())
+    return float(-(p * np.log2(p)).sum())

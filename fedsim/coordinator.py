@@ -23,7 +23,7 @@ from fedsim.methods.base import Desk, Method
 from fedsim.results import TERMS
 from fedsim.storage import AnyPath
 from fedsim.training import HeadSpec
-from fedsim.types import COORDINATOR, Closing, Examples, Message, Public
+from fedsim.types import COORDINATOR, Closing, Examples, Knowledge, Message, Public
 from fedsim.wire.messages import encode, memory_limit
 from fedsim.world import World
 
@@ -52,6 +52,7 @@ class Coordinator:
         self._contender = ""
         self._round = -1
         self._intake: Intake | None = None
+        self._told: Knowledge | None = None
 
     def begin(
         self, contender: str, finished: int, checkpoint: AnyPath | None, private: Examples | None = None
@@ -88,12 +89,21 @@ class Coordinator:
             # Copied while it is empty: it is handed to hosts that take in messages as well.
             self._terms = Terms(copy.deepcopy(pool), size) if self._method.pools_at_hosts else None
             self._intake = Intake(self._method, round, Terms(pool, size), self._limit)
-        knowledge = self._method.broadcast(self._desk, round)
+        style = self._method.style("down", round, self._desk.memory, None)
+        knowledge = self._told = self._method.broadcast(self._desk, round)
         if knowledge is None:
             return None
         expected = self._method.expect("down", round, COORDINATOR, self._desk.learner.size)
         known = self._method.samples_known and expected is not None and expected.samples_known
-        return encode(knowledge, direction="down", round=round, sender=COORDINATOR, samples_known=known)
+        return encode(
+            knowledge,
+            direction="down",
+            round=round,
+            sender=COORDINATOR,
+            samples_known=known,
+            coder=style.coder,
+            reference=style.reference,
+        )
 
     @property
     def terms(self) -> Terms | None:
@@ -108,7 +118,7 @@ class Coordinator:
             self._intake.merge(delivery)
             return
         for participant, data in zip(participants, delivery, strict=True):
-            self._intake.receive(participant, data)
+            self._intake.receive(participant, data, self._told)
 
     def close(self, round: int, target: AnyPath | None, silent: bool = False) -> Closing:
         """The student learns from the pool, is scored and saved below `target`.
@@ -123,6 +133,7 @@ class Coordinator:
                 f"{self._contender}, round {round}: no participant delivered ({', '.join(reasons)}); "
                 "the run can be resumed from the round before"
             )
+        self._desk.delivered = sorted(who for who, status in statuses.items() if status == "ok")
         fit = None if silent else self._method.coordinator_step(self._desk, round, pool)
         flops = self._desk.learner.flops - self._flops
         score = loss = attack = float("nan")

@@ -115,7 +115,8 @@ class Host:
         messages: list[bytes | None] = []
         for participant in participants:
             site, learner = self._site(method, participant, round, previous)
-            report, message = self._one(method, site, round, received)
+            told = received.by(site)
+            report, message = self._one(method, site, round, received.size, told)
             keep = method.keeps_specialists and report.fate != "diverged"
             if keep and target is not None:
                 _save(site, target / f"participant-{participant:05d}")
@@ -123,7 +124,7 @@ class Host:
             self._put_away(contender, _Resident(site, learner, round), keep=keep, saved=target is not None)
             reports.append(report)
             if intake is not None:
-                intake.receive(participant, message)
+                intake.receive(participant, message, told)
             else:
                 messages.append(message)
         return reports, intake.pooled() if intake is not None else messages
@@ -134,27 +135,30 @@ class Host:
             self._take_out(key).learner.release()
 
     def _one(
-        self, method: Method, site: Site, round: int, received: _Received
+        self, method: Method, site: Site, round: int, received: int | None, told: Knowledge | None
     ) -> tuple[Report, bytes | None]:
-        """One participant's round, and its message if that arrives."""
+        """One participant's round, and its message if that arrives.
+
+        received: bytes of the coordinator's message.   told: what was in it.
+        """
         began = time.perf_counter()
         site.learner.flops, site.learner.private_steps = 0.0, 0
         model = self.world.model_of(method.contender, site.participant)
         fate, knowledge, fit = "", None, None
         try:
-            knowledge, fit = method.participant_step(site, round, received.by(site.learner.size))
+            knowledge, fit = method.participant_step(site, round, told)
         except DivergedError:
             fate = "diverged"
         message = None
         if knowledge is not None:
-            message = self._message(method, site, round, knowledge, received.by(site.learner.size))
+            message = self._message(method, site, round, knowledge, told)
         flops = site.learner.flops
         score = float("nan")
         if self._scored(method, round) and not fate:
             score, _ = site.learner.evaluate(self.public.test)
         sent = len(message.data) if message else None
         if sent is not None:
-            timing = self._clock.timing(site.participant, flops, received.size, sent)
+            timing = self._clock.timing(site.participant, flops, received, sent)
             if events.lost(self.world.config, round, site.participant):
                 fate = "lost"
             elif self._clock.late(timing):
@@ -188,16 +192,24 @@ class Host:
         return privacy.spent(people.privacy, sigma, rate, site.learner.private_steps * times)
 
     def _message(
-        self, method: Method, site: Site, round: int, knowledge: Knowledge, received: Knowledge | None
+        self, method: Method, site: Site, round: int, knowledge: Knowledge, told: Knowledge | None
     ) -> Message:
         """What a participant sends of what it knows."""
         adversary, who = self.world.config.participants.adversary, site.participant
         lies = adversary if who in self._adversaries else None
         rng = generator(self.world.seed, round, who, "adversary")
         if lies is not None:
-            knowledge = adversaries.tamper(knowledge, received, lies, rng)
-        known = method.samples_known
-        message = encode(knowledge, direction="up", round=round, sender=who, samples_known=known)
+            knowledge = adversaries.tamper(knowledge, told, lies, rng)
+        style = method.style("up", round, site.memory, told)
+        message = encode(
+            knowledge,
+            direction="up",
+            round=round,
+            sender=who,
+            samples_known=method.samples_known,
+            coder=style.coder,
+            reference=style.reference,
+        )
         if lies is not None:
             data = adversaries.mangle(message.data, lies, site.memory, self._limit, rng)
             message = replace(message, data=data)
@@ -295,21 +307,27 @@ class _Bench:
 
 
 class _Received:
-    """The coordinator's message, decoded once for all participants whose models have the same size."""
+    """The coordinator's message, decoded once for all participants who would read it alike: their models
+    have the same size, and they remember the same of earlier rounds."""
 
     def __init__(self, method: Method, round: int, broadcast: Buffer | None, limit: int) -> None:
         self.size = None if broadcast is None else len(broadcast)
         self._method, self._round, self._broadcast, self._limit = method, round, broadcast, limit
-        self._decoded: dict[int, Knowledge | None] = {}
+        self._decoded: dict[tuple[int, ...], Knowledge] = {}
 
-    def by(self, size: int) -> Knowledge | None:
-        """What a participant with a model of `size` parameters reads in it."""
-        if size not in self._decoded:
-            expected = self._method.expect("down", self._round, COORDINATOR, size)
-            self._decoded[size] = None
-            if self._broadcast is not None and expected is not None:
-                self._decoded[size] = decode(self._broadcast, expected, self._limit)
-        return self._decoded[size]
+    def by(self, site: Site) -> Knowledge | None:
+        """What a participant reads in it."""
+        if self._broadcast is None:
+            return None
+        expected = self._method.expect("down", self._round, COORDINATOR, site.learner.size)
+        if expected is None:
+            return None
+        expected = self._method.recalled(expected, site.memory)
+        references = (part.reference for part in (expected, *expected.parts))
+        key = site.learner.size, *(r.checksum() for r in references if r is not None)
+        if key not in self._decoded:
+            self._decoded[key] = decode(self._broadcast, expected, self._limit)
+        return self._decoded[key]
 
 
 def _save(site: Site, folder: AnyPath) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedsim.errors import MessageError
 from fedsim.methods.base import Method, Pool
+from fedsim.types import Knowledge
 from fedsim.wire.messages import decode
 
 
@@ -39,15 +40,18 @@ class Intake:
         self.statuses: dict[int, str] = {}
         self._method, self._round, self._size, self._limit = method, round, terms.size, limit
 
-    def receive(self, participant: int, data: Any) -> None:
-        """One message, bytes-like; None where nothing was sent. What is wrong with it is recorded."""
+    def receive(self, participant: int, data: Any, told: Knowledge | None = None) -> None:
+        """One message, bytes-like; None where nothing was sent. What is wrong with it is recorded.
+
+        told: what was broadcast in this round.
+        """
         expected = self._method.expect("up", self._round, participant, self._size)
         if data is None or expected is None:
             return
         try:
             if participant in self.statuses:
                 raise MessageError("unexpected", f"a second message of participant {participant}")
-            expected = self._method.agreed(expected, self.pool)
+            expected = self._method.agreed(expected, self.pool, told)
             self.pool.add(participant, decode(data, expected, self._limit))
             self.statuses[participant] = "ok"
         except MessageError as error:

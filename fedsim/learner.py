@@ -8,6 +8,7 @@ Legend: R rows, K classes, n examples, p rows per example.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from fedsim import dpsgd, generation, losses, policy_gradient, storage
 from fedsim.aggregation.exact import Pooled
+from fedsim.aggregation.responses import dense
 from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
 from fedsim.guidance import guided_terms, prototype_term, pulls
@@ -33,7 +35,8 @@ from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
 from fedsim.training import Fit, Lesson, Mechanism, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
-from fedsim.wire.quantise import QUANTISERS
+from fedsim.wire.feedback import Feedback
+from fedsim.wire.quantise import QUANTISERS, TAILED
 
 _CHUNK_VALUES = 2**22
 """Logits held at once when a model only answers: 16 MiB in fp32."""
@@ -219,20 +222,29 @@ class Learner:
         quantiser: str,
         key: tuple[int | str, ...],
         judge: Judge | None = None,
+        top: int | None = None,
+        feedback: Feedback | None = None,
     ) -> Responses:
         """The model's responses on `proxy` at `samples`, on a grid of `levels` quanta.
 
         Probabilities are dense for one chunk at a time only.   judge: makes claims; none without.
+        top: classes that the quantiser `top_k` names.   feedback: makes up for what quantising took.
         """
         positions = self.modality.positions(proxy)
         rng = generator(*_seeded(key), "quantise")
+        quantise, tail = QUANTISERS[quantiser], quantiser in TAILED
+        if top is not None:
+            quantise = functools.partial(quantise, top=top)
         lengths, ids, counts, claims = [], [], [], []
         for index, logits_RK in self._answers(proxy, samples):
             probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
-            wanted = self.modality.wanted(proxy, index, torch.device("cpu"))
-            if wanted is not None:  # a certain answer where nobody asks costs next to nothing
-                probs[~wanted.numpy()] = np.eye(1, self.classes)
-            length, class_ids, count = QUANTISERS[quantiser](probs, levels, rng)
+            asked = self.modality.wanted(proxy, index, torch.device("cpu"))
+            if asked is not None:  # a certain answer where nobody asks costs next to nothing
+                probs[~asked.numpy()] = np.eye(1, self.classes)
+            wanted = probs if feedback is None else feedback.wanted(index, probs)
+            sent = length, class_ids, count = quantise(np.maximum(wanted, 0), levels, rng)
+            if feedback is not None:
+                feedback.keep(index, wanted, sent, levels)
             lengths.append(length)
             ids.append(class_ids)
             counts.append(count)
@@ -249,6 +261,7 @@ class Learner:
             ids=np.concatenate(ids),
             counts=np.concatenate(counts),
             claims=np.concatenate(claims) if claims else None,
+            tail=tail,
         )
 
     def hidden(self, examples: Examples, samples: np.ndarray, depths: Sequence[float]) -> list[np.ndarray]:
@@ -524,12 +537,4 @@ def _seeded(key: tuple[int | str, ...]) -> tuple[int, ...]:
 def _dense(teacher: Pooled, batch: np.ndarray) -> Tensor:
     """The teacher's rows of the examples at `batch`, [R, K] fp32."""
     p = teacher.positions
-    rows = (batch[:, None] * p + np.arange(p)).ravel()
-    starts, ends = teacher.offsets[rows], teacher.offsets[rows + 1]
-    lengths = ends - starts
-    # Positions of all entries of all rows, without a loop over rows.
-    first = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    entries = first + np.arange(lengths.sum())
-    dense = np.zeros((len(rows), teacher.classes), np.float32)
-    dense[np.repeat(np.arange(len(rows)), lengths), teacher.ids[entries]] = teacher.probs[entries]
-    return torch.from_numpy(dense)
+    return torch.from_numpy(dense(teacher, (batch[:, None] * p + np.arange(p)).ravel()))

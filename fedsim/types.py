@@ -100,6 +100,7 @@ class Responses:
 
     Row r gives class `ids[j]` the probability `counts[j] / levels` for j in
     offsets[r]:offsets[r+1]; ids ascend within a row, counts are ≥ 1 and sum to `levels`.
+    With a tail they may sum to less: what is left is spread evenly over all K classes.
 
     samples: [n] int64, distinct, ascending: positions in the proxy set.
     positions: p, rows per sample; row i·p + t belongs to samples[i].
@@ -108,6 +109,7 @@ class Responses:
     claims: [n] float32 or None: what the sender says about how well it knows each sample, lower is
         better (see `confidence`).   skills: [G] float32 or None: its loss in nats on each group of the
         public validation split. Both are self-reported, so never trusted unclipped.
+    tail: whether the rows may have one.
     """
 
     samples: np.ndarray
@@ -119,10 +121,19 @@ class Responses:
     counts: np.ndarray
     claims: np.ndarray | None = None
     skills: np.ndarray | None = None
+    tail: bool = False
 
     @property
     def rows(self) -> int:
         return len(self.samples) * self.positions
+
+    @property
+    def tails(self) -> np.ndarray:
+        """Quanta of each row that no class has of its own, [R] int64."""
+        if not self.rows:
+            return np.zeros(0, np.int64)
+        tails: np.ndarray = self.levels - np.add.reduceat(self.counts, self.offsets[:-1], dtype=np.int64)
+        return tails
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class Disagreement:
         self._samples = self._sharpness = self._people = np.zeros(0, np.int64)
 
     def add(self, responses: Responses) -> None:
+        if responses.tail:
+            raise ValueError("the entropy of rows with tails is not that of their counts")
         ones = np.ones(len(responses.samples), np.int64)
         self._mean.add(responses, ones)
         sharpness = np.zeros_like(ones)

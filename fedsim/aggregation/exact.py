@@ -126,7 +126,8 @@ class Pooled:
     samples: [n] int64 ascending.   positions: p.   classes: K.
     Row r has probability probs[j] for class ids[j], j in offsets[r]:offsets[r + 1], 0 elsewhere.
     offsets: [R + 1] int64.   ids: [nnz] int32 ascending within a row.   probs: [nnz] float32 > 0,
-    a row sums to 1.
+    a row sums to 1.   rests: [R] float32 or None: as much of each row is spread evenly over all K classes,
+    on top of `probs`, which then sum to 1 − rests.
     """
 
     samples: np.ndarray
@@ -135,6 +136,7 @@ class Pooled:
     offsets: np.ndarray
     ids: np.ndarray
     probs: np.ndarray
+    rests: np.ndarray | None = None
 
 
 class CountSum:
@@ -145,7 +147,7 @@ class CountSum:
         common levels, or their least common multiple.
 
     Memory: one key and one number for each (row, class) that anyone named, however many
-    participants named it.
+    participants named it. A row's tail is one more class: even shares of all classes add up to one.
     """
 
     largest: int
@@ -154,7 +156,7 @@ class CountSum:
     def __init__(self, positions: int, classes: int, unit: int) -> None:
         self.positions, self.classes, self.unit = positions, classes, unit
         self.largest = unit
-        self._keys = np.zeros(0, np.int64)  # (sample · p + position) · K + class, ascending
+        self._keys = np.zeros(0, np.int64)  # (sample · p + position) · (K + 1) + class, ascending
         self._mass = np.zeros(0, np.int64)
         self._bound = 0
 
@@ -162,7 +164,7 @@ class CountSum:
         """Add the counts of `responses` (n samples), times integer weights ≥ 0, [n] or [n, K].
 
         Raises ValueError, and adds nothing, for another shape or type, a negative weight, other
-        positions, classes or levels, or if a sum could leave int64.
+        positions, classes or levels, weights per class for rows with a tail, or if a sum could leave int64.
         """
         size = len(responses.samples)
         if (responses.positions, responses.classes) != (self.positions, self.classes):
@@ -171,13 +173,15 @@ class CountSum:
             raise ValueError(f"levels {responses.levels} do not divide the unit {self.unit}")
         if weights.dtype.kind not in "iu" or weights.shape not in ((size,), (size, self.classes)):
             raise ValueError(f"weights {weights.dtype} {list(weights.shape)} for {size} samples")
+        if responses.tail and weights.ndim == 2:
+            raise ValueError("a tail belongs to no class: it can't be weighted by class")
         if size and not 0 <= int(weights.min()) <= int(weights.max()) <= _INT64_MAX:
             raise ValueError("weights must not be negative")
         bound = self._bound + int(weights.max(initial=0)) * self.largest
         if bound > _INT64_MAX:
             raise ValueError(f"weights up to {weights.max()} take the sum out of int64")
         last = int(responses.samples[-1]) if size else 0
-        if (last + 1) * self.positions * self.classes > _INT64_MAX:
+        if (last + 1) * self.positions * (self.classes + 1) > _INT64_MAX:
             raise ValueError(f"sample {last} × {self.positions} × {self.classes} leaves int64")
         keys, mass = self._weighted(responses, weights.astype(np.int64))
         self._keys, self._mass = merge_sums(self._keys, self._mass, keys, mass)
@@ -201,23 +205,34 @@ class CountSum:
         """The rows, each divided by its own total. A sample without any weight in one of its rows
         (nobody delivered it, or only participants of weight 0) is left out.
         """
-        row = self._keys // self.classes
+        row = self._keys // (self.classes + 1)
         starts = np.flatnonzero(np.diff(row, prepend=-1))
         samples, rows_present = np.unique(row[starts] // self.positions, return_counts=True)
         complete = rows_present == self.positions
         keep = np.repeat(np.repeat(complete, rows_present), np.diff(starts, append=len(row)))
         row, keys, mass = row[keep], self._keys[keep], self._mass[keep]
         starts = np.flatnonzero(np.diff(row, prepend=-1))
-        values = self._means(keys // (self.positions * self.classes), mass)
+        values = self._means(keys // (self.positions * (self.classes + 1)), mass)
         lengths = np.diff(starts, append=len(row))
         totals = np.add.reduceat(values, starts) if len(values) else values
+        ids = keys % (self.classes + 1)
+        probs = (values / np.repeat(totals, lengths)).astype(np.float32)
+        rests = None
+        tails = ids == self.classes
+        if tails.any():
+            place = np.repeat(np.arange(len(starts)), lengths)[tails]
+            rests = np.zeros(len(starts), np.float32)
+            rests[place] = probs[tails]
+            lengths[place] -= 1
+            ids, probs = ids[~tails], probs[~tails]
         return Pooled(
             samples=samples[complete],
             positions=self.positions,
             classes=self.classes,
-            offsets=np.append(starts, len(row)),
-            ids=(keys % self.classes).astype(np.int32),
-            probs=(values / np.repeat(totals, lengths)).astype(np.float32),
+            offsets=np.concatenate(([0], np.cumsum(lengths))),
+            ids=ids.astype(np.int32),
+            probs=probs,
+            rests=rests,
         )
 
     def _weighted(self, responses: Responses, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -226,9 +241,18 @@ class CountSum:
         place = np.repeat(np.arange(responses.rows), lengths)
         sample = place // self.positions
         keys = responses.samples[sample] * self.positions + place % self.positions
-        keys = keys * self.classes + responses.ids
+        keys = keys * (self.classes + 1) + responses.ids
         weight = weights[sample] if weights.ndim == 1 else weights[sample, responses.ids]
         mass = self._values(responses.counts, self.unit // responses.levels) * weight
+        if responses.tail:
+            # A row's tail comes after its last class.
+            ends = responses.offsets[1:]
+            rows = np.arange(responses.rows)
+            sample = rows // self.positions
+            row = responses.samples[sample] * self.positions + rows % self.positions
+            tails = responses.tails * weights[sample] * (self.unit // responses.levels)
+            keys = np.insert(keys, ends, row * (self.classes + 1) + self.classes)
+            mass = np.insert(mass, ends, tails)
         kept = mass > 0
         return keys[kept], mass[kept]
 

@@ -35,6 +35,8 @@ class LogSum(CountSum):
         """As CountSum.add, with weights [n]."""
         if weights.ndim != 1:
             raise ValueError(f"weights {list(weights.shape)} for {len(responses.samples)} samples")
+        if responses.tail:
+            raise ValueError("the logarithm of a tail's even shares is not that of its sum")
         super().add(responses, weights)
         self._samples, self._weights = merge_sums(
             self._samples, self._weights, responses.samples, weights.astype(np.int64)

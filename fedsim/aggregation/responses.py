@@ -14,6 +14,7 @@ import numpy as np
 from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum, Pooled
 from fedsim.aggregation.weights import Weighing
+from fedsim.rows import gather
 from fedsim.types import Knowledge, Responses
 from fedsim.wire.quantise import largest_remainder
 
@@ -117,7 +118,18 @@ def as_pooled(responses: Responses) -> Pooled:
         responses.offsets,
         responses.ids,
         probs,
+        (responses.tails / responses.levels).astype(np.float32) if responses.tail else None,
     )
+
+
+def dense(pooled: Pooled, rows: np.ndarray) -> np.ndarray:
+    """The probabilities of the rows at `rows` [r], [r, K] float32."""
+    offsets, entries = gather(pooled.offsets, rows)
+    probs = np.zeros((len(rows), pooled.classes), np.float32)
+    probs[np.repeat(np.arange(len(rows)), np.diff(offsets)), pooled.ids[entries]] = pooled.probs[entries]
+    if pooled.rests is not None:
+        probs += pooled.rests[rows, None] / np.float32(pooled.classes)
+    return probs
 
 
 def sharpen(pooled: Pooled, beta: float) -> Pooled:
@@ -127,9 +139,22 @@ def sharpen(pooled: Pooled, beta: float) -> Pooled:
     starts, lengths = pooled.offsets[:-1], np.diff(pooled.offsets)
     # By the largest of the row, so that not all of it underflows when β is large.
     largest = np.repeat(np.maximum.reduceat(pooled.probs, starts), lengths)
-    powered = (pooled.probs.astype(np.float64) / largest) ** beta
-    totals = np.add.reduceat(powered, starts)
-    return replace(pooled, probs=(powered / np.repeat(totals, lengths)).astype(np.float32))
+    if pooled.rests is None:
+        powered = (pooled.probs.astype(np.float64) / largest) ** beta
+        totals = np.add.reduceat(powered, starts)
+        return replace(pooled, probs=(powered / np.repeat(totals, lengths)).astype(np.float32))
+    # A class that isn't named has an even share of the rest, one that is named has it as well.
+    shares = pooled.rests.astype(np.float64) / pooled.classes
+    largest += np.repeat(shares, lengths)
+    floors = (shares / largest[starts]) ** beta
+    powered = ((pooled.probs + np.repeat(shares, lengths)) / largest) ** beta
+    totals = np.add.reduceat(powered, starts) + floors * (pooled.classes - lengths)
+    powered -= np.repeat(floors, lengths)
+    return replace(
+        pooled,
+        probs=(powered / np.repeat(totals, lengths)).astype(np.float32),
+        rests=(floors * pooled.classes / totals).astype(np.float32),
+    )
 
 
 def era(pooled: Pooled, temperature: float) -> Pooled:
@@ -138,8 +163,7 @@ def era(pooled: Pooled, temperature: float) -> Pooled:
     Classes that nobody named take part with p̄ = 0, so every row comes out with K entries.
     """
     rows, classes = len(pooled.offsets) - 1, pooled.classes
-    scaled = np.zeros((rows, classes))
-    scaled[np.repeat(np.arange(rows), np.diff(pooled.offsets)), pooled.ids] = pooled.probs
+    scaled = dense(pooled, np.arange(rows)).astype(np.float64)
     scaled /= temperature
     scaled -= scaled.max(axis=1, keepdims=True)  # e^0 is the largest: nothing overflows
     np.exp(scaled, out=scaled)
@@ -149,6 +173,7 @@ def era(pooled: Pooled, temperature: float) -> Pooled:
         offsets=np.arange(rows + 1) * classes,
         ids=np.tile(np.arange(classes, dtype=np.int32), rows),
         probs=scaled.astype(np.float32).ravel(),
+        rests=None,
     )
 
 
@@ -157,11 +182,8 @@ def quantised(pooled: Pooled, levels: int) -> Responses:
     rows, classes = len(pooled.offsets) - 1, pooled.classes
     lengths, ids, counts = [], [], []
     for start in range(0, rows, size := max(1, _CHUNK_VALUES // classes)):
-        offsets = pooled.offsets[start : start + size + 1]
-        part = slice(offsets[0], offsets[-1])
-        dense = np.zeros((len(offsets) - 1, classes), np.float32)
-        dense[np.repeat(np.arange(len(dense)), np.diff(offsets)), pooled.ids[part]] = pooled.probs[part]
-        length, class_ids, count = largest_remainder(dense, levels)
+        probs = dense(pooled, np.arange(start, min(start + size, rows)))
+        length, class_ids, count = largest_remainder(probs, levels)
         lengths.append(length)
         ids.append(class_ids)
         counts.append(count)
@@ -183,12 +205,14 @@ def recall(memory: dict[str, np.ndarray], fresh: Pooled | None, positions: int, 
     fresh: None where nobody was asked.
     """
     if "samples" in memory:
-        columns = (memory[name] for name in ("offsets", "ids", "probs"))
-        old = Pooled(memory["samples"], positions, classes, *columns)
+        samples, offsets, ids, probs = (memory[name] for name in ("samples", "offsets", "ids", "probs"))
+        old = Pooled(samples, positions, classes, offsets, ids, probs, memory.get("rests"))
         fresh = old if fresh is None else union(fresh, old)
     if fresh is None:
         raise ValueError("there is nothing to remember")
     memory.update(samples=fresh.samples, offsets=fresh.offsets, ids=fresh.ids, probs=fresh.probs)
+    if fresh.rests is not None:
+        memory["rests"] = fresh.rests
     return fresh
 
 
@@ -202,11 +226,13 @@ def _pick(first: Pooled, second: Pooled, chosen: np.ndarray) -> Pooled:
     """Some samples of both, with their rows.   chosen: their places, the second's after the first's."""
     p = first.positions
     rows = (chosen[:, None] * p + np.arange(p)).ravel()
-    lengths = np.concatenate([np.diff(first.offsets), np.diff(second.offsets)])
-    starts = np.concatenate([first.offsets[:-1], second.offsets[:-1] + first.offsets[-1]])
-    taken = lengths[rows]
-    offsets = np.concatenate([[0], np.cumsum(taken)])
-    entries = np.repeat(starts[rows] - offsets[:-1], taken) + np.arange(offsets[-1])
+    both = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
+    offsets, entries = gather(both, rows)
+    rests = None
+    if first.rests is not None or second.rests is not None:
+        none = (np.zeros(len(part.offsets) - 1, np.float32) for part in (first, second))
+        each = (part.rests for part in (first, second))
+        rests = np.concatenate([z if r is None else r for r, z in zip(each, none, strict=True)])[rows]
     return Pooled(
         np.concatenate([first.samples, second.samples])[chosen],
         p,
@@ -214,6 +240,7 @@ def _pick(first: Pooled, second: Pooled, chosen: np.ndarray) -> Pooled:
         offsets,
         np.concatenate([first.ids, second.ids])[entries],
         np.concatenate([first.probs, second.probs])[entries],
+        rests,
     )
 
 

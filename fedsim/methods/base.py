@@ -25,7 +25,7 @@ from fedsim import config as configs
 from fedsim.config import Adapter, MethodConfig, RunConfig
 from fedsim.training import Fit, HeadSpec, Mechanism, Phase, Stream
 from fedsim.types import COORDINATOR, METRICS, Examples, Knowledge, Public, Shard
-from fedsim.wire.messages import Expectation
+from fedsim.wire.messages import Expectation, Style
 
 if TYPE_CHECKING:
     from fedsim.learner import Learner
@@ -53,6 +53,7 @@ class Desk:
     private: everybody's private data, for the centralised upper bound only; else None.
     starts: the public start of every architecture, by its name; empty where that is random weights.
     memory: arrays that must survive from round to round; saved with the student.
+    delivered: the participants whose messages of this round were accepted, ascending.
     """
 
     public: Public
@@ -60,6 +61,7 @@ class Desk:
     private: Examples | None = None
     starts: Mapping[str, np.ndarray] = field(default_factory=dict)
     memory: dict[str, np.ndarray] = field(default_factory=dict)
+    delivered: list[int] = field(default_factory=list)
 
 
 class Pool(Protocol):
@@ -169,10 +171,24 @@ class Method(ABC):
         """
         return None
 
-    def agreed(self, expected: Expectation, pool: Pool) -> Expectation:
+    def agreed(self, expected: Expectation, pool: Pool, told: Knowledge | None = None) -> Expectation:
         """What is expected of participants, with what was settled when the round was opened: an empty
-        pool of it comes along."""
+        pool of it comes along, and what was broadcast."""
         return expected
+
+    def recalled(self, expected: Expectation, memory: dict[str, np.ndarray]) -> Expectation:
+        """What is expected of the coordinator by a participant with this memory."""
+        return expected
+
+    def style(
+        self, direction: str, round: int, memory: dict[str, np.ndarray], told: Knowledge | None
+    ) -> Style:
+        """How a message of this round is written.
+
+        memory: the sender's, for the coordinator as it was before it says anything in this round.
+        told: for participants, what was broadcast.
+        """
+        return Style()
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         """An empty pool for this round; None where nothing is sent."""

@@ -45,7 +45,11 @@ from fedsim.schedules import Agenda
 from fedsim.seeding import generator
 from fedsim.training import Fit, HeadSpec, Objective, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Responses
-from fedsim.wire.messages import Expectation
+from fedsim.wire import cache
+from fedsim.wire.delta import Reference
+from fedsim.wire.feedback import Feedback
+from fedsim.wire.messages import Expectation, Style
+from fedsim.wire.quantise import TAILED
 
 if TYPE_CHECKING:
     from fedsim.confidence import Assessment, Judge
@@ -83,8 +87,19 @@ class DistillationSettings(Settings):
     """Adaptive: part by which the validation loss has to fall in a round for the interval not to grow."""
     longest_interval: Annotated[int, Field(ge=1)] = 4
     """Adaptive: most rounds from one in which something is sent to the next."""
-    quantiser: Literal["largest_remainder", "sample", "systematic"] = "largest_remainder"
-    """`largest_remainder` is closest; `systematic` and `sample` are unbiased, for vocabularies."""
+    quantiser: Literal["largest_remainder", "sample", "systematic", "top_k"] = "largest_remainder"
+    """`largest_remainder` is closest; `systematic` and `sample` are unbiased, for vocabularies; `top_k` names
+    the `top` largest classes and spreads the rest evenly."""
+    top: Annotated[int, Field(ge=1)] = 16
+    """Classes that `top_k` names."""
+    feedback: bool = False
+    """Whether what quantising took from an answer is added to the next one about the same sample, which makes
+    up for the bias of `largest_remainder`; not for text."""
+    delta: Literal["none", "up", "both"] = "up"
+    """What is coded against what both ends hold: answers against the student's of the same round, and
+    with `both` the student's against its last ones that everybody has, see `wire.cache`."""
+    coder: Literal["ans", "huffman", "raw"] = "ans"
+    """Of all that is sent; `raw` packs bits without entropy coding."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """T, of teacher and student; the loss is multiplied by T²."""
     response: Annotated[float, Field(ge=0)] = 1.0
@@ -167,6 +182,8 @@ class FederatedDistillation(Method):
         if round == 1 or not agenda.sends:
             return None  # in round 1 the student is still the public start, which everybody has
         answers = self._express(desk, round, COORDINATOR, agenda) if self.settings.digest else None
+        if answers is not None and self.settings.delta == "both":
+            cache.note(desk.memory, answers, round)
         return self.insight.tell(desk.memory, answers)
 
     def participant_step(
@@ -175,6 +192,8 @@ class FederatedDistillation(Method):
         streams = [self.labelled(site.shard.train, site.participant)]
         told = as_mixture(received)
         if told.responses is not None:
+            if self.settings.delta == "both":
+                cache.note(site.memory, told.responses, round)
             streams.append(
                 Stream(
                     examples=site.public.proxy.take(told.responses.samples),
@@ -219,16 +238,46 @@ class FederatedDistillation(Method):
             proxy_size=self.world.proxy_size,
             samples=None if ordered else self.samples(round),
             groups=self._groups if direction == "up" and self.settings.personal else 0,
+            tail=self.settings.quantiser in TAILED,
+            reference=Reference.none(self.world.positions) if self._refers(direction, round) else None,
         )
 
-    def agreed(self, expected: Expectation, pool: Pool) -> Expectation:
+    def agreed(self, expected: Expectation, pool: Pool, told: Knowledge | None = None) -> Expectation:
         assert isinstance(pool, MixturePool)
         if expected.kind == "mixture":
-            return replace(expected, parts=tuple(self.agreed(part, pool) for part in expected.parts))
+            return replace(expected, parts=tuple(self.agreed(part, pool, told) for part in expected.parts))
         if expected.kind != "responses":
             return expected
         samples, levels = pool.responses.samples, pool.responses.levels
-        return replace(expected, samples=samples, levels=levels, coarser=False)
+        reference = self.style("up", expected.round, {}, told).reference
+        return replace(expected, samples=samples, levels=levels, coarser=False, reference=reference)
+
+    def recalled(self, expected: Expectation, memory: dict[str, np.ndarray]) -> Expectation:
+        if expected.kind == "mixture":
+            return replace(expected, parts=tuple(self.recalled(part, memory) for part in expected.parts))
+        if expected.kind != "responses" or self.settings.delta != "both":
+            return expected
+        known = cache.held(memory, self.world.positions)
+        return expected if known is None else replace(expected, reference=known)
+
+    def style(
+        self, direction: str, round: int, memory: dict[str, np.ndarray], told: Knowledge | None
+    ) -> Style:
+        reference = None
+        if self._refers(direction, round):
+            answers = as_mixture(told).responses
+            if direction == "up" and answers is not None:
+                reference = Reference.of(answers)
+            elif direction == "down":
+                asked = events.asked(self.world.config, round)
+                reference = cache.common(memory, self.world.positions, asked)
+        return Style(coder=self.settings.coder, reference=reference)
+
+    def _refers(self, direction: str, round: int) -> bool:
+        """Whether messages may be coded against what both ends hold."""
+        if round == 1 or not self.settings.digest:  # nothing is broadcast
+            return False
+        return self.settings.delta in (("up", "both") if direction == "up" else ("both",))
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         agenda, want = self._agenda(desk, round), self.settings
@@ -255,6 +304,8 @@ class FederatedDistillation(Method):
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         training, want = self.world.config.student.training, self.settings
+        if want.delta == "both":
+            cache.acknowledge(desk.memory, round, desk.delivered, self.world.config.participants.count)
         pooled = None
         assert pool is None or isinstance(pool, MixturePool)
         if pool is not None:
@@ -377,13 +428,19 @@ class FederatedDistillation(Method):
     def _express(
         self, who: Site | Desk, round: int, sender: int, agenda: Agenda, judge: Judge | None = None
     ) -> Responses:
+        want, feedback = self.settings, None
+        if want.feedback:
+            shape = self.world.proxy_size, self.world.positions, self.world.interface.classes
+            feedback = Feedback(who.memory, *shape)
         return who.learner.express(
             who.public.proxy,
             agenda.samples,
             levels=agenda.levels,
-            quantiser=self.settings.quantiser,
+            quantiser=want.quantiser,
             key=self.key(round, sender, "express"),
             judge=judge,
+            top=want.top if want.quantiser in TAILED else None,
+            feedback=feedback,
         )
 
 
@@ -439,6 +496,19 @@ def _demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[st
         not best or weighs != "uniform",
         "all: without claims (weights, confidence) none is best",
     )
+    whole = want.quantiser not in TAILED
+    yield (
+        "mean",
+        whole or want.mean == "probabilities",
+        "probabilities: top_k leaves a tail, which has no logit",
+    )
+    yield (
+        "curriculum",
+        whole or want.curriculum == "none",
+        "none: with top_k it isn't known how far tails are apart",
+    )
+    biased = want.quantiser == "largest_remainder" and data.reads != "text"
+    yield "feedback", biased or not want.feedback, "false: for largest_remainder only, and not for text"
     yield "mean", not best or want.mean == "probabilities", "probabilities: of one teacher there is no mean"
     trusting = {"confidence": 0, "personal": 0, "teachers": "all", "mean": "probabilities"}
     for field, plain in trusting.items():

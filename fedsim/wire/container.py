@@ -44,6 +44,7 @@ SECTIONS = {
     "vector": 7,
     "skills": 8,
 }
+SECTIONS |= {"base": 24, "kept": 25}  # of messages that are coded against others
 SECTIONS |= {"scales": 32, "codes": 33, "groups": 34, "centroids": 35, "confidence": 36}
 SECTIONS |= {"responses": 64, "features": 65, "prototypes": 66}  # the parts of a mixture, see `join`
 SECTIONS |= {"about": 96, "ends": 97, "tokens": 98, "scores": 99, "drawn": 100}  # of sequences

@@ -32,7 +32,7 @@ from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.reading import decode_samples, expected, require, stream, unpack_meta
 
 if TYPE_CHECKING:
-    from fedsim.wire.messages import Expectation
+    from fedsim.wire.messages import Expectation, Style
 
 STEPS = 127
 """The largest code of a feature."""
@@ -45,7 +45,7 @@ ROW = 16
 _META = struct.Struct("<III")
 
 
-def encode_features(features: Features, samples_known: bool) -> dict[str, Buffer]:
+def encode_features(features: Features, style: Style) -> dict[str, Buffer]:
     layers, samples, columns = features.codes.shape
     if features.scales.shape != (layers, columns) or len(features.samples) != samples:
         raise ValueError(f"{features.scales.shape} scales and {len(features.samples)} samples for the codes")
@@ -57,10 +57,10 @@ def encode_features(features: Features, samples_known: bool) -> dict[str, Buffer
     sections: dict[str, Buffer] = {
         "meta": _META.pack(layers, columns, samples),
         "scales": features.scales.astype("<f4").tobytes(),
-        "codes": encode_symbols(codes),
+        "codes": encode_symbols(codes, style.coder),
     }
-    if not samples_known:
-        sections["samples"] = encode_symbols(np.diff(features.samples, prepend=-1) - 1)
+    if not style.samples_known:
+        sections["samples"] = encode_symbols(np.diff(features.samples, prepend=-1) - 1, style.coder)
     return sections
 
 
@@ -84,7 +84,7 @@ def decode_features(sections: dict[str, memoryview], expect: Expectation, limit:
     return Features(samples, stacked, scales.reshape(layers, columns))
 
 
-def encode_prototypes(prototypes: Prototypes, samples_known: bool) -> dict[str, Buffer]:
+def encode_prototypes(prototypes: Prototypes, style: Style) -> dict[str, Buffer]:
     size, width = prototypes.centroids.shape
     slots = int(prototypes.slots.max(initial=0)) + 1
     numbers = prototypes.groups * slots + prototypes.slots
@@ -98,8 +98,8 @@ def encode_prototypes(prototypes: Prototypes, samples_known: bool) -> dict[str, 
         centroids = prototypes.centroids.astype("<f2").tobytes()
     return {
         "meta": _META.pack(slots, width, size),
-        "groups": encode_symbols(np.diff(numbers, prepend=-1) - 1),
-        "counts": encode_symbols(prototypes.counts - 1),
+        "groups": encode_symbols(np.diff(numbers, prepend=-1) - 1, style.coder),
+        "counts": encode_symbols(prototypes.counts - 1, style.coder),
         "centroids": centroids,
         "confidence": np.rint(np.clip(prototypes.confidence, 0, 1) * 255).astype(np.uint8).tobytes(),
     }

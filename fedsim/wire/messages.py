@@ -7,9 +7,12 @@ Sections of a responses message (n samples, p positions, R = n·p rows, nnz entr
     lengths   entropy-coded entries per row, minus one [R]
     ids       entropy-coded gaps of the class ids within a row, minus one [nnz]; a row's first
               entry is its first id itself
-    counts    entropy-coded counts, minus one, without each row's last: the row sums to `levels` [nnz − R]
+    counts    entropy-coded counts, minus one, without each row's last: the row sums to `levels` [nnz − R];
+              all of them where rows may have a tail, which is then what is left [nnz]
     claims    float16 [n]; absent where the sender has none
     skills    float16 [G]; there if and only if the receiver expects them
+
+One with a section `base` is coded against rows that both ends have: see delta.py.
 
 A mixture's sections are its parts, each named by its kind and made of the sections of that kind.
 
@@ -46,8 +49,9 @@ from fedsim.types import (
     Rollouts,
     Update,
 )
-from fedsim.wire import inner, sequences, update
+from fedsim.wire import delta, inner, sequences, update
 from fedsim.wire.container import Buffer, join, pack, split, unpack
+from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.reading import decode_samples as _decode_samples
 from fedsim.wire.reading import expected as _expected
@@ -59,6 +63,8 @@ MAX_PARAMETER = 2.0**18
 """No parameter may be larger in absolute value: the exact sum that pools them has that range."""
 BYTES_PER_ENTRY = 16
 """One byte of `limit` in this many per row entry: what decoding an entry takes is at most four times that."""
+BYTES_PER_CHANGE = 32
+"""The same for messages that are coded against a reference."""
 
 _RESPONSES_META = struct.Struct("<IIII")
 _PARAMETERS_META = struct.Struct("<QB5x")
@@ -72,7 +78,8 @@ class Expectation:
     kind, direction, round, sender: as in Message.
     Responses only: classes K, positions p, levels L (coarser: or fewer); proxy_size, sample ids are below
     it; samples [n] int64, if given the message must be about exactly these, and may leave them out;
-    groups G that there must be skills for.
+    groups G that there must be skills for; tail, whether rows may leave some of their quanta to all
+    classes; reference, rows that the message may be coded against.
     Parameters and updates: size P; updates: levels, their largest code.
     Features: their layers, at most `rank` columns, and samples as for responses.
     Prototypes: `rank` numbers each, of `groups` groups with at most `slots` each.
@@ -95,6 +102,8 @@ class Expectation:
     samples: np.ndarray | None = None
     size: int = 0
     draws: int = 0
+    tail: bool = False
+    reference: Reference | None = None
     layers: int = 0
     rank: int = 0
     groups: int = 0
@@ -108,18 +117,37 @@ class Expectation:
         return self.samples is not None or (bool(self.parts) and all(p.samples_known for p in about_samples))
 
 
+@dataclass(frozen=True)
+class Style:
+    """How a sender writes.   samples_known, coder, reference: see `encode`."""
+
+    samples_known: bool = False
+    coder: str = "ans"
+    reference: Reference | None = None
+
+
 def encode(
-    knowledge: Knowledge, *, direction: str, round: int, sender: int, samples_known: bool = False
+    knowledge: Knowledge,
+    *,
+    direction: str,
+    round: int,
+    sender: int,
+    samples_known: bool = False,
+    coder: str = "ans",
+    reference: Reference | None = None,
 ) -> Message:
     """The message that carries `knowledge`.
 
     samples_known: the receiver's Expectation holds the sample ids, so they are not sent.
+    coder: one of `entropy.CODERS`; the message says which, so that the receiver need not know.
+    reference: rows that the receiver has as well, of the same or other samples; responses are coded
+        against them where that is smaller.
     Raises ValueError for knowledge that breaks its own invariants (counts that don't sum to
     `levels`, ids out of order). Numbers are not judged: a claim or parameter that isn't finite is
     sent, as a diverged or hostile participant would, and refused by the receiver.
     """
     kind = next(kind for kind, codec in CODECS.items() if isinstance(knowledge, codec[0]))
-    sections = CODECS[kind][1](knowledge, samples_known)
+    sections = CODECS[kind][1](knowledge, Style(samples_known, coder, reference))
     return Message(pack(kind, direction, round, sender, sections), direction, round, sender, kind)
 
 
@@ -159,29 +187,24 @@ def memory_limit(expect: Expectation) -> int:
     if expect.kind == "sequences":
         entries = expect.positions * (1 + max(expect.draws, min(expect.classes, expect.levels)))
         return BYTES_PER_ENTRY * max(expect.size, samples) * entries + (1 << 16)
-    return BYTES_PER_ENTRY * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
+    each = BYTES_PER_ENTRY if expect.reference is None else BYTES_PER_CHANGE
+    return each * samples * expect.positions * min(expect.classes, expect.levels) + (1 << 16)
 
 
 # ---- responses
 
 
-def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, Buffer]:
+def _encode_responses(responses: Responses, style: Style) -> dict[str, Buffer]:
     _check(responses)
-    offsets, ids, counts = responses.offsets, responses.ids.astype(np.int64), responses.counts
-    starts = offsets[:-1]
-    gaps = np.diff(ids, prepend=0) - 1
-    gaps[starts] = ids[starts]
-    inner = np.ones(len(counts), bool)
-    inner[offsets[1:] - 1] = False
-    meta = (responses.classes, responses.levels, responses.positions, len(responses.samples))
-    sections: dict[str, Buffer] = {
-        "meta": _RESPONSES_META.pack(*meta),
-        "lengths": encode_symbols(np.diff(offsets) - 1),
-        "ids": encode_symbols(gaps),
-        "counts": encode_symbols(counts[inner] - 1),
-    }
-    if not samples_known:
-        sections["samples"] = encode_symbols(np.diff(responses.samples, prepend=-1) - 1)
+    sections = _plain(responses, style.coder)
+    if style.reference is not None and responses.rows:
+        changes = delta.encode(responses, style.reference, style.coder)
+        if changes is not None and _size(changes) < _size(sections):
+            sections = changes
+    size = len(responses.samples)
+    sections["meta"] = _RESPONSES_META.pack(responses.classes, responses.levels, responses.positions, size)
+    if not style.samples_known:
+        sections["samples"] = encode_symbols(np.diff(responses.samples, prepend=-1) - 1, style.coder)
     if responses.claims is not None:
         with np.errstate(over="ignore"):  # past 65,504 a claim becomes infinite, and is refused as such
             sections["claims"] = responses.claims.astype("<f2").tobytes()
@@ -189,6 +212,25 @@ def _encode_responses(responses: Responses, samples_known: bool) -> dict[str, Bu
         with np.errstate(over="ignore"):
             sections["skills"] = responses.skills.astype("<f2").tobytes()
     return sections
+
+
+def _plain(responses: Responses, coder: str) -> dict[str, Buffer]:
+    """The sections of the rows themselves."""
+    offsets, ids, counts = responses.offsets, responses.ids, responses.counts
+    gaps = np.diff(ids, prepend=0)
+    gaps -= 1
+    gaps[offsets[:-1]] = ids[offsets[:-1]]
+    if not responses.tail:
+        counts = np.delete(counts, offsets[1:] - 1)
+    return {
+        "lengths": encode_symbols(np.diff(offsets) - 1, coder),
+        "ids": encode_symbols(gaps, coder),
+        "counts": encode_symbols(counts - 1, coder),
+    }
+
+
+def _size(sections: dict[str, Buffer]) -> int:
+    return sum(map(len, sections.values()))
 
 
 def _check(responses: Responses) -> None:
@@ -206,30 +248,39 @@ def _check(responses: Responses) -> None:
     rising = np.diff(ids) > 0
     rising[offsets[1:-1] - 1] = True  # from one row to the next ids may fall
     sums = np.add.reduceat(counts, offsets[:-1], dtype=np.int64)
-    if not rising.all() or np.any(sums != responses.levels):
+    wrong = sums > responses.levels if responses.tail else sums != responses.levels
+    if not rising.all() or wrong.any():
         raise ValueError(f"ids must ascend within a row and its counts sum to {responses.levels}")
 
 
 def _decode_responses(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Responses:
     skilled = {"skills"} if expect.groups else set()
-    _require(sections, {"meta", "lengths", "ids", "counts", *skilled}, {"samples", "claims"})
+    optional = {"samples", "claims", "base", "kept"}
+    _require(sections, {"meta", "lengths", "ids", "counts", *skilled}, optional)
     classes, levels, positions, size = _unpack(_RESPONSES_META, sections["meta"])
     _expected("classes", classes, expect.classes)
     if not (expect.coarser and 1 <= levels <= expect.levels):
         _expected("levels", levels, expect.levels)
     _expected("positions", positions, expect.positions)
     rows = size * positions
-    if max(rows, size) > limit // BYTES_PER_ENTRY:
+    most = limit // (BYTES_PER_CHANGE if "base" in sections else BYTES_PER_ENTRY)
+    if max(rows, size) > most:
         raise MessageError("oversized", f"{rows} rows in a limit of {limit} bytes")
     samples = _decode_samples(sections.get("samples"), size, expect)
     claims = _decode_numbers(sections.get("claims"), size, "claims")
     skills = _decode_numbers(sections.get("skills"), expect.groups, "skills")
-    offsets = _decode_offsets(sections["lengths"], rows, min(classes, levels))
-    if offsets[-1] > limit // BYTES_PER_ENTRY:
-        raise MessageError("oversized", f"{offsets[-1]} entries in a limit of {limit} bytes")
-    ids = _decode_ids(sections["ids"], offsets, classes)
-    counts = _decode_counts(sections["counts"], offsets, levels)
-    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims, skills)
+    if "base" in sections:
+        _require(sections, {"base", "kept"}, set(sections))
+        offsets, ids, counts = delta.decode(
+            sections, expect.reference, samples, positions, classes, levels, expect.tail, most
+        )
+    else:
+        offsets = _decode_offsets(sections["lengths"], rows, min(classes, levels))
+        if offsets[-1] > most:
+            raise MessageError("oversized", f"{offsets[-1]} entries in a limit of {limit} bytes")
+        ids = _decode_ids(sections["ids"], offsets, classes)
+        counts = _decode_counts(sections["counts"], offsets, levels, expect.tail)
+    return Responses(samples, positions, classes, levels, offsets, ids, counts, claims, skills, expect.tail)
 
 
 def _decode_numbers(section: memoryview | None, size: int, name: str) -> np.ndarray | None:
@@ -273,25 +324,29 @@ def _decode_ids(section: memoryview, offsets: np.ndarray, classes: int) -> np.nd
     return ids
 
 
-def _decode_counts(section: memoryview, offsets: np.ndarray, levels: int) -> np.ndarray:
+def _decode_counts(section: memoryview, offsets: np.ndarray, levels: int, tail: bool) -> np.ndarray:
     entries, rows = int(offsets[-1]), len(offsets) - 1
     inner = np.ones(entries, bool)
-    inner[offsets[1:] - 1] = False
+    if not tail:
+        inner[offsets[1:] - 1] = False
     counts = np.zeros(entries, np.int32)
-    counts[inner] = _stream(section, entries - rows)
-    counts += inner  # minus one on the wire; the last of a row is still 0
+    counts[inner] = _stream(section, int(np.count_nonzero(inner)))
+    if counts.max(initial=0) >= levels:
+        raise MessageError("off-simplex", f"a count exceeds {levels}")
+    counts += inner  # minus one on the wire; the last of a row, where it isn't sent, is still 0
     if rows:
         rest = levels - np.add.reduceat(counts, offsets[:-1], dtype=np.int64)
-        if rest.min() < 1:
+        if rest.min() < (0 if tail else 1):
             raise MessageError("off-simplex", f"a row of counts exceeds {levels}")
-        counts[offsets[1:] - 1] = rest
+        if not tail:
+            counts[offsets[1:] - 1] = rest
     return counts
 
 
 # ---- parameters
 
 
-def _encode_parameters(parameters: Parameters, samples_known: bool) -> dict[str, Buffer]:
+def _encode_parameters(parameters: Parameters, style: Style) -> dict[str, Buffer]:
     meta = _PARAMETERS_META.pack(parameters.examples, _FLOAT32)
     return {"meta": meta, "vector": np.ascontiguousarray(parameters.vector, "<f4").view(np.uint8).data}
 
@@ -310,6 +365,10 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     return Parameters(vector, examples, largest)
 
 
+def _encode_update(change: Update, style: Style) -> dict[str, Buffer]:
+    return update.encode(change)
+
+
 def _decode_update(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Update:
     return update.decode(sections, expect, limit, MAX_PARAMETER)
 
@@ -317,11 +376,11 @@ def _decode_update(sections: dict[str, memoryview], expect: Expectation, limit: 
 # ---- mixture
 
 
-def _encode_mixture(mixture: Mixture, samples_known: bool) -> dict[str, Buffer]:
+def _encode_mixture(mixture: Mixture, style: Style) -> dict[str, Buffer]:
     parts = mixture.parts()
     if not parts:
         raise ValueError("a mixture of nothing")
-    return {kind: join(CODECS[kind][1](part, samples_known)) for kind, part in parts.items()}
+    return {kind: join(CODECS[kind][1](part, style)) for kind, part in parts.items()}
 
 
 def _decode_mixture(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Mixture:
@@ -340,19 +399,26 @@ def _decode_mixture(sections: dict[str, memoryview], expect: Expectation, limit:
     return Mixture(**parts)
 
 
-Encoder = Callable[[Any, bool], dict[str, Buffer]]
+def _encode_sequences(rollouts: Rollouts, style: Style) -> dict[str, Buffer]:
+    def rows(answers: Responses, samples_known: bool) -> dict[str, Buffer]:
+        return _encode_responses(answers, Style(samples_known, style.coder))
+
+    return sequences.encode(rollouts, style.samples_known, rows)
+
+
+Encoder = Callable[[Any, Style], dict[str, Buffer]]
 Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "responses": (Responses, _encode_responses, _decode_responses),
     "parameters": (Parameters, _encode_parameters, _decode_parameters),
-    "update": (Update, update.encode, _decode_update),
+    "update": (Update, _encode_update, _decode_update),
     "features": (Features, inner.encode_features, inner.decode_features),
     "prototypes": (Prototypes, inner.encode_prototypes, inner.decode_prototypes),
     "mixture": (Mixture, _encode_mixture, _decode_mixture),
     "sequences": (
         Rollouts,
-        partial(sequences.encode, rows=_encode_responses),
+        _encode_sequences,
         partial(sequences.decode, rows=_decode_responses),
     ),
 }

@@ -64,7 +64,7 @@ def values(update: Update) -> np.ndarray:
     return changed
 
 
-def encode(update: Update, samples_known: bool) -> dict[str, Buffer]:
+def encode(update: Update) -> dict[str, Buffer]:
     return {
         "meta": _META.pack(update.examples, update.levels),
         "scales": update.scales.astype("<f4").tobytes(),

@@ -117,6 +117,10 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "pair of levels": ("image", {"levels": [7, 56]}),
     "dadaquant": ("image", {"levels": "dadaquant", "dadaquant": {"first": 5, "cap": 20, "psi": 0}}),
     "adaptive": ("image", {"frequency": "adaptive"}),
+    "delta": ("image", {"delta": "both", "proxy_per_round": 1.0, "coder": "huffman"}),
+    "feedback": ("image", {"feedback": True, "levels": 7}),
+    "top_k": ("text", {"quantiser": "top_k", "top": 8, "levels": 63}),
+    "best, top_k": ("text", {"quantiser": "top_k", "confidence": 1, "teachers": "best"}),
     "features": ("image", {"features": {"weight": 1, "depths": [0.5, 1], "rank": 5}}),
     "features, text": ("text", {"features": {"weight": 1, "samples": 40}}),
     "features, image-text": ("image_text", {"features": {"weight": 1}}),
@@ -156,7 +160,7 @@ def test_every_switch_does_something_and_nobody_is_refused(name: str):
         closing, _, up = other.round(round)
         if any(up):
             assert closing.statuses == dict.fromkeys(EVERYBODY, "ok")
-    assert not np.array_equal(plain(modality), other.weights()) or name == "adaptive"
+    assert not np.array_equal(plain(modality), other.weights()) or name in ("adaptive", "delta")
 
 
 def from_store(value: Any) -> Any:
@@ -178,7 +182,7 @@ def test_hosts_pool_what_the_coordinator_would(name: str):
     twin.receive([2, 0, 1], [up[2], up[0], up[1]])
     for who in EVERYBODY:
         intake = Intake(play.method, 2, Terms(from_store(play.terms.pool), play.terms.size), 2**26)
-        intake.receive(who, up[who])
+        intake.receive(who, up[who], play.coordinator._told)
         play.coordinator.receive([who], intake.pooled())
     assert play.coordinator.close(2, None).statuses == twin.close(2, None).statuses
     assert np.array_equal(play.weights(), twin._desk.learner.parameters().vector)
@@ -192,9 +196,8 @@ def heard(play: Play, round: int, down: bytes) -> Responses:
 def answers(play: Play, round: int, up: list[bytes | None]) -> Iterator[Responses]:
     for who, message in enumerate(up):
         assert message is not None
-        yield decode(
-            message, play.method.agreed(play.method.expect("up", round, who, 0), play.terms.pool), 2**26
-        )
+        told, expected = play.coordinator._told, play.method.expect("up", round, who, 0)
+        yield decode(message, play.method.agreed(expected, play.terms.pool, told), 2**26)
 
 
 def test_a_curriculum_goes_from_what_is_common_to_what_is_special():
@@ -272,7 +275,8 @@ def test_claims_are_sent_where_somebody_reads_them():
         play = Play("text", **settings)
         _, down, up = play.round(1)
         _, down, up = play.round(2)
-        agreed = play.method.agreed(play.method.expect("up", 2, 0, 0), play.terms.pool)
+        told, expected = play.coordinator._told, play.method.expect("up", 2, 0, 0)
+        agreed = play.method.agreed(expected, play.terms.pool, told)
         yield heard(play, 2, down).claims is not None
         yield decode(up[0], agreed, 2**26).claims is not None
         yield decode(up[0], agreed, 2**26).skills is not None

@@ -26,11 +26,12 @@ from fedsim.types import (
     Sequences,
     Update,
 )
-from fedsim.wire import Expectation, decode, encode, entropy, memory_limit, update
+from fedsim.wire import Expectation, bits, decode, encode, memory_limit, update
 from fedsim.wire.container import checksum, pack, unpack
+from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.messages import CODECS
-from fedsim.wire.quantise import QUANTISERS
+from fedsim.wire.quantise import QUANTISERS, TAILED
 
 
 def responses_of(
@@ -56,6 +57,7 @@ def responses_of(
         ids,
         counts,
         rng.exponential(2, size).astype(np.float16).astype(np.float32) if claims else None,
+        tail=name in TAILED,
     )
 
 
@@ -105,6 +107,7 @@ def expectation(knowledge: Knowledge, *, samples_known: bool = False, **changes:
             classes=knowledge.classes, positions=knowledge.positions, levels=knowledge.levels,
             proxy_size=int(knowledge.samples.max(initial=0)) + 1,
             samples=knowledge.samples if samples_known else None,
+            tail=knowledge.tail,
         )  # fmt: skip
     return dataclasses.replace(expect, **changes)
 
@@ -384,7 +387,7 @@ def test_the_largest_table_stays_within_four_times_the_limit(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An honest sender never writes a table with as many symbols as the stream has; a hostile one may."""
-    monkeypatch.setattr(entropy, "_raw_size", lambda width, size: 1 << 30)
+    monkeypatch.setattr(bits, "size_of", lambda width, size: 1 << 30)
     entries = limit // 16
     ids = np.random.default_rng(0).permutation(entries).astype(np.int32)
     ones, samples = np.ones(entries, np.int32), np.arange(entries)
@@ -465,6 +468,10 @@ VICTIMS.append(
         ),
     )
 )
+for coder, name in (("ans", "largest_remainder"), ("huffman", "top_k")):
+    told, answer = (responses_of(90, 2, 30, levels, name=name, claims=False) for levels in (60, 63))
+    close = {"direction": "up", "round": 4, "sender": 2, "reference": Reference.of(told), "coder": coder}
+    VICTIMS.append((encode(answer, **close).data, expectation(answer, reference=Reference.of(told))))
 
 
 def mutate(message: bytearray, how: str, a: int, b: int, value: int) -> bytearray:
@@ -582,3 +589,4 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
 
 def test_every_kind_of_knowledge_has_a_victim() -> None:
     assert {expect.kind for _, expect in VICTIMS} == set(CODECS)
+    assert sum("base" in unpack(data, 1 << 30).sections for data, _ in VICTIMS) == 2

@@ -4,12 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.types import Responses
 from fedsim.wire import quantise
-from fedsim.wire.quantise import QUANTISERS, Quantised, largest_remainder, sample, systematic, to_dense
+from fedsim.wire.quantise import (
+    QUANTISERS,
+    Quantised,
+    largest_remainder,
+    sample,
+    systematic,
+    to_dense,
+    top_k,
+)
 
 RANDOM = ("sample", "systematic")
 
@@ -40,6 +48,7 @@ probabilities = st.integers(1, 12).flatmap(
 
 
 @pytest.mark.parametrize("name", sorted(QUANTISERS))
+@settings(deadline=None)
 @given(rows=probabilities, levels=st.integers(1, 300), seed=st.integers(0, 100))
 def test_rows_are_on_the_simplex_grid(name: str, rows: list[list[float]], levels: int, seed: int) -> None:
     probs = np.array(rows, np.float32)
@@ -173,3 +182,39 @@ def test_to_dense_reads_any_window() -> None:
         np.testing.assert_array_equal(to_dense(responses, window), whole[window])
     with pytest.raises(ValueError, match="contiguous"):
         to_dense(responses, slice(0, 8, 2))
+
+
+def test_top_k_names_the_largest_and_spreads_the_rest() -> None:
+    """Against a loop over sorted rows: within a quantum everywhere, and exact in the limit."""
+    probs = rows_of(40, 200, seed=4)
+    exact = probs.astype(np.float64) / probs.sum(1, keepdims=True, dtype=np.float64)
+    for levels, tolerance in ((63, 1 / 63), (2**20, 3e-6)):
+        lengths, ids, counts = top_k(probs, levels, top=5)
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        sent = Responses(np.arange(200), 1, 40, levels, offsets, ids, counts, tail=True)
+        assert (sent.tails >= 0).all()
+        for row, found in zip(exact, to_dense(sent, slice(None)), strict=True):
+            named = sorted(range(40), key=lambda c: (-row[c], c))[:5]
+            wanted = np.full(40, (1 - row[named].sum()) / 35)
+            wanted[named] = row[named]
+            assert np.abs(found - wanted).max() < tolerance
+            np.testing.assert_allclose(found.sum(), 1, rtol=1e-5)
+
+
+def test_top_k_of_equal_classes_takes_the_lower_ids() -> None:
+    probs = np.array([[1, 4, 2, 2, 2, 2, 1, 1]], np.float32)
+    lengths, ids, counts = top_k(probs, 100, top=3)
+    assert (lengths.tolist(), ids.tolist()) == ([3], [1, 2, 3])
+    # The rest, 7 of 15, is 9.33 of 100 for each: what the named ones have above that is sent.
+    assert counts.tolist() == [17, 4, 4]
+
+
+def test_top_k_of_an_even_row_still_names_a_class() -> None:
+    lengths, ids, counts = top_k(np.ones((2, 50), np.float32), 7, top=3)
+    assert (lengths.tolist(), ids.tolist(), counts.tolist()) == ([1, 1], [0, 0], [1, 1])
+
+
+def test_with_all_classes_named_top_k_is_the_nearest_grid_point() -> None:
+    probs = rows_of(12, 100)
+    for a, b in zip(top_k(probs, 31), largest_remainder(probs, 31), strict=True):
+        assert np.array_equal(a, b)

@@ -63,7 +63,7 @@ def test_a_message_has_no_more_than_its_bits_and_scales():
 
 def hostile(**changes: object) -> bytes:
     good = update.quantise(CHANGE, 8, 1, np.random.default_rng(0))
-    sections = update.encode(good, False)
+    sections = update.encode(good)
     return pack("update", "up", 3, 1, {**sections, **changes})
 
 
