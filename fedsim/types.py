@@ -151,6 +151,21 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class Update:
+    """A change of parameters that both ends know the rest of, in steps; see `wire.update`.
+
+    Parameter i changes by codes[i] · scales[i // BLOCK].   codes: [P] int8, −levels … levels.
+    scales: [B] float32 ≥ 0, one for each block.   levels: 2^(bits − 1) − 1.
+    examples: n_k, how many private examples stand behind it.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    levels: int
+    examples: int
+
+
+@dataclass(frozen=True)
 class Features:
     """What layers of a model hold of proxy samples: r numbers for each, as steps of −127 … 127.
 
@@ -204,7 +219,7 @@ class Mixture:
         return {kind: part for kind, part in each.items() if part is not None}
 
 
-Knowledge = Responses | Parameters | Features | Prototypes | Mixture
+Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture
 
 
 @dataclass(frozen=True)
