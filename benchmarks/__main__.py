@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import codec, memory, rounds, startup, step, tokens
+from benchmarks import analysis_load, codec, memory, rounds, startup, step, tokens
 
 BENCHMARKS = {
     "codec": codec.main,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "rounds": rounds.main,
     "startup": startup.main,
     "memory": memory.main,
+    "analysis": analysis_load.main,
 }
 
 if __name__ == "__main__":  # worker processes import this file as well
