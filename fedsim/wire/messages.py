@@ -365,10 +365,6 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     return Parameters(vector, examples, largest)
 
 
-def _encode_update(change: Update, style: Style) -> dict[str, Buffer]:
-    return update.encode(change)
-
-
 def _decode_update(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Update:
     return update.decode(sections, expect, limit, MAX_PARAMETER)
 
@@ -412,7 +408,7 @@ Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "responses": (Responses, _encode_responses, _decode_responses),
     "parameters": (Parameters, _encode_parameters, _decode_parameters),
-    "update": (Update, _encode_update, _decode_update),
+    "update": (Update, update.encode, _decode_update),
     "features": (Features, inner.encode_features, inner.decode_features),
     "prototypes": (Prototypes, inner.encode_prototypes, inner.decode_prototypes),
     "mixture": (Mixture, _encode_mixture, _decode_mixture),

@@ -27,7 +27,7 @@ from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.reading import expected, require, stream, unpack_meta
 
 if TYPE_CHECKING:
-    from fedsim.wire.messages import Expectation
+    from fedsim.wire.messages import Expectation, Style
 
 BLOCK = 1024
 """Parameters that share a scale, in the order of the vector: 0.03 bits of it for each."""
@@ -64,11 +64,11 @@ def values(update: Update) -> np.ndarray:
     return changed
 
 
-def encode(update: Update) -> dict[str, Buffer]:
+def encode(update: Update, style: Style) -> dict[str, Buffer]:
     return {
         "meta": _META.pack(update.examples, update.levels),
         "scales": update.scales.astype("<f4").tobytes(),
-        "codes": encode_symbols(update.codes.astype(np.int32) + update.levels),
+        "codes": encode_symbols(update.codes.astype(np.int32) + update.levels, style.coder),
     }
 
 

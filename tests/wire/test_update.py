@@ -7,6 +7,7 @@ from fedsim.errors import MessageError
 from fedsim.types import Update
 from fedsim.wire import Expectation, decode, encode, memory_limit, update
 from fedsim.wire.container import pack
+from fedsim.wire.messages import Style
 
 SIZE = 2500
 CHANGE = np.random.default_rng(0).normal(0, 0.1, SIZE).astype(np.float32)
@@ -63,7 +64,7 @@ def test_a_message_has_no_more_than_its_bits_and_scales():
 
 def hostile(**changes: object) -> bytes:
     good = update.quantise(CHANGE, 8, 1, np.random.default_rng(0))
-    sections = update.encode(good)
+    sections = update.encode(good, Style())
     return pack("update", "up", 3, 1, {**sections, **changes})
 
 
