@@ -36,6 +36,10 @@ KNOWN: dict[str, tuple[str, str, str, str]] = {
     "fedprox": ("FedProx", "", "", "averages parameters, held near the last average"),
     "ds_fl": ("DS-FL", "", "", "everybody learns the sharpened mean of all labels"),
     "fedmd": ("FedMD", "", "", "everybody learns the mean of all labels; no global model"),
+    "feddf": ("FedDF", "", "", "averages parameters, then distils the ensemble"),
+    "cfd": ("CFD", "", "", "everybody learns the mean of all labels, compressed"),
+    "fedproto": ("FedProto", "", "", "exchanges the means of classes"),
+    "central_distillation": ("Central distillation", "", "", "all private data teach one large teacher"),
 }
 """Algorithms by their usual names; the first have a colour of their own, for the others one is found."""
 
@@ -45,7 +49,7 @@ PARTS = {"best": "the best institution", "mean": "mean of the institutions"}
 _SPARE = [("solid", PURPLE), ("solid", SKY)]
 _SPARE += list(product(("dash", "dot"), (PURPLE, SKY, BLUE, VERMILLION, GREEN, ORANGE)))
 _SYMBOLS = ("star", "hexagon", "x", "pentagon", "triangle-down", "bowtie")
-_REFERENCES = ("centralized", "solo", "proxy_only")
+_REFERENCES = ("centralized", "central_distillation", "solo", "proxy_only")
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_hostile_names_do_nothing_in_a_browser(make, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("width", [1200, 500], ids=["desktop", "phone"])
 def test_the_report_of_a_real_sweep_works(real_sweep, tmp_path, width):
     path = Path(shutil.copy(real_sweep / "report.html", tmp_path / "report.html"))
