@@ -32,16 +32,7 @@ import numpy as np
 from fedsim.config import Adversary, RunConfig
 from fedsim.errors import ConfigError
 from fedsim.seeding import generator
-from fedsim.types import (
-    Examples,
-    Knowledge,
-    Mixture,
-    Parameters,
-    Prototypes,
-    Responses,
-    Shard,
-    Update,
-)
+from fedsim.types import Examples, Knowledge, Mixture, Parameters, Prototypes, Responses, Shard, Update
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 OF_LABELS = ("label_flip", "backdoor")
@@ -113,20 +104,15 @@ def tamper(
 ) -> Knowledge:
     """What an adversary sends in place of what it knows. Features always stay as they are."""
     if isinstance(knowledge, Mixture):
-        answers, prototypes = knowledge.responses, knowledge.prototypes
-        if answers is not None:
-            changed = tamper(answers, None, adversary, rng)
-            assert isinstance(changed, Responses)
-            answers = changed
-        if prototypes is not None and adversary.kind == "false_prototypes":
-            prototypes = _swapped(prototypes)
-        return replace(knowledge, responses=answers, prototypes=prototypes)
+        parts = {"responses": knowledge.responses, "prototypes": knowledge.prototypes}
+        lies = {name: tamper(part, None, adversary, rng) for name, part in parts.items() if part is not None}
+        return replace(knowledge, **lies)  # type: ignore[arg-type]  # of the same kinds as they were
+    if isinstance(knowledge, Prototypes):
+        return _swapped(knowledge) if adversary.kind == "false_prototypes" else knowledge
     if isinstance(knowledge, Parameters):
         return _turned(knowledge, received, adversary, rng)
     if isinstance(knowledge, Update):
         return _turned_steps(knowledge, adversary, rng)
-    if isinstance(knowledge, Prototypes):
-        return _swapped(knowledge) if adversary.kind == "false_prototypes" else knowledge
     attack = ATTACKS.get(adversary.kind)
     if attack is None or not isinstance(knowledge, Responses) or not knowledge.rows:
         return knowledge
