@@ -78,6 +78,11 @@ class Result:
         return self._table("messages")
 
     @cached_property
+    def sections(self) -> pd.DataFrame:
+        """What messages consist of: one row per method, round, direction, kind and section."""
+        return self._table("sections")
+
+    @cached_property
     def summary(self) -> pd.DataFrame:
         """One row per contender."""
         import pandas as pd
