@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from fedsim import events
+from fedsim.adversaries import tamper
 from fedsim.aggregation.changes import changed, keep, kept, patched
+from fedsim.config import Adversary
 from fedsim.errors import MessageError
 from fedsim.types import Responses
 from fedsim.wire import Expectation, decode, encode
@@ -175,3 +177,10 @@ def test_labels_that_can_t_be_completed_or_were_not_asked_for_are_refused(play):
         pool.add(0, labels(np.zeros(1), others[:1]))
     pool.add(0, whole)
     pool.add(0, some)  # now there is something that it changes
+
+
+def test_an_adversary_that_has_nothing_new_to_say_says_nothing():
+    same = labels(np.arange(10))
+    nothing = changed(same, same)
+    liar = Adversary(kind="least_likely")
+    assert tamper(nothing, None, liar, np.random.default_rng(0)) is nothing
