@@ -158,19 +158,11 @@ def _check_pretraining(config: RunConfig) -> None:
 
 
 def _check_adapter(config: RunConfig) -> None:
-    """Raise ConfigError where adapters would sit on random weights, or on a network of `plain`."""
-    if find_spec("peft") is None:
-        expected = "the extra `adapters`: pip install 'fedsim[adapters]'"
-        raise ConfigError("participants.adapter", "lora", expected)
+    """Raise ConfigError where everybody is to have adapters, and some model can't."""
     used = {f"participants.models.{k}": model for k, model in enumerate(config.participants.models)}
     if any(entry.specialists == "student" for entry in config.methods):
         used["student.model"] = config.student.model
-    for field, model in used.items():
-        if presets.is_plain(model):
-            raise ConfigError(field, model, "a model of transformers, as participants.adapter is set")
-        if not (config.pretraining.steps or presets.is_pretrained(model)):
-            expected = "a pretrained folder, or pretraining.steps: participants.adapter leaves it as it is"
-            raise ConfigError(field, model, expected)
+    presets.check_adapter(used, "participants.adapter", started=config.pretraining.steps > 0)
 
 
 def run(

@@ -140,6 +140,21 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class Update:
+    """A change of parameters that both ends know the rest of, in steps; see `wire.update`.
+
+    Parameter i changes by codes[i] · scales[i // BLOCK].   codes: [P] int8, −levels … levels.
+    scales: [B] float32 ≥ 0, one for each block.   levels: 2^(bits − 1) − 1.
+    examples: n_k, how many private examples stand behind it.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    levels: int
+    examples: int
+
+
+@dataclass(frozen=True)
 class Sequences:
     """N sequences, each the continuation of a proxy sample's prompt.
 
@@ -240,7 +255,7 @@ class Mixture:
         return {kind: part for kind, part in each.items() if part is not None}
 
 
-Knowledge = Responses | Parameters | Features | Prototypes | Mixture | Rollouts
+Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture | Rollouts
 
 
 @dataclass(frozen=True)

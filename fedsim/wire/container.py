@@ -32,6 +32,7 @@ VERSION = 1
 
 # A code, once used, is never given to another meaning: old messages stay readable or are refused.
 KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5, "mixture": 6}
+KINDS |= {"update": 7}
 DIRECTIONS = {"up": 0, "down": 1}
 SECTIONS = {
     "meta": 1,
