@@ -25,7 +25,7 @@ from fedsim.seeding import generator
 from fedsim.storage import AnyPath
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard
-from fedsim.wire.container import Buffer
+from fedsim.wire.container import Buffer, anatomy
 from fedsim.wire.messages import decode, encode
 from fedsim.world import World
 
@@ -170,6 +170,7 @@ class Host:
             wall_s=time.perf_counter() - began,
             sent=sent,
             kind=message.kind if message else "",
+            sections=anatomy(message.data) if message else {},
             loss=fit.loss if fit else float("nan"),
             score=score,
         )

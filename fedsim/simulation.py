@@ -79,6 +79,11 @@ class Result:
         return self._table("messages")
 
     @cached_property
+    def sections(self) -> pd.DataFrame:
+        """What messages consist of: one row per method, round, direction, kind and section."""
+        return self._table("sections")
+
+    @cached_property
     def measures(self) -> pd.DataFrame:
         """What else was measured of the students: one row per method, round and name."""
         return self._table("measures")
@@ -375,7 +380,7 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         learn_loss=float("nan"),
     )
     common = {column: row[column] for column in ("method", "seed", "round")}
-    return Records(row, [], [], measures(common, closing))
+    return Records(row, [], [], measures=measures(common, closing))
 
 
 def world(config: RunConfig, data: federation.Federation) -> World:

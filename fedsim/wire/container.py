@@ -140,6 +140,19 @@ def split(content: memoryview) -> dict[str, memoryview]:
     return _sections(content, content[0], 1)
 
 
+def anatomy(data: Buffer) -> dict[str, int]:
+    """Bytes of each section of a message that was packed here, and of the `header` with its table.
+
+    Nothing is checked: for messages of others there is `unpack`.
+    """
+    count = _HEADER.unpack_from(data)[4]
+    sizes = {"header": _HEADER.size + count * _ENTRY.size}
+    for entry in range(count):
+        section, size = _ENTRY.unpack_from(data, _HEADER.size + entry * _ENTRY.size)
+        sizes[_SECTION_NAMES[section]] = size
+    return sizes
+
+
 def checksum(data: Buffer) -> int:
     """CRC-32 of a whole message without the four bytes that hold the CRC itself."""
     view = memoryview(data)

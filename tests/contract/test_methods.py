@@ -157,6 +157,7 @@ def test_bytes_are_those_of_the_messages(ran, modality: str, name: str):
             column = f"bytes_{direction}"
             assert row[column] == sent(record.messages, direction)
             assert row[column] == sum(p[column] for p in record.participants)
+            assert row[column] == sent(record.sections, direction)
         for person in record.participants:
             mine = [m for m in record.messages if m["participant"] == person["participant"]]
             assert person["bytes_up"] == sent(mine, "up")
