@@ -382,7 +382,7 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         learn_loss=float("nan"),
     )
     common = {column: row[column] for column in ("method", "seed", "round")}
-    return Records(row, [], [], measures(common, closing))
+    return Records(row, [], [], measures=measures(common, closing))
 
 
 def world(config: RunConfig, data: federation.Federation) -> World:
