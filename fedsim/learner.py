@@ -194,7 +194,8 @@ class Learner:
         noise: np.random.Generator,
     ) -> dict[str, Tensor]:
         """The loss on private examples; its noisy gradient is added to the parameters' at once."""
-        if self.engine.world > 1 or stream.teacher is not None or not stream.objective.task:
+        taught = stream.teacher is not None or stream.guide is not None
+        if self.engine.world > 1 or taught or not stream.objective.task:
             raise ValueError("private examples are learnt by their answers, on one rank")
         inputs = self.modality.inputs(stream.examples, batch, self.engine.device)
         if stream.augment and variation is not None and len(batch):

@@ -94,11 +94,16 @@ def test_a_wrong_setting_is_named(changes: dict, field: str):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"weights": "density", "confidence": 1}, {"weights": "uniform", "prototypes": {"weight": 1}}]
+    "method",
+    [
+        {"name": "federated_distillation", "weights": "density", "confidence": 1},
+        {"name": "federated_distillation", "weights": "uniform", "prototypes": {"weight": 1}},
+        {"name": "fedproto", "specialists": "student"},
+    ],
 )
-def test_what_is_made_of_private_examples_without_noise_is_refused(settings: dict):
-    wrong = config(**{"methods": [{"name": "federated_distillation", **settings}]})
-    with pytest.raises(ConfigError, match="without noise"):
+def test_what_is_made_of_private_examples_without_noise_is_refused(method: dict):
+    wrong = config(methods=[method])
+    with pytest.raises(ConfigError, match=r"participants\.privacy"):
         simulation.check_settings(wrong)
 
 

@@ -243,7 +243,7 @@ def _specialist(
     if not folder.exists():
         return None
     model = world.model_of(method.contender, participant)
-    specialist = world.specialist(model, starts.get(model), people.training, people.adapter)
+    specialist = world.specialist(model, starts.get(model), people.training, method.adapter)
     specialist.load(folder)
     return specialist
 
@@ -272,7 +272,7 @@ def _surrogate(
         key=method.key(rounds, participant, "express"),
     )
     model = world.model_of(method.contender, participant)
-    learner = world.specialist(model, starts.get(model), people.training, people.adapter)
+    learner = world.specialist(model, starts.get(model), people.training, method.adapter)
     training = people.training.model_copy(update={"steps": people.training.steps * rounds})
     lesson = Stream(
         public.proxy.take(samples),

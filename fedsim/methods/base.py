@@ -135,8 +135,8 @@ class Method(ABC):
         return Phase(streams, training, round, config.rounds, self.key(round, who, purpose))
 
     def labelled(self, examples: Examples, who: int) -> Stream:
-        """Ordinary supervised training on examples that carry their answers: a participant's own, which
-        are hidden where the config asks for it."""
+        """Ordinary supervised training on examples that carry their answers: all of a participant's
+        own, which are hidden where the config asks for it."""
         config = self.world.config
         owner = config.student if who == COORDINATOR else config.participants
         size, mechanism = owner.training.batch_size, None

@@ -63,7 +63,10 @@ class FedProto(Method):
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
-        """Prototypes can be compared only where everybody's embeddings have the same width."""
+        """Prototypes can be compared only where everybody's embeddings have the same width; they are means of
+        private examples, which no noise hides."""
+        if config.participants.privacy is not None:
+            raise ConfigError(f"{where}.name", entry.name, "another method, as participants.privacy is set")
         if entry.specialists == "student":
             return
         models = dict.fromkeys(config.participants.models[: config.participants.count])
