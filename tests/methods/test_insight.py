@@ -16,7 +16,7 @@ from fedsim.training import Objective
 from fedsim.types import METRICS, Mixture
 from fedsim.wire import decode, encode
 from tests.methods.plain_student import plain_student
-from tests.methods.test_switches import EVERYBODY, Play
+from tests.methods.test_switches import EVERYBODY, NAME, Play
 
 EACH = pytest.mark.parametrize("modality", METRICS)
 FEATURES: dict[str, Any] = {"features": {"weight": 0.5, "depths": [0.5, 1.0], "rank": 4}}
