@@ -45,7 +45,7 @@ def context(tables: Tables) -> str:
             name = _name(summary, other)
             sentence += f", {times:,g} times {way} than {name}" if times > 1 else f", as much as {name}"
         parts.append(sentence + ".")
-    solo = summary["algorithm"] == "solo"
+    solo = (summary["algorithm"] == "solo") & ~summary["student"].astype(bool)
     verdicts = [
         (_compare(student, summary[mask]), phrase)
         for mask, phrase in (
@@ -75,7 +75,12 @@ def evidence(tables: Tables) -> str:
         seed = f"one seed ({seeds[0]})" if len(seeds) == 1 else _many(len(seeds), "seed")
         return f"One run, {seed}, {size}. A single seed says nothing about how much these numbers vary."
     listed = ", ".join(map(str, seeds[:8])) + (", …" if len(seeds) > 8 else "")
-    return f"{len(tables.runs)} runs, seeds {listed}; up to {size}. Means over runs carry no intervals yet."
+    settings = tables.settings["setting"].nunique()
+    words = f"{len(tables.runs)} runs, {_many(settings, 'setting')}, seeds {listed}; up to {size}. "
+    most = tables.summary.groupby(["contender", "setting"])["seed"].nunique().max()
+    if not most > 1:
+        return words + "Every setting was run with a single seed, so nothing here has an interval."
+    return words + "Intervals are 95%, over the seeds of a setting."
 
 
 def _student(summary: pd.DataFrame) -> tuple[pd.DataFrame, str] | None:
@@ -99,7 +104,7 @@ def _compare(student: pd.DataFrame, other: pd.DataFrame) -> str:
 
 
 def _name(summary: pd.DataFrame, rows: pd.DataFrame) -> str:
-    return style.looks(summary["contender"], summary["algorithm"])[str(rows["contender"].iloc[0])].plain
+    return style.looks(summary)[str(rows["contender"].iloc[0])].plain
 
 
 def _join(words: list[str]) -> str:

@@ -1,24 +1,37 @@
 """Read run folders into tidy tables, or say in one line what is wrong with a folder.
 
-Columns are documented in `fedsim.results`; every table here has one more in front, `run`, the name
-of the folder. The summary also has `algorithm`, the registered name behind a contender.
+Columns are documented in `fedsim.results`; every table here has two more in front: `run`, the name of
+the folder, and `setting`, which runs share that differ in their seed only (see `analysis.settings`). The
+summary also has `algorithm`, the registered name behind a contender, `student`, whether it trains one,
+and `seed`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis import settings, style
 from fedsim import results, storage
 from fedsim.errors import FedsimError
 from fedsim.storage import AnyPath, RemotePath
+
+READERS = 16
+"""Folders read at the same time: behind a URI it is waiting that takes the time."""
+_METHODS = ["method", "algorithm", "student", "seed"]
+SUMMARY = ("algorithm", "student", "seed", *results.SUMMARY)
+"""Columns of the summary."""
+_TOTALS = ("score", "ratio_to_centralized", "virtual_s", "wall_s")
 
 
 class AnalysisError(FedsimError):
@@ -48,72 +61,140 @@ class Tables:
     """The tables of one or many runs, one below the other."""
 
     runs: tuple[Run, ...]
+    settings: pd.DataFrame
+    """One row per run: its setting, the axes of its sweep, every field of its config."""
     rounds: pd.DataFrame
     participants: pd.DataFrame
     messages: pd.DataFrame
+    sections: pd.DataFrame
     partition: pd.DataFrame
     summary: pd.DataFrame
+    trials: pd.DataFrame | None = None
+    """Of sweeps: one row per trial, also of those that did not finish (`fedsim.sweeps.Outcome.table`)."""
 
 
-def load(paths: str | AnyPath | Iterable[str | AnyPath], *, strict: bool = True) -> Tables:
-    """Load one run folder or many, by path or URI.
+@dataclass(frozen=True)
+class _Found:
+    """What lies at the given paths: folders of runs, and the trials of sweeps."""
+
+    folders: list[AnyPath]
+    trials: list[pd.DataFrame]
+
+
+def load(
+    paths: str | AnyPath | Iterable[str | AnyPath],
+    *,
+    strict: bool = True,
+    columns: Mapping[str, Iterable[str]] | None = None,
+) -> Tables:
+    """Load run folders and sweeps (their finished trials), by path or URI.
+
+    columns: table → columns that are wanted, to load thousands of runs in less time and memory; a table
+    that is not named is not read and empty. Tables are those of `fedsim.results.TABLES` and `summary`.
 
     A foreign folder and a table of another schema version are always an AnalysisError. So is a
     missing file, unless `strict=False`: then its table is empty and `Run.missing` names it, so that
     an unfinished run can be looked at. `rounds.parquet` is what makes a folder a run.
     """
-    folders = _folders(paths)
-    names = _names(folders)
-    runs: list[Run] = []
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in (*results.TABLES, "summary")}
-    for name, folder in zip(names, folders, strict=True):
-        run, tables = _load_one(name, folder, strict)
-        runs.append(run)
-        for table, frame in tables.items():
-            parts[table].append(frame)
-    return Tables(tuple(runs), **{table: _stack(frames) for table, frames in parts.items()})
+    wanted = _wanted(columns)
+    found = _find(paths)
+    names = _names(found.folders)
+    with ThreadPoolExecutor(READERS) as pool:
+        reading = [
+            pool.submit(_load_one, *it, wanted, strict) for it in zip(names, found.folders, strict=True)
+        ]
+        try:
+            read = [future.result() for future in reading]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    runs = tuple(run for run, _ in read)
+    axes = {name: values for trials in found.trials for name, values in _axes(trials).items()}
+    trial_of = {run.name: run.folder.resolve().name for run in runs}
+    table = settings.table(
+        names, [run.config for run in runs], {run: axes[t] for run, t in trial_of.items() if t in axes}
+    )
+    # Each table by itself, and let go of: the parts of all would be twice the memory.
+    tables = {
+        name: _stack(name, [parts.pop(name) for _, parts in read if name in parts], names, table["setting"])
+        for name in (*results.TABLES, "summary")
+    }
+    trials = pd.concat(found.trials, ignore_index=True) if found.trials else None
+    return Tables(runs, table, **tables, trials=trials)
 
 
-def _load_one(name: str, folder: AnyPath, strict: bool) -> tuple[Run, dict[str, pd.DataFrame]]:
+def _wanted(columns: Mapping[str, Iterable[str]] | None) -> dict[str, list[str]]:
+    """Table → columns to read, in their documented order."""
+    known = {table: list(there) for table, there in results.TABLES.items()}
+    known["summary"] = list(SUMMARY)
+    if columns is None:
+        return known
+    wanted: dict[str, list[str]] = {}
+    for table, some in columns.items():
+        if table not in known:
+            raise AnalysisError(f"no table {table}; expected one of {', '.join(known)}")
+        asked = list(some)
+        unknown = [column for column in asked if column not in known[table]]
+        if unknown:
+            raise AnalysisError(
+                f"{table} has no column {unknown[0]}; expected some of {', '.join(known[table])}"
+            )
+        wanted[table] = [column for column in known[table] if column in asked]
+    return wanted
+
+
+def _load_one(
+    name: str, folder: AnyPath, wanted: Mapping[str, list[str]], strict: bool
+) -> tuple[Run, dict[str, pa.Table]]:
     if not folder.is_dir():
         raise AnalysisError(f"{folder}: no such folder; expected the folder of a run")
-    if not (folder / "rounds.parquet").exists():
+    there = {file.name for file in folder.iterdir()}
+    if "rounds.parquet" not in there:
         raise AnalysisError(f"{folder}: not the folder of a run (it has no rounds.parquet)")
-    files = [f"{table}.parquet" for table in results.TABLES] + [
-        "summary.json",
-        "config.yaml",
-        "manifest.json",
-    ]
-    missing = tuple(file for file in files if not (folder / file).exists())
+    files = [f"{table}.parquet" for table in results.TABLES]
+    missing = tuple(f for f in (*files, "summary.json", "config.yaml", "manifest.json") if f not in there)
     if missing and strict:
         raise AnalysisError(f"{folder}: {missing[0]} is missing; the run is unfinished or damaged")
-    tables = {table: _table(folder, table) for table in results.TABLES}
-    tables["summary"] = _summary(folder, tables)
-    for frame in tables.values():
-        frame.insert(0, "run", name)
-    config = folder / "config.yaml"
+    plain = {table: columns for table, columns in wanted.items() if table != "summary"}
+    if "summary" in wanted:  # the algorithms are told by the rounds alone
+        plain["rounds"] = list(dict.fromkeys([*wanted.get("rounds", []), *_METHODS]))
+    tables = {
+        table: _table(folder, table, columns, f"{table}.parquet" in missing)
+        for table, columns in plain.items()
+    }
+    if "summary" in wanted:
+        tables["summary"] = _summary(folder, tables["rounds"], "summary.json" in missing)
+    tables = {table: tables[table].select(columns) for table, columns in wanted.items()}
     run = Run(
         name=name,
         folder=folder,
-        config=config.read_text(encoding="utf-8") if config.exists() else "",
-        manifest=_manifest(folder),
+        config="" if "config.yaml" in missing else (folder / "config.yaml").read_text(encoding="utf-8"),
+        manifest={} if "manifest.json" in missing else _manifest(folder / "manifest.json"),
         missing=missing,
     )
     return run, tables
 
 
-def _table(folder: AnyPath, table: str) -> pd.DataFrame:
-    """One Parquet file, with exactly the columns that `fedsim.results` documents."""
-    columns = results.TABLES[table]
+def _table(folder: AnyPath, table: str, columns: Iterable[str], missing: bool) -> pa.Table:
+    """Some columns of a Parquet file that has all that `fedsim.results` documents."""
+    kinds = {column: results.TABLES[table][column][0] for column in columns}
+    texts = [column for column, kind in kinds.items() if kind == pa.string()]
+    # As in the file: each text once, which keeps the parts of thousands of runs small.
+    coded = pa.dictionary(pa.int32(), pa.string())
+    plain = pa.schema([(column, coded if column in texts else kind) for column, kind in kinds.items()])
+    if missing:
+        return plain.empty_table()
     path = folder / f"{table}.parquet"
-    if not path.exists():
-        empty = pa.table({c: pa.array([], kind) for c, (kind, _) in columns.items()})
-        return cast(pd.DataFrame, empty.to_pandas())
+    options = {"read_dictionary": texts, "pre_buffer": isinstance(path, RemotePath)}
     try:
-        with storage.reading(path) as source, pq.ParquetFile(source) as file:
-            schema = file.schema_arrow
-            _check_schema(path, table, schema)
-            return cast(pd.DataFrame, file.read(columns=list(columns)).to_pandas())
+        with storage.reading(path) as source, pq.ParquetFile(source, **options) as file:
+            _check_schema(path, table, file.schema_arrow)
+            read = file.read(columns=plain.names, use_threads=False)
+            return pa.Table.from_arrays(read.select(plain.names).columns, schema=plain)
+    except KeyError:  # a text that is not there
+        with storage.reading(path) as source:
+            _check_schema(path, table, pq.read_schema(source))
+        raise
     except (pa.ArrowException, OSError) as error:
         raise AnalysisError(f"{path}: not a readable Parquet file ({_line(error)})") from None
 
@@ -130,38 +211,48 @@ def _check_schema(path: AnyPath, table: str, schema: pa.Schema) -> None:
     for column, (kind, _) in results.TABLES[table].items():
         if column not in schema.names:
             raise AnalysisError(f"{path}: column {column} is missing")
-        if schema.field(column).type != kind:
-            found = schema.field(column).type
+        found = schema.field(column).type
+        if pa.types.is_dictionary(found):
+            found = found.value_type
+        if found != kind:
             raise AnalysisError(f"{path}: column {column} holds {found}; expected {kind}")
 
 
-def _summary(folder: AnyPath, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def _summary(folder: AnyPath, rounds: pa.Table, missing: bool) -> pa.Table:
     """summary.json, or the same rows computed from the tables where a run hasn't written it yet."""
+    methods = rounds.select(_METHODS).to_pydict()
     path = folder / "summary.json"
-    rounds = tables["rounds"]
-    if path.exists():
+    if missing:
+        none = not (folder / "participants.parquet").exists()
+        all_rounds = _table(folder, "rounds", results.ROUNDS, missing=False)
+        participants = _table(folder, "participants", results.PARTICIPANTS, none)
+        rows = results.summarise(all_rounds.to_pylist(), participants.to_pylist())
+    else:
         rows = _json(path)
         ok = isinstance(rows, list) and all(
-            isinstance(r, dict) and set(results.SUMMARY) <= set(r) for r in rows
+            isinstance(row, dict) and set(results.SUMMARY) <= set(row) for row in rows
         )
         if not ok:
             raise AnalysisError(f"{path}: expected a list of rows with {', '.join(results.SUMMARY)}")
-    else:
-        rows = results.summarise(_rows(rounds), _rows(tables["participants"]))
-    frame = pd.DataFrame(rows, columns=list(results.SUMMARY))
-    for column in ("score", "ratio_to_centralized", "virtual_s", "wall_s"):
-        frame[column] = frame[column].astype("float64")
-    algorithms = {str(m): str(a) for m, a in zip(rounds["method"], rounds["algorithm"], strict=True)}
-    for method in rounds.loc[~rounds["student"], "method"].unique():
-        algorithms |= {f"{method}_{which}": algorithms[method] for which in ("best", "mean")}
-    frame.insert(0, "algorithm", [algorithms.get(str(c), "") for c in frame["contender"]])
-    return frame
+    algorithms = dict(zip(methods["method"], methods["algorithm"], strict=True))
+    alone = {m for m, student in zip(methods["method"], methods["student"], strict=True) if not student}
+    algorithms |= {f"{m}_{part}": algorithms[m] for m in alone for part in style.PARTS}
+    alone_rows = {f"{m}_{part}" for m in alone for part in style.PARTS}
+    columns: dict[str, pa.Array] = {
+        "algorithm": pa.array([algorithms.get(row["contender"], "") for row in rows], pa.string()),
+        "student": pa.array([row["contender"] not in alone_rows for row in rows], pa.bool_()),
+        "seed": pa.array(methods["seed"][:1] * len(rows), pa.int64()),
+    }
+    kinds = dict.fromkeys(results.SUMMARY, pa.string()) | dict.fromkeys(_TOTALS, pa.float64())
+    kinds |= {"higher_is_better": pa.bool_(), "bytes_up": pa.int64(), "bytes_down": pa.int64()}
+    try:
+        columns |= {c: pa.array([row[c] for row in rows], kind) for c, kind in kinds.items()}
+    except (pa.ArrowException, TypeError) as error:
+        raise AnalysisError(f"{path}: a value of another kind than expected ({_line(error)})") from None
+    return pa.table(columns)
 
 
-def _manifest(folder: AnyPath) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.exists():
-        return {}
+def _manifest(path: AnyPath) -> dict[str, Any]:
     value = _json(path)
     if not isinstance(value, dict):
         raise AnalysisError(f"{path}: expected a JSON object")
@@ -175,36 +266,87 @@ def _json(path: AnyPath) -> Any:
         raise AnalysisError(f"{path}: not readable JSON ({_line(error)})") from None
 
 
-def _folders(paths: str | AnyPath | Iterable[str | AnyPath]) -> list[AnyPath]:
+def _find(paths: str | AnyPath | Iterable[str | AnyPath]) -> _Found:
     several = [paths] if isinstance(paths, str | Path | RemotePath) else list(paths)
     if not several:
         raise AnalysisError("no run folder given")
-    located = [storage.locate(p, "report") for p in several]
-    return list({folder.resolve(): folder for folder in located}.values())
+    found = _Found([], [])
+    for folder in (storage.locate(path, "report") for path in several):
+        if (folder / "sweep.yaml").exists():
+            trials = _finished_trials(folder, found.trials)
+            if not trials:
+                raise AnalysisError(f"{folder}: a sweep without a finished trial")
+            found.folders.extend(trials)
+        else:
+            found.folders.append(folder)
+    return _Found(list({folder.resolve(): folder for folder in found.folders}.values()), found.trials)
+
+
+def _finished_trials(folder: AnyPath, tables: list[pd.DataFrame]) -> list[AnyPath]:
+    """The folders of a sweep's finished trials; its table of all is added to `tables`."""
+    path = folder / "trials.parquet"
+    if not path.exists():  # it is still going on
+        begun: list[AnyPath] = sorted((folder / "trials").iterdir(), key=lambda trial: trial.name)
+        ended = (trial for trial in begun if (trial / "manifest.json").exists())
+        return [t for t in ended if _manifest(t / "manifest.json").get("status") == "finished"]
+    try:
+        with storage.reading(path) as source:
+            trials = pd.read_parquet(source)
+    except (pa.ArrowException, OSError) as error:
+        raise AnalysisError(f"{path}: not a readable Parquet file ({_line(error)})") from None
+    if not {"trial", "status", "reason", "score"} <= set(trials):
+        raise AnalysisError(f"{path}: not the trials of a sweep written by fedsim")
+    tables.append(trials)
+    return [folder / "trials" / name for name in trials.loc[trials["status"] == "finished", "trial"]]
+
+
+def _axes(trials: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Trial → axis → value."""
+    columns = [str(c) for c in trials if str(c).startswith("axis.")]
+    rows = trials[["trial", *columns]].to_dict("records")
+    return {str(row["trial"]): {c.removeprefix("axis."): row[c] for c in columns} for row in rows}
 
 
 def _names(folders: list[AnyPath]) -> list[str]:
     """The folder's own name, with its parent's in front where two would be called the same."""
-    names = [f.resolve().name for f in folders]
-    doubled = [n for n in names if names.count(n) > 1]
+    resolved = [folder.resolve() for folder in folders]
+    counts = Counter(folder.name for folder in resolved)
     names = [
-        f"{f.resolve().parent.name}/{n}" if n in doubled else n for f, n in zip(folders, names, strict=True)
+        folder.name if counts[folder.name] == 1 else f"{_above(folder)}/{folder.name}" for folder in resolved
     ]
-    if len(set(names)) < len(names):
-        raise AnalysisError(
-            f"two folders are called {next(n for n in names if names.count(n) > 1)}; rename one"
-        )
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    if doubled:
+        raise AnalysisError(f"two folders are called {doubled[0]}; rename one")
     return names
 
 
-def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """One below the other; empty tables are left out, so that they can't change a column's type."""
-    filled = [frame for frame in frames if len(frame)] or frames[:1]
-    return pd.concat(filled, ignore_index=True)
+def _above(folder: AnyPath) -> str:
+    """The folder above, or the sweep's that a trial is in."""
+    parent = folder.parent
+    return parent.parent.name if parent.name == "trials" else parent.name
 
 
-def _rows(frame: pd.DataFrame) -> list[results.Row]:
-    return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
+def _stack(name: str, parts: list[pa.Table], names: list[str], labels: pd.Series[str]) -> pd.DataFrame:
+    """One below the other, behind the names of their runs and settings; empty where none was asked for."""
+    if not parts:
+        return pd.DataFrame(columns=["run", "setting", *_wanted(None)[name]])
+    whole = pa.concat_tables(parts)
+    places = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts]))
+    parts.clear()
+    for column, texts in (("setting", list(labels)), ("run", names)):
+        whole = whole.add_column(
+            0, column, pa.DictionaryArray.from_arrays(places, pa.array(texts, pa.string()))
+        )
+    columns = {}
+    while whole.num_columns:  # one by one: the texts written out are the larger part
+        column = whole.column_names[0]
+        values, whole = whole[column], whole.remove_column(0)
+        written = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
+        series = written.to_pandas()
+        if written.num_chunks == 1:  # Arrow's own memory, which can't be written to
+            series = series.copy()
+        columns[column] = series
+    return pd.DataFrame(columns, copy=False)
 
 
 def _line(error: Exception) -> str:

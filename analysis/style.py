@@ -6,10 +6,11 @@ Colours, symbols and dashes always go together, so nothing is told by colour alo
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
+
+import pandas as pd
 
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#858B94"
@@ -32,8 +33,14 @@ KNOWN: dict[str, tuple[str, str, str, str]] = {
     "centralized": ("Centralised", GREY, "diamond", "upper bound: all private data in one place"),
     "solo": ("Solo", GREEN, "triangle-up", "institutions on their own"),
     "proxy_only": ("Proxy only", ORANGE, "cross", "the public proxy set alone"),
+    "fedprox": ("FedProx", "", "", "averages parameters, held near the last average"),
+    "ds_fl": ("DS-FL", "", "", "everybody learns the sharpened mean of all labels"),
+    "fedmd": ("FedMD", "", "", "everybody learns the mean of all labels; no global model"),
 }
-"""Contenders with a colour of their own, in the order in which a table lists them."""
+"""Algorithms by their usual names; the first have a colour of their own, for the others one is found."""
+
+PARTS = {"best": "the best institution", "mean": "mean of the institutions"}
+"""What stands for a contender without a student in a summary: `<label>_best`, `<label>_mean`."""
 
 _SPARE = [("solid", PURPLE), ("solid", SKY)]
 _SPARE += list(product(("dash", "dot"), (PURPLE, SKY, BLUE, VERMILLION, GREEN, ORANGE)))
@@ -57,45 +64,63 @@ class Look:
         return label(self.plain)
 
 
-def looks(contenders: Iterable[str], algorithms: Iterable[str]) -> dict[str, Look]:
-    """A look for each contender (`solo_best` looks like `solo`), in order of appearance.
+def looks(frame: pd.DataFrame) -> dict[str, Look]:
+    """A look for each contender of a summary, or each method of the rounds, in order of appearance.
 
-    The first contender of a known algorithm has that algorithm's colour; a second one, and every
-    algorithm that isn't in KNOWN, takes the next spare pair of colour and dash.
+    frame: `contender` or `method`; `algorithm` (absent: it is the name) and `student`. Both rows of a
+    contender without a student (`solo_best`, `solo_mean`) look like the method itself. The first contender
+    of a known algorithm has that algorithm's colour; a second one, and every algorithm without a
+    colour in KNOWN, takes the next spare pair of colour and dash.
     """
+    names = frame["contender"] if "contender" in frame else frame["method"]
+    algorithms = frame.get("algorithm", names)
+    students = frame["student"] if "student" in frame and "contender" in frame else [True] * len(frame)
     chosen: dict[str, Look] = {}
     owners: dict[str, str] = {}
     drawn: dict[str, tuple[str, str, str]] = {}
-    for contender, algorithm in dict.fromkeys(zip(contenders, algorithms, strict=True)):
-        owner, part = _split(contender, algorithm)
+    for name, algorithm, student in dict.fromkeys(
+        zip(map(str, names), map(str, algorithms), students, strict=True)
+    ):
+        owner, part = (name, "") if student else split(name)
+        pretty, about = algorithm, ""
+        if algorithm in KNOWN:
+            pretty, own, mark, about = KNOWN[algorithm]
         if owner not in drawn:
-            known = KNOWN.get(algorithm)
-            if known and owners.setdefault(algorithm, owner) == owner:
-                drawn[owner] = known[1], known[2], "solid"
+            if algorithm in KNOWN and own and owners.setdefault(algorithm, owner) == owner:
+                drawn[owner] = own, mark, "solid"
             else:
                 spare = len(drawn) - len(owners)
                 dash, colour = _SPARE[spare % len(_SPARE)]
                 drawn[owner] = colour, _SYMBOLS[spare % len(_SYMBOLS)], dash
         colour, symbol, dash = drawn[owner]
-        pretty = KNOWN[algorithm][0] if owner == algorithm and algorithm in KNOWN else owner
-        about = {"best": "the best institution on its own", "mean": "mean of institutions on their own"}.get(
-            part, KNOWN[algorithm][3] if algorithm in KNOWN else ""
-        )
-        name = f"{pretty}, {part}" if part else pretty
-        chosen[contender] = Look(name, colour, symbol, dash, about)
+        pretty = pretty if owner == algorithm else owner
+        if part:
+            pretty, about = f"{pretty}, {part}", PARTS[part]
+        chosen[name] = Look(pretty, colour, symbol, dash, about)
     return chosen
+
+
+def split(contender: str) -> tuple[str, str]:
+    """`solo_best` → (`solo`, `best`): one of the two rows of a contender without a student."""
+    owner, _, part = contender.rpartition("_")
+    return (owner, part) if owner and part in PARTS else (contender, "")
 
 
 def rank(contender: str, algorithm: str) -> tuple[int, str]:
     """Sorts contenders for a table: the methods, then what they are measured against."""
-    order = list(KNOWN)
-    place = order.index(algorithm) if algorithm in order else order.index("fedavg")
-    return (place + (10 if algorithm in _REFERENCES else 0), contender)
+    place = _REFERENCES.index(algorithm) + 2 if algorithm in _REFERENCES else 1
+    return (0 if algorithm == "federated_distillation" else place, contender)
 
 
 def is_reference(algorithm: str) -> bool:
     """Whether it is a yardstick (nothing is sent) rather than a federated method."""
     return algorithm in _REFERENCES
+
+
+def faint(colour: str) -> str:
+    """The colour as a veil, for bands; it works on light and dark."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
 
 
 def label(text: str, limit: int = 40) -> str:
@@ -115,6 +140,8 @@ def template(theme: dict[str, str]) -> dict[str, Any]:
         "automargin": True,
         "ticklabelposition": "outside",
     }
+    side = {k: v for k, v in axis.items() if k not in ("zerolinecolor", "automargin", "ticklabelposition")}
+    side["title"] = {"font": {"color": theme["soft"], "size": 13}}
     return {
         "layout": {
             "font": {"family": FONT, "size": 13, "color": theme["ink"]},
@@ -123,6 +150,9 @@ def template(theme: dict[str, str]) -> dict[str, Any]:
             "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
             "xaxis": axis,
             "yaxis": axis,
+            "colorway": [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY],
+            "ternary": {"bgcolor": theme["card"], **dict.fromkeys(("aaxis", "baxis", "caxis"), side)},
+            "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12}},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom",
                        "bgcolor": "rgba(0,0,0,0)", "itemsizing": "constant"},
             "hoverlabel": {"bgcolor": theme["page"], "bordercolor": theme["line"], "align": "left",
@@ -131,12 +161,3 @@ def template(theme: dict[str, str]) -> dict[str, Any]:
             "margin": {"l": 8, "r": 16, "t": 56, "b": 8, "pad": 4},
         }
     }  # fmt: skip
-
-
-def _split(contender: str, algorithm: str) -> tuple[str, str]:
-    """`solo_best` → (`solo`, `best`): two rows of the summary that are one contender."""
-    if algorithm == "solo":
-        for part in ("best", "mean"):
-            if contender.endswith(f"_{part}"):
-                return contender.removesuffix(f"_{part}"), part
-    return contender, ""

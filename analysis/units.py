@@ -46,7 +46,9 @@ def time_unit(longest: float) -> tuple[float, str]:
         return 3_600.0, "h"
     if longest >= 120:
         return 60.0, "min"
-    return (1.0, "s") if longest >= 0.1 or longest == 0 else (1e-3, "ms")
+    if longest >= 0.1 or longest == 0:
+        return 1.0, "s"
+    return (1e-3, "ms") if longest >= 1e-4 else (1e-6, "µs")
 
 
 def score_text(score: float, metric: str) -> str:

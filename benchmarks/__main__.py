@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import codec, memory, rounds, startup, step
+from benchmarks import analysis_load, codec, memory, rounds, startup, step
 
 BENCHMARKS = {
     "codec": codec.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "rounds": rounds.main,
     "startup": startup.main,
     "memory": memory.main,
+    "analysis": analysis_load.main,
 }
 
 if __name__ == "__main__":  # worker processes import this file as well

@@ -32,7 +32,7 @@ import numpy as np
 from fedsim.config import Adversary, RunConfig
 from fedsim.errors import ConfigError
 from fedsim.seeding import generator
-from fedsim.types import Examples, Knowledge, Mixture, Parameters, Prototypes, Responses, Shard
+from fedsim.types import Examples, Knowledge, Mixture, Parameters, Prototypes, Responses, Shard, Update
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 OF_LABELS = ("label_flip", "backdoor")
@@ -104,16 +104,15 @@ def tamper(
 ) -> Knowledge:
     """What an adversary sends in place of what it knows. Features always stay as they are."""
     if isinstance(knowledge, Mixture):
-        answers, prototypes = knowledge.responses, knowledge.prototypes
-        if answers is not None:
-            changed = tamper(answers, None, adversary, rng)
-            assert isinstance(changed, Responses)
-            answers = changed
-        if prototypes is not None and adversary.kind == "false_prototypes":
-            prototypes = _swapped(prototypes)
-        return replace(knowledge, responses=answers, prototypes=prototypes)
+        parts = {"responses": knowledge.responses, "prototypes": knowledge.prototypes}
+        lies = {name: tamper(part, None, adversary, rng) for name, part in parts.items() if part is not None}
+        return replace(knowledge, **lies)  # type: ignore[arg-type]  # of the same kinds as they were
+    if isinstance(knowledge, Prototypes):
+        return _swapped(knowledge) if adversary.kind == "false_prototypes" else knowledge
     if isinstance(knowledge, Parameters):
         return _turned(knowledge, received, adversary, rng)
+    if isinstance(knowledge, Update):
+        return _turned_steps(knowledge, adversary, rng)
     attack = ATTACKS.get(adversary.kind)
     if attack is None or not isinstance(knowledge, Responses):
         return knowledge
@@ -239,6 +238,18 @@ def _turned(
         return mine
     mixed = (1 - adversary.strength) * mine.vector + adversary.strength * wrong
     return Parameters(mixed.astype(np.float32), mine.examples)
+
+
+def _turned_steps(mine: Update, adversary: Adversary, rng: np.random.Generator) -> Update:
+    """The same of a change: its steps turned round, or in a random direction."""
+    if adversary.kind == "sign_flip":
+        wrong = -mine.codes.astype(np.float64)
+    elif adversary.kind == "noise":
+        wrong = mine.codes.std() * rng.standard_normal(len(mine.codes))
+    else:
+        return mine
+    mixed = np.rint((1 - adversary.strength) * mine.codes + adversary.strength * wrong)
+    return replace(mine, codes=np.clip(mixed, -mine.levels, mine.levels).astype(np.int8))
 
 
 def _relabel(examples: Examples, labels: np.ndarray) -> Examples:

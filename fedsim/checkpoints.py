@@ -23,7 +23,7 @@ from fedsim.results import Row, write_json, write_table
 from fedsim.round import Records
 from fedsim.storage import AnyPath
 
-PARTS = ("participants", "messages")
+PARTS = ("participants", "messages", "sections")
 """Tables whose rows can be many: they are kept as Parquet and never all in memory."""
 
 

@@ -106,6 +106,24 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _table(options: argparse.Namespace) -> int:
+    from analysis import export, tables
+    from analysis.load import SUMMARY, AnalysisError, load
+    from fedsim import results
+
+    folders = [storage.locate(folder, "table") for folder in options.folders]
+    try:
+        summary = load(folders, columns={"summary": SUMMARY}).summary
+        text = export.FORMATS[options.format](tables.contenders(summary))
+    except AnalysisError as error:
+        raise ConfigError("table", [str(f) for f in folders], f"folders of runs ({error})") from None
+    if options.output:
+        results.write_text(storage.locate(options.output), text)
+    else:
+        print(text, end="")
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from fedsim.doctor import examine
 
@@ -163,8 +181,12 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("config")
     validate.add_argument("overrides", nargs="*", metavar="field=value")
     report = add("report", _report, "build one HTML report from run folders")
-    report.add_argument("folders", nargs="+", metavar="FOLDER")
+    report.add_argument("folders", nargs="+", metavar="FOLDER", help="of a run or a sweep, or a URI")
     report.add_argument("-o", "--output", help="HTML file; FOLDER/report.html of the first if absent")
+    table = add("table", _table, "print what the contenders reached: text, LaTeX or CSV")
+    table.add_argument("folders", nargs="+", metavar="FOLDER")
+    table.add_argument("--format", choices=("text", "latex", "csv"), default="text")
+    table.add_argument("-o", "--output", help="file to write; the terminal if absent")
     add("doctor", _doctor, "check the installation and say how to mend what is missing")
     add("schema", _schema, "print the JSON schema of the config, for editors")
     return parser

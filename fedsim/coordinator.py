@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load
 
-from fedsim import adversaries, storage
+from fedsim import adversaries, memory, storage
 from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
@@ -58,10 +58,11 @@ class Coordinator:
         """Take up a contender after `finished` rounds; round 0 is the public start, scored here."""
         self._release()
         self._method: Method = self.world.method(contender)
-        world = replace(self.world, averages=self._method.averages)
+        adapter = self._method.adapter if self._method.averages else None
+        world = replace(self.world, adapter=adapter)
         start = self.starts.get(world.config.student.model)
         learner = self._student(world, start, self._method.heads())
-        self._desk = Desk(self.public, learner, private)
+        self._desk = Desk(self.public, learner, private, self.starts)
         self._contender, self._round = contender, finished
         self._check_limit()
         if finished:
@@ -81,9 +82,10 @@ class Coordinator:
         self._intake = None
         pool = self._method.pool(self._desk, round)
         if pool is not None:
+            size = self._desk.learner.size
             # Copied while it is empty: it is handed to hosts that take in messages as well.
-            self._terms = Terms(copy.deepcopy(pool), self._desk.learner.size)
-            self._intake = Intake(self._method, round, Terms(pool, self._desk.learner.size), self._limit)
+            self._terms = Terms(copy.deepcopy(pool), size) if self._method.pools_at_hosts else None
+            self._intake = Intake(self._method, round, Terms(pool, size), self._limit)
         knowledge = self._method.broadcast(self._desk, round)
         if knowledge is None:
             return None
@@ -155,9 +157,12 @@ class Coordinator:
 
     def _check_limit(self) -> None:
         """Refuse a limit that would reject every honest message."""
-        expected = self._method.expect("up", 2, 0, self._desk.learner.size)
-        if expected is not None and memory_limit(expected) > self._limit:
-            need = -(-memory_limit(expected) // 2**20)
+        # Models are dealt out in turn, so the first few participants have them all.
+        first = range(min(len(self.world.sizes), len(self.world.config.participants.models)))
+        expected = (self._method.expect("up", 2, k, self._desk.learner.size) for k in first)
+        most = max((memory_limit(e) for e in expected if e is not None), default=0)
+        if most > self._limit:
+            need = -(-most // 2**20)
             limit = self.world.config.runtime.message_limit_mib
             raise ConfigError(
                 "runtime.message_limit_mib", limit, f"at least {need}: messages of {self._contender} need it"
@@ -172,7 +177,7 @@ class Coordinator:
         self._desk.learner.save(folder)  # each of its ranks a part, maybe on a machine of its own
         with storage.saving(folder) as local:
             if self._desk.memory:
-                save_file(self._desk.memory, str(local / MEMORY))
+                memory.save(self._desk.memory, local / MEMORY)
             (local / "flops.json").write_text(json.dumps(self._desk.learner.flops))
 
     def _load(self, folder: AnyPath) -> None:

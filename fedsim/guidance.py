@@ -33,13 +33,31 @@ def guided_terms(heads: Heads, stream: Stream, batch: np.ndarray) -> dict[str, T
             if embedding is not None
         ]
         terms["feature"] = stream.weight * want.feature * torch.stack(layers).mean()
-    if want.prototype and guide.prototypes is not None and guide.groups is not None:
-        distance = losses.prototype_distance(
-            heads.embeddings[-1].float(),
-            tensor(guide.groups[batch]),
-            tensor(guide.prototypes.centroids),
-            tensor(guide.prototypes.groups),
-            tensor(guide.prototypes.confidence),
-        )
-        terms["prototype"] = stream.weight * want.prototype * distance
+    if pulls(stream):
+        terms["prototype"] = prototype_term(heads.embeddings[-1], stream, batch)
     return terms
+
+
+def pulls(stream: Stream) -> bool:
+    """Whether there are prototypes that a stream's examples are to be near."""
+    guide = stream.guide
+    found = guide is not None and guide.prototypes is not None and guide.groups is not None
+    return found and stream.objective.prototype > 0
+
+
+def prototype_term(embeddings_Br: Tensor, stream: Stream, batch: np.ndarray) -> Tensor:
+    """The weighted distance of the examples at `batch` from their prototypes."""
+    guide = stream.guide
+    assert guide is not None and guide.groups is not None and guide.prototypes is not None
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(embeddings_Br.device)
+
+    distance = losses.prototype_distance(
+        embeddings_Br.float(),
+        tensor(guide.groups[batch]),
+        tensor(guide.prototypes.centroids),
+        tensor(guide.prototypes.groups),
+        tensor(guide.prototypes.confidence),
+    )
+    return stream.weight * stream.objective.prototype * distance

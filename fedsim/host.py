@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from fedsim import adversaries, events, storage
+from fedsim import adversaries, events, memory, storage
+from fedsim.config import Adapter
 from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.learner import Specialist
@@ -24,7 +25,7 @@ from fedsim.seeding import generator
 from fedsim.storage import AnyPath
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard
-from fedsim.wire.container import Buffer
+from fedsim.wire.container import Buffer, anatomy
 from fedsim.wire.messages import decode, encode
 from fedsim.world import World
 
@@ -158,6 +159,8 @@ class Host:
                 fate = "lost"
             elif self._clock.late(timing):
                 fate = "late"
+            else:
+                method.delivered(site, round)
         report = Report(
             participant=site.participant,
             model=model,
@@ -167,6 +170,7 @@ class Host:
             wall_s=time.perf_counter() - began,
             sent=sent,
             kind=message.kind if message else "",
+            sections=anatomy(message.data) if message else {},
             loss=fit.loss if fit else float("nan"),
             score=score,
         )
@@ -210,8 +214,8 @@ class Host:
         if resident is not None:
             if begun and resident.round == begun:
                 return resident.site, resident.learner
-            self._bench.put(model, resident.learner)
-        learner = self._bench.take(model, self.starts.get(model))
+            self._bench.put((model, method.adapter), resident.learner)
+        learner = self._bench.take((model, method.adapter), self.starts.get(model))
         site = Site(participant, self._shard(method, participant), self.public, learner)
         if begun and previous is not None:
             _load(site, previous / f"participant-{participant:05d}")
@@ -236,7 +240,8 @@ class Host:
             self._residents[contender, participant] = resident
             self._held = held
         else:
-            self._bench.put(self.world.model_of(contender, participant), resident.learner)
+            model = self.world.model_of(contender, participant)
+            self._bench.put((model, self._method(contender).adapter), resident.learner)
 
     def _take_out(self, key: tuple[str, int]) -> _Resident:
         resident = self._residents.pop(key)
@@ -244,34 +249,38 @@ class Host:
         return resident
 
 
+Kind = tuple[str, Adapter | None]
+"""A model, and the adapters on it."""
+
+
 class _Bench:
     """Learners that nobody's state is in: to build one costs more than to set it back."""
 
     def __init__(self, world: World, reuse: bool) -> None:
         self._world, self._reuse = world, reuse
-        self._free: dict[str, Specialist] = {}
-        self._fresh: dict[str, np.ndarray] = {}
+        self._free: dict[Kind, Specialist] = {}
+        self._fresh: dict[Kind, np.ndarray] = {}
 
-    def take(self, model: str, start: np.ndarray | None) -> Specialist:
+    def take(self, kind: Kind, start: np.ndarray | None) -> Specialist:
         """A learner at the public start (None: at its fresh weights), its optimiser new."""
-        learner = self._free.pop(model, None)
+        learner = self._free.pop(kind, None)
         if learner is None:
-            people = self._world.config.participants
-            learner = self._world.specialist(model, start, people.training, people.adapter)
+            model, adapter = kind
+            learner = self._world.specialist(model, start, self._world.config.participants.training, adapter)
             # Adapters begin fresh wherever their frozen weights do.
-            if (start is None or people.adapter) and self._reuse and model not in self._fresh:
-                self._fresh[model] = learner.parameters().vector
+            if (start is None or adapter) and self._reuse and kind not in self._fresh:
+                self._fresh[kind] = learner.parameters().vector
         else:
-            fresh = self._fresh.get(model, start)
+            fresh = self._fresh.get(kind, start)
             assert fresh is not None
             learner.reset(fresh)
         return learner
 
-    def put(self, model: str, learner: Specialist) -> None:
-        if model in self._free or not self._reuse:
+    def put(self, kind: Kind, learner: Specialist) -> None:
+        if kind in self._free or not self._reuse:
             learner.release()
         else:
-            self._free[model] = learner
+            self._free[kind] = learner
 
 
 class _Received:
@@ -296,7 +305,7 @@ def _save(site: Site, folder: AnyPath) -> None:
     with storage.saving(folder) as local:
         site.learner.save(local)
         if site.memory:
-            save_file(site.memory, str(local / MEMORY))
+            memory.save(site.memory, local / MEMORY)
 
 
 def _load(site: Site, folder: AnyPath) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -22,11 +23,11 @@ from fedsim import losses, storage
 from fedsim.aggregation.exact import Pooled
 from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
-from fedsim.guidance import guided_terms
+from fedsim.guidance import guided_terms, prototype_term, pulls
 from fedsim.modalities.base import Modality, chunks
 from fedsim.models.flops import forward_flops, training_factor
 from fedsim.models.heads import Heads
-from fedsim.models.taps import tapped
+from fedsim.models.taps import LAST, tapped
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State, TorchEngine
@@ -110,9 +111,15 @@ class Learner:
             inputs, batch = {name: column[share] for name, column in inputs.items()}, batch[share]
         if self.heads is not None and stream.guide is not None and stream.guide.domains is not None:
             self.heads.domains = torch.from_numpy(stream.guide.domains[batch]).to(self.engine.device)
-        logits = self.modality.logits(self.engine.forward(**self.modality.asked(inputs, want)))
+        tap: AbstractContextManager[list[Tensor]] = nullcontext([])
+        if pulled := self.heads is None and pulls(stream):
+            tap = tapped(self.engine.model, LAST)
+        with tap as states:
+            logits = self.modality.logits(self.engine.forward(**self.modality.asked(inputs, want)))
         logits_RK = self.modality.rows(logits).float()
         terms: dict[str, Tensor] = {}
+        if pulled:
+            terms = {"prototype": prototype_term(self.modality.pooled(states[0]), stream, batch)}
         if self.heads is not None:
             terms, self.heads.domains = guided_terms(self.heads, stream, batch), None
         if want.response and stream.teacher is not None:
@@ -204,6 +211,10 @@ class Learner:
         answers = self.modality.answers(examples, index, self.engine.device)
         rows = judge(index, logits_RK, answers)
         return rows.view(len(index), -1).mean(1).cpu().numpy().astype(np.float32)
+
+    def logits(self, examples: Examples, samples: np.ndarray) -> np.ndarray:
+        """The logits on the examples at `samples`, [R, K] float32: all of them at once."""
+        return np.concatenate([z.cpu().numpy() for _, z in self._answers(examples, samples)])
 
     def evaluate(self, examples: Examples) -> tuple[float, float]:
         """(metric, mean loss in nats) on labelled examples."""

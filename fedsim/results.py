@@ -7,6 +7,7 @@ A run's folder describes itself:
     rounds.parquet        one row per method and round
     participants.parquet  one row per method, round and participant
     messages.parquet      one row per message, both directions; bytes = length of what was sent
+    sections.parquet      what the messages consist of, summed over those of a round
     partition.parquet     how the private examples are spread
     summary.json          one row per contender
     checkpoints/          the last finished round of every method, for `--resume`
@@ -102,6 +103,17 @@ MESSAGES: Columns = {
     "status": (_TEXT, "`delivered`, `lost`, `late` or `rejected:<reason>`"),
 }
 
+SECTIONS: Columns = {
+    "method": (_TEXT, "contender"),
+    "seed": (_INT, "seed of the run"),
+    "round": (_INT, "1 … rounds"),
+    "direction": (_TEXT, "`up` or `down`"),
+    "kind": (_TEXT, "knowledge inside, as in the messages table"),
+    "section": (_TEXT, "part of a message, as `fedsim.wire.messages` lists them; `header` with its table"),
+    "messages": (_INT, "messages of this round that have the section"),
+    "bytes": (_INT, "bytes of the section in all of them"),
+}
+
 PARTITION: Columns = {
     "participant": (_INT, "0, 1, 2, …"),
     "group": (_TEXT, "domain (text) or label (images)"),
@@ -112,6 +124,7 @@ TABLES: dict[str, Columns] = {
     "rounds": ROUNDS,
     "participants": PARTICIPANTS,
     "messages": MESSAGES,
+    "sections": SECTIONS,
     "partition": PARTITION,
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from fedsim import events
 from fedsim.executor import Executor, Opening, Task
@@ -21,6 +23,7 @@ class Records:
     round: Row
     participants: list[Row]
     messages: list[Row]
+    sections: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def _records(
         status = fates.get(who, "ok")
         report = reports.get(who) or _absent(method, who)
         timing = timings.get(who) or Timing(0.0, 0.0, 0.0)
-        received = opening.size if who in reports else None
+        downloaded = opening.size if who in reports else None
         participants.append(
             {
                 **common,
@@ -99,7 +102,7 @@ def _records(
                 "score": report.score,
                 "loss": report.loss,
                 "bytes_up": report.sent or 0,
-                "bytes_down": received or 0,
+                "bytes_down": downloaded or 0,
                 "down_s": timing.down_s,
                 "compute_s": timing.compute_s,
                 "up_s": timing.up_s,
@@ -107,7 +110,7 @@ def _records(
                 "wall_s": report.wall_s,
             }
         )
-        sides = (("down", received, opening.kind), ("up", report.sent, report.kind))
+        sides = (("down", downloaded, opening.kind), ("up", report.sent, report.kind))
         for direction, size, kind in sides:
             if size is not None:
                 messages.append(
@@ -145,7 +148,25 @@ def _records(
         "delivered": list(closing.statuses.values()).count("ok"),
         "peak_memory_mib": closing.peak_memory_mib,
     }
-    return Records(summary, participants, messages)
+    received = [(opening.kind, opening.sections)] * (len(reports) if opening.size is not None else 0)
+    sent = [(reports[k].kind, reports[k].sections) for k in sorted(reports) if reports[k].sent is not None]
+    sections = [{**common, "direction": "down", **row} for row in _anatomy(received)]
+    sections += [{**common, "direction": "up", **row} for row in _anatomy(sent)]
+    return Records(summary, participants, messages, sections)
+
+
+def _anatomy(messages: Iterable[tuple[str, dict[str, int]]]) -> list[Row]:
+    """The bytes of many messages, by kind and section."""
+    count: Counter[tuple[str, str]] = Counter()
+    total: Counter[tuple[str, str]] = Counter()
+    for kind, sections in messages:
+        for section, size in sections.items():
+            count[kind, section] += 1
+            total[kind, section] += size
+    return [
+        {"kind": kind, "section": section, "messages": count[kind, section], "bytes": size}
+        for (kind, section), size in total.items()
+    ]
 
 
 def _absent(method: Method, participant: int) -> Report:

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +76,11 @@ class Result:
     def messages(self) -> pd.DataFrame:
         """One row per message."""
         return self._table("messages")
+
+    @cached_property
+    def sections(self) -> pd.DataFrame:
+        """What messages consist of: one row per method, round, direction, kind and section."""
+        return self._table("sections")
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -146,19 +150,11 @@ def _check_pretraining(config: RunConfig) -> None:
 
 
 def _check_adapter(config: RunConfig) -> None:
-    """Raise ConfigError where adapters would sit on random weights, or on a network of `plain`."""
-    if find_spec("peft") is None:
-        expected = "the extra `adapters`: pip install 'fedsim[adapters]'"
-        raise ConfigError("participants.adapter", "lora", expected)
+    """Raise ConfigError where everybody is to have adapters, and some model can't."""
     used = {f"participants.models.{k}": model for k, model in enumerate(config.participants.models)}
     if any(entry.specialists == "student" for entry in config.methods):
         used["student.model"] = config.student.model
-    for field, model in used.items():
-        if presets.is_plain(model):
-            raise ConfigError(field, model, "a model of transformers, as participants.adapter is set")
-        if not (config.pretraining.steps or presets.is_pretrained(model)):
-            expected = "a pretrained folder, or pretraining.steps: participants.adapter leaves it as it is"
-            raise ConfigError(field, model, expected)
+    presets.check_adapter(used, "participants.adapter", started=config.pretraining.steps > 0)
 
 
 def run(

@@ -140,6 +140,21 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class Update:
+    """A change of parameters that both ends know the rest of, in steps; see `wire.update`.
+
+    Parameter i changes by codes[i] · scales[i // BLOCK].   codes: [P] int8, −levels … levels.
+    scales: [B] float32 ≥ 0, one for each block.   levels: 2^(bits − 1) − 1.
+    examples: n_k, how many private examples stand behind it.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    levels: int
+    examples: int
+
+
+@dataclass(frozen=True)
 class Features:
     """What layers of a model hold of proxy samples: r numbers for each, as steps of −127 … 127.
 
@@ -193,7 +208,7 @@ class Mixture:
         return {kind: part for kind, part in each.items() if part is not None}
 
 
-Knowledge = Responses | Parameters | Features | Prototypes | Mixture
+Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture
 
 
 @dataclass(frozen=True)
@@ -216,6 +231,7 @@ class Report:
 
     flops: counted floating-point operations of the step.   wall_s: measured seconds.
     sent: bytes of its message; None where it sends none.   kind: the knowledge inside.
+    sections: its bytes by section, the header among them.
     loss: mean training loss on its own shard, nats.   score: its specialist on the global test
         set; both NaN where there is none.   fate: what became of it: nothing special (empty),
         `diverged` (it sends nothing), `lost` or `late` (what it sent is never used).
@@ -228,6 +244,7 @@ class Report:
     wall_s: float
     sent: int | None
     kind: str = ""
+    sections: dict[str, int] = field(default_factory=dict)
     fate: str = ""
     loss: float = float("nan")
     score: float = float("nan")

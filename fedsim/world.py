@@ -29,7 +29,8 @@ class World:
     proxy_size: samples in the proxy set.   positions: predictions per sample.
     proxy_labelled: whether the proxy set can be learnt from by itself (text always can).
     sizes: private training examples of each participant.   plugins: path → text, see `plugins`.
-    averages: whether the method in hand makes its student of the participants' parameters.
+    adapter: what the student trains in place of all its weights, where the method in hand makes it of the
+        participants' adapters.
     """
 
     config: RunConfig
@@ -39,7 +40,7 @@ class World:
     proxy_labelled: bool
     sizes: tuple[int, ...]
     plugins: Mapping[str, str] = field(default_factory=dict)
-    averages: bool = False
+    adapter: Adapter | None = None
 
     @property
     def seed(self) -> int:
@@ -67,6 +68,12 @@ class World:
             return self.config.student.model
         models = self.config.participants.models
         return models[participant % len(models)]
+
+    def size_of(self, model: str) -> int:
+        """How many parameters a model has, without adapters."""
+        from fedsim.models.factory import size_of
+
+        return size_of(model, self.interface)
 
     def architectures(self) -> tuple[str, ...]:
         """Every architecture of the run, the student's first."""
@@ -104,10 +111,9 @@ class World:
         from fedsim.student.engine import unflatten
 
         settings = self.config.student
-        adapter = self.config.participants.adapter if self.averages else None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, modality = self._model(settings.model, start, adapter), self._modality()
-        if start is not None and adapter is None:
+        model, modality = self._model(settings.model, start, self.adapter), self._modality()
+        if start is not None and self.adapter is None:
             unflatten(start, list(model.parameters()))
         if heads is not None:
             attach(model, heads, modality.pooled, torch_seed(self.seed, "heads"))

@@ -1,7 +1,10 @@
 """Figures, each a function DataFrame → plotly Figure that answers the question in its title.
 
 A figure with nothing to draw raises `NoDataError`, whose text says what is missing. `FIGURES` lists what
-a report shows, in its order; a new figure is one function and one line.
+a report shows, by heading and in its order; a new figure is one function and one line.
+
+Frames are those of `analysis.load`. Points carry the setting of their run in `customdata`, by which a
+report's filter hides them; a trace whose `meta` is "all" is a sum over runs, which it hides as well.
 """
 
 from __future__ import annotations
@@ -10,28 +13,88 @@ from collections.abc import Callable
 
 import plotly.graph_objects as go
 
-from analysis.figures.contenders import final_scores, traffic
-from analysis.figures.curves import score_by_bytes, score_by_round
-from analysis.figures.institutions import gain, partition, timeline
+from analysis.figures.contenders import final_scores, pareto, traffic
+from analysis.figures.curves import score_by_bytes, score_by_round, score_by_time
+from analysis.figures.hardening import (
+    ablation,
+    privacy,
+    private_runs,
+    robustness,
+    troubled_runs,
+    variants,
+)
+from analysis.figures.institutions import clock, equity, gain, partition, timeline
+from analysis.figures.messages import anatomy, codec_stages
+from analysis.figures.resources import device_hours, memory
+from analysis.figures.sweeps import bandwidth, heat_map, loss_weights, response, scaling
 from analysis.load import Tables
 
-FIGURES: dict[str, Callable[[Tables], go.Figure]] = {
-    "final-scores": lambda t: final_scores(t.summary),
-    "score-by-round": lambda t: score_by_round(t.rounds),
-    "score-by-bytes": lambda t: score_by_bytes(t.rounds),
-    "traffic": lambda t: traffic(t.summary),
-    "gain": lambda t: gain(t.participants, t.rounds),
-    "partition": lambda t: partition(t.partition),
-    "timeline": lambda t: timeline(t.participants, t.rounds),
+Draw = Callable[[Tables], go.Figure]
+
+HEADINGS: dict[str, dict[str, Draw]] = {
+    "Scores": {
+        "final-scores": lambda t: final_scores(t.summary),
+        "score-by-round": lambda t: score_by_round(t.rounds),
+        "score-by-bytes": lambda t: score_by_bytes(t.rounds),
+        "score-by-time": lambda t: score_by_time(t.rounds),
+        "pareto": lambda t: pareto(t.summary),
+    },
+    "Settings": {
+        "response": lambda t: response(t.summary, t.settings),
+        "heat-map": lambda t: heat_map(t.summary, t.settings),
+        "bandwidth": lambda t: bandwidth(t.summary, t.settings),
+        "loss-weights": lambda t: loss_weights(t.summary, t.settings),
+        "ablation": lambda t: ablation(variants(t.summary, t.settings)),
+        "privacy": lambda t: privacy(private_runs(t.summary, t.settings)),
+        "robustness": lambda t: robustness(troubled_runs(t.summary, t.settings)),
+        "scaling": lambda t: scaling(t.summary, t.settings),
+    },
+    "Messages": {
+        "traffic": lambda t: traffic(t.summary),
+        "anatomy": lambda t: anatomy(t.sections, t.rounds),
+    },
+    "Institutions": {
+        "gain": lambda t: gain(t.participants, t.rounds),
+        "equity": lambda t: equity(t.participants, t.rounds),
+        "partition": lambda t: partition(t.partition),
+    },
+    "Time and memory": {
+        "timeline": lambda t: timeline(t.participants, t.rounds),
+        "clock": lambda t: clock(t.participants, t.rounds),
+        "device-hours": lambda t: device_hours(t.participants, t.rounds),
+        "memory": lambda t: memory(t.rounds),
+    },
 }
+
+FIGURES: dict[str, Draw] = {key: draw for figures in HEADINGS.values() for key, draw in figures.items()}
 
 __all__ = [
     "FIGURES",
+    "HEADINGS",
+    "ablation",
+    "anatomy",
+    "bandwidth",
+    "clock",
+    "codec_stages",
+    "device_hours",
+    "equity",
     "final_scores",
     "gain",
+    "heat_map",
+    "loss_weights",
+    "memory",
+    "pareto",
     "partition",
+    "privacy",
+    "private_runs",
+    "response",
+    "robustness",
+    "scaling",
     "score_by_bytes",
     "score_by_round",
+    "score_by_time",
     "timeline",
     "traffic",
+    "troubled_runs",
+    "variants",
 ]

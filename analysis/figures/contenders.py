@@ -7,42 +7,57 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import style, units
+from analysis import statistics, style, units
 from analysis.figures import frame as f
 from analysis.load import NoDataError
+
+SURE = 3
+"""Fewest runs whose interval `pareto` draws: that of two is longer than the picture."""
 
 
 def final_scores(summary: pd.DataFrame) -> go.Figure:
     """Who ends up best, and how close to centralised training?
 
     One row per contender, best on top; the label is the score and its ratio to the centralised one,
-    whose value is the dashed line. With several runs every run is a dot and the bar is their mean.
+    whose value is the dashed line. With several runs every run is a dot and the bar is their mean, with
+    its 95 % interval if the runs differ in the seed alone.
     """
     rows = f.scored(summary)
-    looks = style.looks(rows["contender"], rows["algorithm"])
+    looks = style.looks(rows)
     higher, metric = bool(rows["higher_is_better"].iloc[0]), str(rows["metric"].iloc[0])
     groups = {str(c): g for c, g in rows.groupby("contender", sort=False)}
     order = sorted(groups, key=lambda c: groups[c]["score"].mean(), reverse=higher)
-    several = rows["run"].nunique() > 1
+    several, one_setting = rows["run"].nunique() > 1, rows["setting"].nunique() == 1
 
     caption = "Score after the last round, and the share of the centralised score it reaches."
     if several:
-        caption = "Score after the last round: every run is a dot, the bar is their mean."
+        caption = "Score after the last round: every run is a dot, the bar is their mean"
+        caption += (
+            ", the line its 95% interval."
+            if one_setting
+            else (f" over {rows['setting'].nunique()} settings, which has no interval.")
+        )
     fig = f.figure(
         "Who ends up best, and how close to centralised training?", caption, f.rows_height(len(order))
     )
     for place, contender in enumerate(order):
         group, look = groups[contender], looks[contender]
-        score, ratio = float(group["score"].mean()), float(group["ratio_to_centralized"].mean())
+        found = statistics.estimate(statistics.independent(group)["score"])
+        score, ratio = found.mean, float(group["ratio_to_centralized"].mean())
         text = units.score_text(score, metric)
         share = f" · {units.percent_text(ratio)}" if math.isfinite(ratio) else ""
         hover = f"<b>{look.name}</b><br>{look.about}<br>{style.label(metric)} {text}"
         hover += f"<br>{units.percent_text(ratio)} of centralised" if share else ""
-        hover += f"<br>mean of {len(group)} runs" if len(group) > 1 else ""
+        hover += f"<br>mean of {found.n} runs" if found.n > 1 else "<br>one run"
+        sure = one_setting and found.n > 1
+        if sure:
+            ends = " to ".join(units.score_text(end, metric) for end in (found.low, found.high))
+            hover += f", 95% interval {ends}"
         fig.add_bar(
             x=[score], y=[place], orientation="h", width=0.62, name=look.name, showlegend=False,
             marker={"color": look.colour}, text=[] if several else [f"{text}{share}"], textposition="outside",
-            cliponaxis=False, hovertext=[hover], hoverinfo="text",
+            cliponaxis=False, hovertext=[hover], hoverinfo="text", meta="all" if several else None,
+            error_x={"type": "data", "array": [found.half], "color": style.GREY} if sure else None,
         )  # fmt: skip
         if several:
             last = int(group["score"].argmax())
@@ -51,6 +66,7 @@ def final_scores(summary: pd.DataFrame) -> go.Figure:
                 text=[f"{text}{share}" if row == last else "" for row in range(len(group))],
                 textposition="middle right", cliponaxis=False,
                 marker={"color": look.colour, "size": 9, "line": {"color": "#ffffff", "width": 1.5}},
+                customdata=list(group["setting"]),
                 hovertext=[
                     f"<b>{look.name}</b><br>run {style.label(str(run))}<br>{units.score_text(s, metric)}"
                     for run, s in zip(group["run"], group["score"], strict=True)
@@ -76,19 +92,19 @@ def traffic(summary: pd.DataFrame) -> go.Figure:
     Log axis; all messages of all rounds, as long as they were on the wire. A contender without
     messages has its row and no mark, since zero has no place on a log axis.
     """
-    rows = summary[~summary["contender"].str.endswith("_mean") | (summary["algorithm"] != "solo")]
+    rows = f.without_best(summary)
     if rows.empty or not (rows["bytes_up"] + rows["bytes_down"]).gt(0).any():
         raise NoDataError("no contender sent a message")
-    looks = style.looks(rows["contender"], rows["algorithm"])
+    looks = style.looks(rows)
     means = rows.groupby("contender", sort=False)[["bytes_up", "bytes_down"]].mean()
     totals = {
         str(c): (float(up), float(down))
         for c, up, down in zip(means.index, means["bytes_up"], means["bytes_down"], strict=True)
     }
     order = sorted(totals, key=lambda c: -sum(totals[c]))
-    # Solo is two rows of the summary and one contender here.
-    solo = set(rows.loc[rows["algorithm"] == "solo", "contender"])
-    names = [looks[c].name.removesuffix(", best") if c in solo else looks[c].name for c in order]
+    # Two rows of the summary are one contender here.
+    pairs = set(rows.loc[~rows["student"].astype(bool), "contender"])
+    names = [looks[c].name.removesuffix(", mean") if c in pairs else looks[c].name for c in order]
 
     caption = "Bytes of all messages, headers included; ▲ to the coordinator, ▼ to the participants."
     if rows["run"].nunique() > 1:
@@ -130,3 +146,67 @@ def traffic(summary: pd.DataFrame) -> go.Figure:
     axis["range"] = [low - 0.16 * span, high + 0.16 * span]
     fig.update_layout(xaxis=axis, yaxis=f.category_rows(names))
     return fig
+
+
+def pareto(summary: pd.DataFrame) -> go.Figure:
+    """Which contenders give the best score for their bytes?
+
+    Score against the bytes of all messages, log axis; a point per contender and setting is the mean of its
+    runs, with 95 % intervals where there are several. The line joins those that no other beats in both.
+    """
+    rows = f.without_best(f.scored(summary))
+    rows = rows.assign(bytes=rows["bytes_up"] + rows["bytes_down"])
+    rows = rows[rows["bytes"] > 0]
+    if rows.empty:
+        raise NoDataError("no contender with a score sent a message")
+    looks = style.looks(summary)
+    higher, metric = bool(rows["higher_is_better"].iloc[0]), str(rows["metric"].iloc[0])
+    points = statistics.means(rows, by=("contender", "setting"))
+    points["bytes"] = statistics.means(rows, "bytes", by=("contender", "setting"))["mean"]
+    best = _front(points, higher)
+    settings = points["setting"].nunique()
+
+    caption = (
+        f"{'Up' if higher else 'Down'} and left is better; the line joins what nothing else beats in both."
+    )
+    if settings > 1:
+        caption += f" A point is a contender in one of {settings} settings."
+    if settings <= 8 and points["n"].max() >= SURE:
+        caption += " Vertical lines are 95% intervals."
+    if points["n"].max() == 1:
+        caption += " Every point is a single run."
+    fig = f.figure("Which contenders give the best score for their bytes?", caption)
+    fig.add_scatter(
+        x=list(best["bytes"]), y=list(best["mean"]), mode="lines", name="best for its bytes",
+        line={"color": style.GREY, "width": 1.5, "dash": "dot", "shape": "hv"}, hoverinfo="skip", meta="all",
+    )  # fmt: skip
+    for contender, group in points.groupby("contender", sort=False):
+        look = looks[str(contender)]
+        fig.add_scatter(
+            x=list(group["bytes"]), y=list(group["mean"]), mode="markers", name=look.name,
+            marker={"symbol": look.symbol, "color": look.colour, "size": 12 if settings == 1 else 8},
+            error_y={"type": "data", "array": list((group["high"] - group["low"]) / 2), "thickness": 1.2}
+            if settings <= 8 and group["n"].min() >= SURE else None,
+            customdata=list(group["setting"]),
+            hovertext=[
+                f"<b>{look.name}</b>{f'<br>{style.label(str(row.setting), limit=80)}' if row.setting else ''}"
+                f"<br>{units.score_text(row.mean, metric)} at {units.bytes_text(row.bytes)}"
+                + (f"<br>mean of {row.n} runs" if row.n > 1 else "<br>one run")
+                for row in group.itertuples()
+            ],
+            hoverinfo="text",
+        )  # fmt: skip
+    fig.update_layout(
+        xaxis=f.byte_axis(points["bytes"], "bytes of all rounds, up and down (log scale)"),
+        yaxis=f.score_axis(rows, may_be_log=True) | {"zeroline": False},
+    )
+    return fig
+
+
+def _front(points: pd.DataFrame, higher: bool) -> pd.DataFrame:
+    """The points that no other is better than in one and at least as good in the other."""
+    ordered = points.sort_values(["bytes", "mean"], ascending=[True, not higher], kind="stable")
+    best = ordered["mean"].cummax() if higher else ordered["mean"].cummin()
+    ahead = best.shift(1)
+    strictly = (ordered["mean"] > ahead) if higher else (ordered["mean"] < ahead)
+    return ordered[strictly | ahead.isna()]

@@ -34,9 +34,9 @@ def figure(question: str, caption: str, height: int = 400) -> go.Figure:
     )
 
 
-def rows_height(count: int, extra: int = 120) -> int:
+def rows_height(count: int, extra: int = 120, row: int = ROW) -> int:
     """Height of a figure with that many rows: it grows with them, within reason."""
-    return min(1100, max(220, count * ROW + extra))
+    return min(1100, max(220, count * row + extra))
 
 
 def scored(frame: pd.DataFrame) -> pd.DataFrame:
@@ -63,10 +63,37 @@ def score_axis(frame: pd.DataFrame, *, may_be_log: bool = False) -> dict[str, An
         axis["tickformat"] = ".0%"
     low, high = float(frame["score"].min()), float(frame["score"].max())
     if may_be_log and low > 0 and high / low > 10 and not frame["higher_is_better"].iloc[0]:
-        ticks = [m * 10.0**p for p in range(-3, 16) for m in (1, 2, 5) if low / 2 <= m * 10.0**p <= high * 2]
         axis["title"]["text"] += ", log scale"
-        axis |= {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,g}" for t in ticks]}
+        axis |= log_ticks(frame["score"])
     return axis
+
+
+def log_ticks(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis for these values, labelled at 1, 2 and 5 of every decade, or at decades only."""
+    positive = [v for v in values if v > 0]
+    low, high = min(positive), max(positive)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    ticks = [m * 10.0**p for p in range(-9, 16) for m in steps if low / 2 <= m * 10.0**p <= high * 2]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,g}" for t in ticks]}
+
+
+def time_ticks(seconds: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis of seconds from microseconds to days, labelled with their units."""
+    positive = [s for s in seconds if s > 0]
+    low, high = min(positive), max(positive)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    times = [m * 10.0**p for p in range(-7, 2) for m in steps if m * 10.0**p < 60]
+    times += [60.0, 600.0, 3_600.0, 36_000.0] + [86_400.0 * 10**p for p in range(4)]
+    shown = [t for t in times if low / 10 <= t <= high * 10]
+    named = [(t, *units.time_unit(t)) for t in shown]
+    return {"type": "log", "tickvals": shown, "ticktext": [f"{t / size:g} {unit}" for t, size, unit in named],
+            "range": [math.log10(low) - 0.1, math.log10(high) + 0.1]}  # fmt: skip
+
+
+def round_axis(rounds: Iterable[int]) -> dict[str, Any]:
+    """The axis of rounds, labelled at whole ones."""
+    axis: dict[str, Any] = {"title": {"text": "round"}, "tickformat": "d", "showgrid": False}
+    return axis | {"zeroline": False} | ({"dtick": 1} if max(rounds) <= 10 else {"nticks": 10})
 
 
 def byte_axis(counts: Iterable[float], title: str) -> dict[str, Any]:
@@ -101,9 +128,26 @@ def one_run(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return frame[frame["run"] == names[0]], f" Run {style.label(names[0])}, the first of {len(names)}."
 
 
-def distilled(rounds: pd.DataFrame, among: Iterable[str]) -> str | None:
-    """The contender that stands for the federation: ours, else the first that isn't a yardstick."""
-    present = set(among)
-    pairs = dict(zip(rounds["method"], rounds["algorithm"], strict=True))
-    federated = [m for m, a in pairs.items() if m in present and not style.is_reference(a)]
-    return next((m for m in federated if pairs[m] == "federated_distillation"), next(iter(federated), None))
+def distilled(frame: pd.DataFrame, among: Iterable[str]) -> str | None:
+    """The contender that stands for the federation: ours, else the first that isn't a yardstick.
+
+    frame: rounds or summary.
+    """
+    present, rows = set(among), federated(frame)
+    names = rows["method" if "method" in rows else "contender"]
+    pairs = {m: a for m, a in zip(names, rows["algorithm"], strict=True) if m in present}
+    return next((m for m in pairs if pairs[m] == "federated_distillation"), next(iter(pairs), None))
+
+
+def federated(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods in which something is sent, of rounds or a summary; of one without a student the
+    mean of its institutions (its best is known only afterwards)."""
+    kept = frame[~frame["algorithm"].map(style.is_reference).astype(bool)]
+    return without_best(kept)
+
+
+def without_best(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method of a summary: the mean stands for one without a student."""
+    if "contender" not in frame:
+        return frame
+    return frame[frame["student"].astype(bool) | ~frame["contender"].str.endswith("_best")]

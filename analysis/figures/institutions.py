@@ -17,6 +17,8 @@ _PHASES = (
     ("compute_s", "compute", style.PURPLE),
     ("up_s", "upload", style.ORANGE),
 )
+_COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY)
+_SYMBOLS = ("circle", "square", "diamond", "cross")
 
 
 def partition(table: pd.DataFrame) -> go.Figure:
@@ -72,7 +74,7 @@ def gain(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     history, _ = f.one_run(rounds)
     scores, method = f.scored(mine), f.distilled(history, mine["method"])
     alone, together = _paired(scores, history, method)
-    names, look = list(alone.index), style.looks(history["method"], history["algorithm"])[str(method)]
+    names, look = list(alone.index), style.looks(history)[str(method)]
     student = history[(history["method"] == method) & (history["score"].abs() < math.inf)]
     final = student.sort_values("round", kind="stable")["score"].tail(1)
     higher, metric = bool(history["higher_is_better"].iloc[0]), str(scores["metric"].iloc[0])
@@ -144,7 +146,7 @@ def timeline(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     slowest = float(ends.max())
     divisor, unit = units.time_unit(max(total, slowest))
 
-    caption = f"Round {number} of {style.looks(history['method'], history['algorithm'])[method].name}: "
+    caption = f"Round {number} of {style.looks(history)[method].name}: "
     last = rows["participant"].iloc[int(ends.argmax())]
     caption += f"{units.seconds_text(max(total, slowest))}; the slowest participant is {last}."
     names = _row_names(mine, list(rows["participant"]))
@@ -183,6 +185,115 @@ def timeline(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
             "zeroline": False,
             "rangemode": "tozero",
         },
+        yaxis=f.category_rows(names),
+    )
+    return fig
+
+
+def equity(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
+    """Do institutions gain in proportion to what they contribute?
+
+    One mark per participant: its share of the private examples, and by how much its specialist is better in
+    the federation than alone, in percent of its score alone.
+    """
+    mine, remark = f.one_run(participants)
+    history, _ = f.one_run(rounds)
+    scores, method = f.scored(mine), f.distilled(history, mine["method"])
+    alone, together = _paired(scores, history, method)
+    higher, metric = bool(history["higher_is_better"].iloc[0]), str(scores["metric"].iloc[0])
+    examples = mine.groupby("participant")["examples"].max()
+    share = (examples / examples.sum()).loc[alone.index]
+    gained = (together / alone - 1) * (100 if higher else -100)
+    caption = f"{(gained > 0).sum()} of {len(gained)} specialists gain"
+    if len(gained) > 2 and share.nunique() > 1 and gained.nunique() > 1:
+        caption += f"; rank correlation of gain and contribution {share.rank().corr(gained.rank()):+.2f}"
+    fig = f.figure("Do institutions gain in proportion to what they contribute?", f"{caption}.{remark}")
+    models = dict(zip(mine["participant"], mine["model"], strict=True))
+    for place, model in enumerate(dict.fromkeys(models.values())):
+        who = [p for p in alone.index if models[p] == model]
+        colour = _COLOURS[place % len(_COLOURS)]
+        fig.add_scatter(
+            x=list(100 * share.loc[who]), y=list(gained.loc[who]), mode="markers+text",
+            name=style.label(str(model).rstrip("/").split("/")[-1]), text=[str(p) for p in who],
+            textposition="top center",
+            marker={"size": 12, "color": colour, "symbol": _SYMBOLS[place % len(_SYMBOLS)]},
+            hovertext=[
+                f"<b>participant {p}</b><br>{share[p]:.1%} of the examples<br>"
+                f"{units.score_text(alone[p], metric)} alone, "
+                f"{units.score_text(together[p], metric)} together<br>{gained[p]:+.1f}%"
+                for p in who
+            ],
+            hoverinfo="text",
+        )  # fmt: skip
+    fig.update_layout(
+        xaxis={"title": {"text": "share of the private examples, %"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": f"gain in {style.label(metric)} for taking part, %"}, "zeroline": True},
+    )
+    return fig
+
+
+CLOCK_ROUNDS = 12
+"""Rounds that the timeline of a run shows: more would be thinner than a line."""
+
+
+def clock(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
+    """Who computes, who sends and who waits?
+
+    The federation on the virtual clock, its last rounds one after the other: what a participant does not
+    fill of a round it waits for the slowest and for the coordinator, which computes at the end.
+    """
+    mine, remark = f.one_run(participants)
+    history, _ = f.one_run(rounds)
+    method = f.distilled(history, mine["method"])
+    spans = history[(history["method"] == method) & (history["round"] > 0)].set_index("round")["virtual_s"]
+    if method is None or not spans.gt(0).any():
+        raise NoDataError("no time passed on the virtual clock of a federation")
+    ends = spans.sort_index().cumsum()
+    shown = list(ends.index[-CLOCK_ROUNDS:])
+    rows = mine[(mine["method"] == method) & mine["round"].isin(shown)]
+    rows = rows.fillna({s: 0.0 for s, _, _ in _PHASES}).sort_values(["participant", "round"])
+    people = sorted(rows["participant"].unique())
+    names = [*_row_names(mine, people), "coordinator"]
+    divisor, unit = units.time_unit(float(ends.max()))
+    begins = (ends - spans.loc[ends.index]).to_dict()
+
+    bars: dict[str, list[tuple[float, float, int, str]]] = {}
+    busy = dict.fromkeys(shown, 0.0)
+    for row in rows.to_dict("records"):
+        at, place, number = begins[row["round"]], people.index(row["participant"]), row["round"]
+        for column, phase, _ in _PHASES:
+            bars.setdefault(phase, []).append((at, row[column], place, f"round {number}"))
+            at += row[column]
+        busy[number] = max(busy[number], at - begins[number])
+        wait = begins[number] + spans[number] - at
+        bars.setdefault("wait", []).append((at, max(0.0, wait), place, f"round {number}, {row['status']}"))
+    for number in shown:
+        work = (begins[number] + busy[number], max(0.0, spans[number] - busy[number]))
+        bars.setdefault("coordinate", []).append((*work, len(people), f"round {number}"))
+    waiting = sum(length for _, length, _, _ in bars["wait"]) / (
+        len(people) * sum(spans[number] for number in shown)
+    )
+    name = style.looks(history)[method].name
+    which = f"its last {len(shown)} rounds" if len(shown) < len(ends) else "all rounds"
+    caption = f"{name}, {which}; participants wait {waiting:.0%} of the time.{remark}"
+    fig = f.figure("Who computes, who sends and who waits?", caption, f.rows_height(len(names), 140))
+    colours = {phase: colour for _, phase, colour in _PHASES} | {"wait": style.GREY, "coordinate": style.BLUE}
+    for phase, colour in colours.items():
+        parts = [bar for bar in bars.get(phase, []) if bar[1] > 0]
+        if not parts:
+            continue
+        fig.add_bar(
+            x=[length / divisor for _, length, _, _ in parts], base=[at / divisor for at, _, _, _ in parts],
+            y=[place for _, _, place, _ in parts], orientation="h", width=0.6, name=phase,
+            marker={"color": colour, "opacity": 0.25 if phase == "wait" else 1}, hoverinfo="text",
+            hovertext=[
+                f"<b>{names[place]}</b>, {style.label(about)}<br>{phase} {units.seconds_text(length)}"
+                for _, length, place, about in parts
+            ],
+        )  # fmt: skip
+    fig.update_layout(
+        barmode="overlay",
+        xaxis={"title": {"text": f"virtual time of the run, {unit}"}, "zeroline": False},
         yaxis=f.category_rows(names),
     )
     return fig

@@ -215,3 +215,16 @@ def _pick(first: Pooled, second: Pooled, chosen: np.ndarray) -> Pooled:
         np.concatenate([first.ids, second.ids])[entries],
         np.concatenate([first.probs, second.probs])[entries],
     )
+
+
+def whole(samples: np.ndarray, positions: int, probs_RK: np.ndarray) -> Pooled:
+    """Rows in which every class has its share, [R, K]."""
+    rows, classes = probs_RK.shape
+    return Pooled(
+        samples,
+        positions,
+        classes,
+        np.arange(rows + 1) * classes,
+        np.tile(np.arange(classes, dtype=np.int32), rows),
+        probs_RK.astype(np.float32).ravel(),
+    )

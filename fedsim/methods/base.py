@@ -14,6 +14,7 @@ another process. The same functions run inside Ray actors and in one process.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from fedsim import adversaries
 from fedsim import config as configs
-from fedsim.config import MethodConfig, RunConfig
+from fedsim.config import Adapter, MethodConfig, RunConfig
 from fedsim.training import Fit, HeadSpec, Phase, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation
@@ -50,12 +51,14 @@ class Desk:
     """What the coordinator works with in one method.
 
     private: everybody's private data, for the centralised upper bound only; else None.
+    starts: the public start of every architecture, by its name; empty where that is random weights.
     memory: arrays that must survive from round to round; saved with the student.
     """
 
     public: Public
     learner: Learner
     private: Examples | None = None
+    starts: Mapping[str, np.ndarray] = field(default_factory=dict)
     memory: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -87,7 +90,10 @@ class Method(ABC):
     """Whether the private data is brought together: the upper bound does what is forbidden."""
 
     averages: ClassVar[bool] = False
-    """Whether the student is made of the participants' parameters, so that they must be of one kind."""
+    """Whether participants send parameters, and the student is made of those of its own kind."""
+
+    pools_at_hosts: ClassVar[bool] = True
+    """Whether hosts of several participants may pool for the coordinator; not where that computes."""
 
     samples_known: ClassVar[bool] = False
     """Whether both ends know which proxy samples a message is about, so that it needn't say."""
@@ -101,6 +107,11 @@ class Method(ABC):
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
         """Raise ConfigError (its field begins with `where`) if the run is not one for this method."""
         return
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What participants train in place of all weights."""
+        return self.world.config.participants.adapter
 
     def key(self, round: int, who: int, purpose: str) -> tuple[int | str, ...]:
         """What a random draw is for. Contenders share the purpose, so that they see the same
@@ -137,6 +148,10 @@ class Method(ABC):
     ) -> tuple[Knowledge | None, Fit | None]:
         """One participant's round: what it sends, and how its training on its own data went."""
         return None, None
+
+    def delivered(self, site: Site, round: int) -> None:
+        """What a participant takes note of when its message of this round has arrived."""
+        return
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
         """What a receiver may assume about a message of this round; None where none is sent.

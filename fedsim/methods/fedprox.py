@@ -14,10 +14,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from fedsim.config import Settings
-from fedsim.methods.fedavg import FedAvg
+from fedsim.methods.fedavg import FedAvg, FedAvgSettings
 
 
-class FedProxSettings(Settings):
+class FedProxSettings(FedAvgSettings):
     mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """μ; the paper tries 0.001, 0.01, 0.1 and 1."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +203,10 @@ def _bounded(model: Any, inputs: object) -> None:
 def size(model: nn.Module) -> int:
     """How many parameters a model has, tied ones once."""
     return sum(p.numel() for p in model.parameters())
+
+
+@cache
+def size_of(name: str, interface: Interface) -> int:
+    """The size of the model that `build` makes, without its weights unless they are pretrained."""
+    with nullcontext() if is_pretrained(name) else torch.device("meta"):
+        return size(build(name, interface, seed=0))

@@ -8,7 +8,9 @@ laptop in seconds; the large ones state how many parameters they have at the siz
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +153,13 @@ def _plain(kind: str, **shape: list[int]) -> Preset:
 
 PRESETS: dict[str, Preset] = {
     "pythia-tiny": _pythia(128, 2, 4),
+    "pythia-small": _pythia(192, 4, 6),
     "llama-tiny": _llama(128, 2, 4),
     "gpt2-tiny": _gpt2(112, 3, 4),
     "vit-micro": _vit(48, 2, 4, 4),
     "vit-tiny": _vit(64, 3, 4, 4),
     "vit-wide": _vit(96, 2, 4, 4),
+    "vit-small": _vit(128, 4, 4, 4),
     "opt-tiny": _opt(128, 2, 4),
     # The sizes of GPT-3 (arXiv 2005.14165, table 2.1) and of OPT (arXiv 2205.01068, table 1), where the
     # 350M model is as the others here: with its norms first and embeddings of its own width.
@@ -169,6 +173,7 @@ PRESETS: dict[str, Preset] = {
     "clip-micro": _clip((48, 2, 4), (32, 1, 2), 4),
     "clip-tiny": _clip((64, 3, 4), (48, 2, 4), 4),
     "clip-wide": _clip((96, 2, 4), (48, 1, 4), 4),
+    "clip-small": _clip((128, 4, 4), (96, 3, 4), 4),
     # Arxiv 2103.00020, tables 19 and 20: ViT-B/32, ViT-B/16 and ViT-L/14.
     "clip-b32": _clip((768, 12, 12), (512, 12, 8), 32, millions=151.3),
     "clip-b16": _clip((768, 12, 12), (512, 12, 8), 16, millions=149.6),
@@ -206,6 +211,34 @@ def is_pretrained(name: str) -> bool:
 def is_plain(name: str) -> bool:
     """Whether it is one of the small networks of `plain`."""
     return fields_of(name)["model_type"] in PLAIN
+
+
+def check_adapter(models: Mapping[str, str], setting: str, *, started: bool) -> None:
+    """Raise ConfigError where adapters would sit on random weights, or on a network of `plain`.
+
+    models: field → name.   setting: where adapters are asked for.   started: there is a public start.
+    """
+    if find_spec("peft") is None:
+        raise ConfigError(setting, "lora", "the extra `adapters`: pip install 'fedsim[adapters]'")
+    for field, model in models.items():
+        if is_plain(model):
+            raise ConfigError(field, model, f"a model of transformers, as {setting} is set")
+        if not (started or is_pretrained(model)):
+            expected = f"a pretrained folder, or pretraining.steps: {setting} leaves it as it is"
+            raise ConfigError(field, model, expected)
+
+
+def width(name: str) -> int:
+    """Of the hidden state that the output layer reads; of a dual encoder, in the one that sees.
+
+    Raises ConfigError where its config doesn't say.
+    """
+    known = fields_of(name)
+    known = known.get("vision_config", known)
+    sizes = known.get("hidden_sizes", [known.get("hidden_size", known.get("n_embd"))])
+    if not isinstance(sizes[-1], int):
+        raise ConfigError("model", name, "a model whose config states its hidden_size")
+    return sizes[-1]
 
 
 def has_patches(name: str) -> bool:

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from fedsim.errors import ConfigError
 from fedsim.models.plain import Classifier
 
+LAST = (1.0,)
+"""The depth of the last hidden state alone."""
+
 
 def last_hidden(model: nn.Module) -> str:
     """The name of the module whose output is the model's last hidden state: depth 1."""

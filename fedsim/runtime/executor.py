@@ -141,8 +141,8 @@ class OnRay:
         self._received[lane] = []
         call = self._lanes[lane].coordinator.open.options(num_returns=3)
         about, payload, terms = call.remote(round)
-        size, kind = _coordinator(about)
-        return Opening(payload, terms, size, kind)
+        size, kind, sections = _coordinator(about)
+        return Opening(payload, terms, size, kind, sections)
 
     def step(self, task: Task) -> Iterator[Batch]:
         opening = task.opening

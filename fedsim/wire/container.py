@@ -32,6 +32,7 @@ VERSION = 1
 
 # A code, once used, is never given to another meaning: old messages stay readable or are refused.
 KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5, "mixture": 6}
+KINDS |= {"update": 7}
 DIRECTIONS = {"up": 0, "down": 1}
 SECTIONS = {
     "meta": 1,
@@ -136,6 +137,19 @@ def split(content: memoryview) -> dict[str, memoryview]:
     if not content:
         raise MessageError("corrupted", "a section without a table")
     return _sections(content, content[0], 1)
+
+
+def anatomy(data: Buffer) -> dict[str, int]:
+    """Bytes of each section of a message that was packed here, and of the `header` with its table.
+
+    Nothing is checked: for messages of others there is `unpack`.
+    """
+    count = _HEADER.unpack_from(data)[4]
+    sizes = {"header": _HEADER.size + count * _ENTRY.size}
+    for entry in range(count):
+        section, size = _ENTRY.unpack_from(data, _HEADER.size + entry * _ENTRY.size)
+        sizes[_SECTION_NAMES[section]] = size
+    return sizes
 
 
 def checksum(data: Buffer) -> int:

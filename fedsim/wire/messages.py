@@ -20,6 +20,8 @@ Sections of a parameters message:
     meta      number of examples (u64), number format (u8, 0 = float32), five bytes of padding, so that
               the numbers begin at a multiple of 16 and need not be copied to be worked with
     vector    the P numbers, little-endian
+
+An update message (parameters in few bits) is described in `update`.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from typing import Any
 import numpy as np
 
 from fedsim.errors import MessageError
-from fedsim.types import Features, Knowledge, Message, Mixture, Parameters, Prototypes, Responses
-from fedsim.wire import inner
+from fedsim.types import Features, Knowledge, Message, Mixture, Parameters, Prototypes, Responses, Update
+from fedsim.wire import inner, update
 from fedsim.wire.container import Buffer, join, pack, split, unpack
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.reading import decode_samples as _decode_samples
@@ -60,7 +62,7 @@ class Expectation:
     Responses only: classes K, positions p, levels L (coarser: or fewer); proxy_size, sample ids are below
     it; samples [n] int64, if given the message must be about exactly these, and may leave them out;
     groups G that there must be skills for.
-    Parameters only: size P.
+    Parameters and updates: size P; updates: levels, their largest code.
     Features: their layers, at most `rank` columns, and samples as for responses.
     Prototypes: `rank` numbers each, of `groups` groups with at most `slots` each.
     A mixture: what may be in it, any of these, by `parts`.
@@ -129,7 +131,7 @@ def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
 
 def memory_limit(expect: Expectation) -> int:
     """The `limit` for `decode` that admits every valid message of this expectation, in bytes."""
-    if expect.kind == "parameters":
+    if expect.kind in ("parameters", "update"):
         return 4 * expect.size + 1024
     if expect.kind == "mixture":
         return sum(memory_limit(part) for part in expect.parts) + 1024
@@ -290,6 +292,10 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
     return Parameters(vector, examples, largest)
 
 
+def _decode_update(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Update:
+    return update.decode(sections, expect, limit, MAX_PARAMETER)
+
+
 # ---- mixture
 
 
@@ -322,6 +328,7 @@ Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "responses": (Responses, _encode_responses, _decode_responses),
     "parameters": (Parameters, _encode_parameters, _decode_parameters),
+    "update": (Update, update.encode, _decode_update),
     "features": (Features, inner.encode_features, inner.decode_features),
     "prototypes": (Prototypes, inner.encode_prototypes, inner.decode_prototypes),
     "mixture": (Mixture, _encode_mixture, _decode_mixture),

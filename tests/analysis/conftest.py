@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import yaml
 
 from fedsim import results
 
@@ -41,11 +43,19 @@ def together(participant: int) -> float:
     return 62.0 + 5 * participant if participant < INSTITUTIONS - 1 else 130.0
 
 
-def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, str] | None = None) -> Rows:
-    """The rows of a text run; `labels` renames contenders, scores grow a little with the seed."""
+def rows(
+    methods: tuple[str, ...] = METHODS,
+    seed: int = 0,
+    labels: dict[str, str] | None = None,
+    worse: float = 0.0,
+) -> Rows:
+    """The rows of a text run; `labels` renames contenders, scores grow a little with the seed.
+
+    worse: added to the score of every contender with a student but the centralised one.
+    """
     called = {method: (labels or {}).get(method, method) for method in methods}
     facts = {"metric": "perplexity", "higher_is_better": False}
-    out: Rows = {"rounds": [], "participants": [], "messages": [], "partition": []}
+    out: Rows = {"rounds": [], "participants": [], "messages": [], "sections": [], "partition": []}
     for method in methods:
         for number in range(ROUNDS + 1):
             moved = number > 0 and method in UP
@@ -54,6 +64,7 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
                 if method == "solo"
                 else score(method, number)
             )
+            value += worse if method not in ("solo", "centralized") else 0.0
             out["rounds"].append({
                 "method": called[method], "algorithm": method, "seed": seed, "round": number, **facts,
                 "student": method != "solo",
@@ -80,6 +91,8 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
                     "up_s": 2.0 if method in UP else 0.0, "flops": 1e11, "wall_s": 0.3,
                 })  # fmt: skip
                 for way, size in (("down", DOWN), ("up", UP)):
+                    if method in UP and p == 0:
+                        out["sections"] += sections(called[method], seed, number, way, size[method])
                     if method in UP:
                         kind = "parameters" if method == "fedavg" else "responses"
                         out["messages"].append({
@@ -92,8 +105,31 @@ def rows(methods: tuple[str, ...] = METHODS, seed: int = 0, labels: dict[str, st
     return out
 
 
-def save(folder: Path, tables: Rows, *, seed: int = 0, without: tuple[str, ...] = ()) -> Path:
-    """Write a run's folder with the simulator's own writers, leaving out what `without` names."""
+def sections(method: str, seed: int, number: int, way: str, size: int) -> list[dict[str, Any]]:
+    """A message is a header of 34 bytes, numbers, and class ids in a quarter of the rest."""
+    kind = "parameters" if size > 1_000_000 else "responses"
+    parts = (
+        {"vector": size - 34} if kind == "parameters" else {"ids": size // 4, "counts": size - size // 4 - 34}
+    )
+    return [
+        {"method": method, "seed": seed, "round": number, "direction": way, "kind": kind, "section": name,
+         "messages": INSTITUTIONS, "bytes": INSTITUTIONS * part}
+        for name, part in {"header": 34, **parts}.items()
+    ]  # fmt: skip
+
+
+def save(
+    folder: Path,
+    tables: Rows,
+    *,
+    seed: int = 0,
+    without: tuple[str, ...] = (),
+    config: dict[str, Any] | None = None,
+) -> Path:
+    """Write a run's folder with the simulator's own writers, leaving out what `without` names.
+
+    config: further fields of the configuration.
+    """
     folder.mkdir(parents=True)
     for name in results.TABLES:
         if name not in without:
@@ -103,7 +139,9 @@ def save(folder: Path, tables: Rows, *, seed: int = 0, without: tuple[str, ...] 
             folder / "summary.json", results.summarise(tables["rounds"], tables["participants"])
         )
     if "config" not in without:
-        results.write_text(folder / "config.yaml", f"name: {folder.name}\nseed: {seed}\nrounds: {ROUNDS}\n")
+        more = yaml.safe_dump(config, sort_keys=False) if config else ""
+        text = f"name: {folder.name}\nseed: {seed}\nrounds: {ROUNDS}\n{more}"
+        results.write_text(folder / "config.yaml", text)
     if "manifest" not in without:
         manifest = {
             "status": "finished", "seed": seed, "versions": {"fedsim": "0.1.0", "torch": "2.13.0"},
@@ -123,7 +161,93 @@ def run(tmp_path: Path) -> Path:
 def make(tmp_path: Path) -> Callable[..., Path]:
     """Further runs: make("name", methods=…, seed=…, labels=…, without=…)."""
 
-    def build(name: str, *, seed: int = 0, without: tuple[str, ...] = (), **options: Any) -> Path:
-        return save(tmp_path / name, rows(seed=seed, **options), seed=seed, without=without)
+    def build(
+        name: str,
+        *,
+        seed: int = 0,
+        without: tuple[str, ...] = (),
+        config: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Path:
+        return save(tmp_path / name, rows(seed=seed, **options), seed=seed, without=without, config=config)
 
     return build
+
+
+def nested(fields: dict[str, Any]) -> dict[str, Any]:
+    """`{"participants.count": 3}` → `{"participants": {"count": 3}}`."""
+    tree: dict[str, Any] = {}
+    for name, value in fields.items():
+        *above, last = name.split(".")
+        inner = tree
+        for part in above:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return tree
+
+
+@pytest.fixture
+def make_sweep(tmp_path: Path) -> Callable[..., Path]:
+    """A sweep's folder as `fedsim.sweeps` leaves it: make_sweep(points, seeds=…, worse=…).
+
+    points: of the grid, axis → value.   worse: point → what its scores are worse by.   The last of the
+    trials, with one more seed, failed and has no folder.
+    """
+
+    def build(
+        points: list[dict[str, Any]],
+        seeds: int = 2,
+        worse: Callable[[dict[str, Any]], float] = lambda point: 0.0,
+        name: str = "study",
+        fields: Callable[[dict[str, Any]], dict[str, Any]] = lambda point: point,
+        **options: Any,
+    ) -> Path:
+        folder, trials = tmp_path / name, []
+        for point in points:
+            for seed in range(seeds):
+                said = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
+                trial = f"{len(trials) + 1:04d}-{said}-seed={seed}"
+                tables = rows(seed=seed, worse=worse(point), **options)
+                save(folder / "trials" / trial, tables, seed=seed, config=nested(fields(point)))
+                axes = {f"axis.{axis}": value for axis, value in {**point, "seed": seed}.items()}
+                trials.append({"trial": trial, "status": "finished", "reason": "", **axes, "score": 48.0})
+        bad = {**trials[-1], "trial": "9999-bad", "status": "failed", "reason": "it diverged", "score": None}
+        pd.DataFrame([*trials, bad]).to_parquet(folder / "trials.parquet")
+        (folder / "sweep.yaml").write_text(f"name: {name}\n")
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def real_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small sweep as `fedsim sweep` leaves it: 8 runs of six contenders on Ray Tune."""
+    from fedsim import sweeps
+
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "base.yaml").write_text("""
+name: small
+rounds: 3
+data: {source: synthetic, modality: image, max_examples: 600, image_size: 8, proxy_labelled: true}
+participants: {count: 4, models: [mlp], training: {steps: 10, batch_size: 16}, dropout: 0.1}
+student: {model: mlp, training: {steps: 10, batch_size: 16}}
+runtime: {executor: in_process}
+methods:
+  - {name: federated_distillation, digest_batch: 8}
+  - {name: fedavg, specialists: student}
+  - fedmd
+  - solo
+  - centralized
+  - proxy_only
+""")
+    (folder / "sweep.yaml").write_text("""
+base: base.yaml
+space:
+  participants.partition.alpha: [10, 0.1]
+  participants.count: [3, 5]
+  seed: [0, 1]
+""")
+    sweep = sweeps.load(folder / "sweep.yaml", output=str(folder / "small"))
+    outcome = sweeps.run(sweep)
+    assert not outcome.failed
+    return folder / "small"

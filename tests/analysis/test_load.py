@@ -1,5 +1,6 @@
 """Loading: what comes out of a good folder, and the one line that a bad one gives."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -11,16 +12,23 @@ import pytest
 
 import analysis
 from analysis import AnalysisError
-from fedsim import results
+from fedsim import results, storage
 
 
 def test_columns_are_the_documented_ones_behind_the_run(run):
     tables = analysis.load(run)
     for name, columns in results.TABLES.items():
         frame = getattr(tables, name)
-        assert list(frame.columns) == ["run", *columns]
+        assert list(frame.columns) == ["run", "setting", *columns]
         assert set(frame["run"]) == {"quickstart"}
-    assert list(tables.summary.columns) == ["run", "algorithm", *results.SUMMARY]
+    assert list(tables.summary.columns) == [
+        "run",
+        "setting",
+        "algorithm",
+        "student",
+        "seed",
+        *results.SUMMARY,
+    ]
     assert tables.runs[0].config.startswith("name: quickstart")
     assert tables.runs[0].manifest["versions"]["torch"] == "2.13.0"
 
@@ -78,7 +86,9 @@ def test_no_folder_at_all():
         analysis.load([])
 
 
-@pytest.mark.parametrize("what", ["participants", "messages", "partition", "summary", "config", "manifest"])
+@pytest.mark.parametrize(
+    "what", ["participants", "messages", "sections", "partition", "summary", "config", "manifest"]
+)
 def test_a_missing_file_is_named_or_tolerated(make, what):
     folder = make("partial", without=(what,))
     assert f"{what}." in _error(folder) and "missing" in _error(folder)
@@ -139,3 +149,73 @@ def test_neither_torch_nor_ray_is_imported():
     blocked = "torch=None, ray=None, deepspeed=None, transformers=None"
     code = f"import sys; sys.modules.update({blocked}); import analysis"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(analysis.__file__).parents[1])
+
+
+def test_tables_can_be_changed_in_place(run):
+    rounds = analysis.load(run).rounds
+    rounds.loc[rounds["round"] == 1, "score"] = 1.0
+    assert rounds["score"].min() == 1.0
+
+
+def test_wanted_columns_alone_are_read(make, monkeypatch):
+    folders = [make(f"r{seed}", seed=seed) for seed in range(3)]
+    read = []
+    original = pq.ParquetFile.read
+
+    def watched(self, columns=None, **options):
+        read.append(set(columns))
+        return original(self, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", watched)
+    tables = analysis.load(folders, columns={"rounds": ["round", "score", "method"]})
+    assert read == [{"method", "round", "score"}] * 3
+    assert list(tables.rounds.columns) == ["run", "setting", "method", "round", "score"]
+    assert len(tables.rounds) == 3 * 25 and tables.messages.empty and tables.summary.empty
+    with pytest.raises(AnalysisError, match="rounds has no column colour; expected some of method, "):
+        analysis.load(folders, columns={"rounds": ["colour"]})
+    with pytest.raises(AnalysisError, match="no table weights; expected one of rounds, "):
+        analysis.load(folders, columns={"weights": []})
+
+
+def test_memory_is_that_of_the_tables_not_of_copies(make):
+    """What Arrow holds at its peak is little more than the tables, whose texts pandas holds as well."""
+    folders = [make(f"r{seed}", seed=seed) for seed in range(60)]
+    before, pool = pa.total_allocated_bytes(), pa.default_memory_pool()
+    tables = analysis.load(folders)
+    names = [*results.TABLES, "summary"]
+    size = sum(getattr(tables, name).memory_usage(deep=True).sum() for name in names)
+    assert pool.max_memory() - before < 2 * size + 8e6
+    del tables
+    assert pa.total_allocated_bytes() - before < 8e6
+
+
+def test_runs_that_differ_in_the_seed_alone_have_one_setting(make):
+    alpha = {"participants": {"count": 4, "partition": {"alpha": 0.1}}}
+    other = {"participants": {"count": 4, "partition": {"alpha": 10}}}
+    tables = analysis.load(
+        [make("a", config=alpha), make("b", seed=1, config=alpha), make("c", config=other)]
+    )
+    settings = tables.settings.set_index("run")
+    assert list(settings["setting"]) == ["alpha=0.1", "alpha=0.1", "alpha=10"]
+    assert list(settings["seed"]) == [0, 1, 0]
+    assert settings.loc["c", "participants.partition.alpha"] == 10
+    assert set(tables.rounds.loc[tables.rounds["run"] == "b", "setting"]) == {"alpha=0.1"}
+
+
+def test_a_sweep_is_its_finished_trials_with_their_axes(make_sweep):
+    tables = analysis.load(make_sweep([{"heterogeneity": h} for h in ("low", "high")]))
+    assert [run.name for run in tables.runs] == [
+        "0001-heterogeneity=low-seed=0", "0002-heterogeneity=low-seed=1",
+        "0003-heterogeneity=high-seed=0", "0004-heterogeneity=high-seed=1",
+    ]  # fmt: skip
+    assert list(tables.settings["heterogeneity"]) == ["low", "low", "high", "high"]
+    assert set(tables.settings["setting"]) == {"heterogeneity=low", "heterogeneity=high"}
+    assert list(tables.trials["status"]) == ["finished"] * 4 + ["failed"]
+
+
+def test_results_behind_a_uri(make, remote):
+    folder = make("a")
+    with storage.saving(remote) as local:
+        shutil.copytree(folder, local, dirs_exist_ok=True)
+    there, here = analysis.load(str(remote)), analysis.load(folder)
+    assert there.rounds.drop(columns="run").equals(here.rounds.drop(columns="run"))

@@ -48,6 +48,10 @@ def page(folders, tmp_path):
 
 
 def data(page, name):
+    if name == "figures":
+        plots = [a["id"] for _, a in page.elements if a.get("class") == "plot"]
+        return {key: data(page, key) for key in plots}
+    name = f"{name}-data"
     (at,) = [
         i for i, (_, a) in enumerate(e for e in page.elements if e[0] == "script") if a.get("id") == name
     ]
@@ -58,7 +62,8 @@ def test_nothing_is_loaded_from_anywhere(run, tmp_path):
     whole = page(run, tmp_path)
     for tag, attributes in whole.elements:
         for name in ("src", "href", "srcset", "poster", "action", "background"):
-            assert attributes.get(name, "data:,") == "data:,", (tag, attributes)
+            target = attributes.get(name, "data:,")
+            assert target == "data:," or target.startswith("#"), (tag, attributes)
     assert not [e for e in whole.elements if e[0] in ("iframe", "object", "embed", "base")]
     policy = next(a["content"] for _, a in whole.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'") and "http" not in policy
@@ -95,8 +100,11 @@ def test_a_worse_result_is_said(make, monkeypatch, tmp_path):
 def test_one_seed_is_called_one_seed(run, make, tmp_path):
     assert "One run, one seed (0), 5 participants, 4 rounds. A single seed" in page(run, tmp_path).text
     text = page([run, make("b", seed=3)], tmp_path).text
-    assert "2 runs, seeds 0, 3" in text and "perplexity 49.5 on average over 2 runs" in text
-    assert "no intervals" in text
+    assert "2 runs, 1 setting, seeds 0, 3" in text and "perplexity 49.5 on average over 2 runs" in text
+    # Half of the interval of 48 and 51: t(0.975, 1) · 1.5.
+    assert "49.5 ± 19.1" in text and "Scores are means over 2 seeds" in text
+    text = page([run, make("other", config={"rounds2": 9})], tmp_path).text
+    assert "Every setting was run with a single seed, so nothing here has an interval." in text
 
 
 def test_table_rows_units_and_sort_keys(run, tmp_path):
@@ -113,14 +121,15 @@ def test_table_rows_units_and_sort_keys(run, tmp_path):
     ]
     assert {"800 kB", "300 kB", "69.6 MB", "100 s", "88%", "48.0"} <= set(re.split(r"\s{2,}|\n", whole.text))
     keys = [a["data-key"] for tag, a in whole.elements if tag == "td"]
-    assert keys[:5] == ["48.0", "0.875", "800000", "300000", "100.0"]
+    assert keys[:5] == ["48.0", "0.875", "800000.0", "300000.0", "100.0"]
     assert "perplexity ↓" in whole.text and "Lower is better." in whole.text
 
 
 def test_every_figure_is_there_with_title_caption_and_two_formats(run, tmp_path):
     whole = page(run, tmp_path)
     drawn = data(whole, "figures")
-    assert list(drawn) == list(figures.FIGURES)
+    of_a_run = [key for key in figures.FIGURES if key not in figures.HEADINGS["Settings"]]
+    assert list(drawn) == of_a_run
     for key, figure in drawn.items():
         assert whole.having(id=key) and figure["data"]
         # Title and template are the page's, so that they wrap and follow the theme.
@@ -129,7 +138,9 @@ def test_every_figure_is_there_with_title_caption_and_two_formats(run, tmp_path)
             assert whole.having(**{"data-figure": key, "data-save": kind})
     assert "What does each institution gain from taking part?" in whole.text
     assert set(data(whole, "templates")) == {"light", "dark"}
-    assert "Left out" not in whole.text
+    # What only a sweep has is listed, but it's no warning.
+    assert "Heat map: participants and uneven data (α) do not both vary" in whole.text
+    assert "⚠" not in whole.text
 
 
 def test_config_and_provenance_are_shown(run, tmp_path):
@@ -144,18 +155,19 @@ def test_what_is_missing_is_named_and_left_out(make, tmp_path):
         without=("partition", "manifest", "summary"),
     )
     whole = page(folder, tmp_path)
-    assert "Left out" in whole.text
+    assert "Left out" in whole.text and "⚠" in whole.text and "3 figures have nothing to draw" in whole.text
     for file in ("partition.parquet", "manifest.json", "summary.json"):
         assert f"{file} is missing in partial" in whole.text
     assert "Partition: no private examples were recorded" in whole.text
     assert "Gain: no scores of institutions on their own (method solo)" in whole.text
-    assert set(data(whole, "figures")) == set(figures.FIGURES) - {"partition", "gain"}
+    of_a_run = set(figures.FIGURES) - set(figures.HEADINGS["Settings"])
+    assert set(data(whole, "figures")) == of_a_run - {"partition", "gain", "equity"}
 
 
 def test_a_run_without_a_single_score_still_opens(make, tmp_path):
     from fedsim import results
 
-    folder = make("new", without=("summary", "participants", "messages", "partition"))
+    folder = make("new", without=("summary", "participants", "messages", "sections", "partition"))
     results.write_table(folder / "rounds.parquet", "rounds", [])
     whole = page(folder, tmp_path)
     assert "No contender has a score yet." in whole.text
@@ -206,7 +218,67 @@ def test_the_trials_of_a_sweep_are_listed_with_those_that_did_not_finish(make, t
     path = report.write(folders, tmp_path / "report.html", title="my sweep", trials=table)
     whole = Page(path.read_text(encoding="utf-8"))
     assert "fedsim · my sweep" in whole.text
-    assert whole.having(**{"aria-label": "Trials"})
+    assert whole.having(id="trials")
     assert "failed: no message came" in whole.text and names[2] in whole.text
     assert not [e for e in whole.elements if e[0] == "img"]
-    assert not Page(report.render(analysis.load(folders))).having(**{"aria-label": "Trials"})
+    assert not Page(report.render(analysis.load(folders))).having(id="trials")
+
+
+def test_a_sweep_shows_its_trials_settings_and_filter(make_sweep, tmp_path):
+    points = [{"participants.count": n} for n in (4, 16)]
+    whole = page(make_sweep(points, worse=lambda p: p["participants.count"]), tmp_path)
+    assert "fedsim · study" in whole.text
+    trials = [a["data-run"] for tag, a in whole.elements if tag == "tr" and "data-run" in a]
+    assert trials == ["0001-count=4-seed=0", "0002-count=4-seed=1", "0003-count=16-seed=0",
+                      "0004-count=16-seed=1"]  # fmt: skip
+    assert "failed: it diverged" in whole.text
+    (chosen,) = (a["data-field"] for tag, a in whole.elements if tag == "select")
+    assert chosen == "participants.count"
+    assert [a["value"] for tag, a in whole.elements if tag == "option"] == ["", "4", "16"]
+    known = data(whole, "runs")
+    assert [run["setting"] for run in known] == [0, 0, 1, 1]
+    assert known[2]["fields"] == {"participants.count": "16"} and known[2]["label"] == "count=16"
+    # Points name their setting by its place.
+    lines = [t for t in data(whole, "figures")["score-by-round"]["data"] if t.get("name") == "FedAvg"]
+    assert {place for t in lines for place in t["customdata"]} == {0, 1}
+    rows = [a["data-setting"] for tag, a in whole.elements if tag == "tr" and "data-setting" in a]
+    assert rows[:2] == ["count=4", "count=16"] and len(rows) == 12
+
+
+def test_pairs_are_compared_where_there_are_seeds(make, run, tmp_path):
+    text = page([make(f"s{seed}", seed=seed) for seed in range(3)], tmp_path).text
+    assert "Federated distillation against the others, pair by pair" in text
+    assert "below zero is better" in text and "3 of 3" in text
+    assert "pair by pair" not in page(run, tmp_path).text
+
+
+def test_what_runs_share_is_said_once(make, tmp_path):
+    shared = {"participants": {"count": 4, "partition": {"alpha": 0.5}}}
+    other = {"participants": {"count": 4, "partition": {"alpha": 0.1}}}
+    whole = page([make("a", config=shared), make("b", seed=1, config=other)], tmp_path)
+    assert whole.text.count("count: 4") == 1 and whole.text.count("versions.torch") == 1
+    # What is the second's own stands below the sections it is in.
+    assert re.search(r"participants:\n  partition:\n    alpha: 0.1", whole.text)
+    assert len(whole.having(id="runs")) == 1
+
+
+def test_files_that_many_runs_lack_are_one_line(make, tmp_path):
+    folders = [make(f"r{k}", seed=k, without=("sections",)) for k in range(8)]
+    text = page(folders, tmp_path).text
+    assert "sections.parquet is missing in r0, r1, r2, r3, r4 and 3 more runs" in text
+
+
+def test_a_run_that_has_not_finished_is_named(make, tmp_path):
+    folder = make("going")
+    (folder / "manifest.json").write_text('{"status": "running"}')
+    assert "not finished, shown as far as it came: going" in page(folder, tmp_path).text
+
+
+def test_a_page_of_hundreds_of_trials_stays_small(make_sweep):
+    points = [{"student.training.learning_rate": k / 1000} for k in range(1, 61)]
+    tables = analysis.load(make_sweep(points, seeds=1))
+    ours = report.render(tables).replace(report.get_plotlyjs(), "")
+    assert len(ours) < 60 * 30_000, len(ours)  # 500 trials: less than 15 MB
+    shown = Page(ours)
+    hidden = [a for tag, a in shown.elements if tag == "tr" and "hidden" in a]
+    assert len(hidden) == (60 * 6 - 12) + (61 - 12)

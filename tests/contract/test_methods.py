@@ -14,6 +14,7 @@ from fedsim.config import RunConfig, Settings
 from fedsim.executor import InProcess
 from fedsim.methods import METHODS
 from fedsim.methods.base import Method
+from fedsim.progress import Quiet
 from fedsim.results import Row
 from fedsim.round import Records
 from fedsim.types import METRICS
@@ -44,8 +45,18 @@ MODEL["image_text"] = {
     "text_config": {**ENCODER, "projection_dim": 16},
     "vision_config": {**ENCODER, "projection_dim": 16, "patch_size": 4},
 }
+CONTENDERS: dict[str, dict[str, Any]] = {
+    **{name: {"name": name} for name in METHODS},
+    "fedavg_8bit": {"name": "fedavg", "bits": 8},
+    "fedavg_lora": {"name": "fedavg", "adapter": {"rank": 2}},
+}
+"""Every method as it is, and variants that take another way through it."""
 EACH = pytest.mark.parametrize("modality", METRICS)
-EVERY = pytest.mark.parametrize("name", METHODS)
+EVERY = pytest.mark.parametrize("name", CONTENDERS)
+
+
+def kind(name: str) -> type[Method]:
+    return METHODS[CONTENDERS[name]["name"]]
 
 
 def tiny(folder: Path, modality: str, name: str) -> RunConfig:
@@ -65,7 +76,7 @@ def tiny(folder: Path, modality: str, name: str) -> RunConfig:
             (folder / f"domain{domain}.txt").write_text("".join(lines))
         data = {"source": "files", "path": str(folder / "*.txt"), "modality": "text", "window": 16}
         data["vocabulary"] = 300
-    training = {"steps": 2, "batch_size": 4}
+    training = {"steps": 2, "batch_size": 4, "learning_rate": 0.01}
     return configs.load(
         {
             "name": "contract",
@@ -79,7 +90,8 @@ def tiny(folder: Path, modality: str, name: str) -> RunConfig:
                 "partition": {"alpha": 5.0, "minimum": 5},
             },
             "student": {"model": str(model), "training": training},
-            "methods": [{"name": name, "specialists": "student"}],
+            "pretraining": {"steps": 1, "batch_size": 4},
+            "methods": [{**CONTENDERS[name], "label": name, "specialists": "student"}],
         }
     )
 
@@ -112,7 +124,7 @@ def sent(rows: list[Row], direction: str) -> int:
 @EVERY
 def test_rows_have_exactly_the_documented_columns(ran, modality: str, name: str):
     found = records(ran(modality, name), name)
-    method = METHODS[name]
+    method = kind(name)
     assert list(found) == ([0, 1, 2] if method.trains_student else [1, 2])
     for round, record in found.items():
         tables = {"rounds": [record.round], **{table: getattr(record, table) for table in PARTS}}
@@ -135,6 +147,7 @@ def test_bytes_are_those_of_the_messages(ran, modality: str, name: str):
             column = f"bytes_{direction}"
             assert row[column] == sent(record.messages, direction)
             assert row[column] == sum(p[column] for p in record.participants)
+            assert row[column] == sent(record.sections, direction)
         for person in record.participants:
             mine = [m for m in record.messages if m["participant"] == person["participant"]]
             assert person["bytes_up"] == sent(mine, "up")
@@ -142,7 +155,7 @@ def test_bytes_are_those_of_the_messages(ran, modality: str, name: str):
             assert len({m["direction"] for m in mine}) == len(mine)  # at most one each way
         assert all(m["bytes"] > 0 and m["kind"] for m in record.messages)
         total += row["bytes_up"] + row["bytes_down"]
-    talks = METHODS[name].expect is not Method.expect
+    talks = kind(name).expect is not Method.expect
     assert (total > 0) == talks
 
 
@@ -152,7 +165,7 @@ def test_everything_is_delivered_and_counted(ran, modality: str, name: str):
     found = records(ran(modality, name), name)
     for round in range(1, ROUNDS + 1):
         row = found[round].round
-        talks = METHODS[name].expect is not Method.expect
+        talks = kind(name).expect is not Method.expect
         assert row["delivered"] == (PEOPLE if talks else 0)
         assert {p["status"] for p in found[round].participants} <= {"ok"}
         assert {m["status"] for m in found[round].messages} <= {"delivered"}
@@ -174,10 +187,10 @@ def test_the_last_round_has_a_score(ran, modality: str, name: str):
     assert row["score"] > 1 if modality == "text" else 0 <= row["score"] <= 1
     assert row["metric"] == METRICS[modality].name
     summary = json.loads((folder / "summary.json").read_text())
-    expected = [name] if METHODS[name].trains_student else [f"{name}_best", f"{name}_mean"]
+    expected = [name] if kind(name).trains_student else [f"{name}_best", f"{name}_mean"]
     assert [line["contender"] for line in summary] == expected
     assert summary[-1]["score"] == pytest.approx(row["score"])
-    assert (folder / "student").exists() == METHODS[name].trains_student
+    assert (folder / "student").exists() == kind(name).trains_student
 
 
 @EACH
@@ -185,7 +198,7 @@ def test_the_last_round_has_a_score(ran, modality: str, name: str):
 def test_a_round_changes_the_models(ran, modality: str, name: str):
     # Nothing else would notice a method that trains nobody.
     found = records(ran(modality, name), name)
-    if METHODS[name].trains_student:
+    if kind(name).trains_student:
         losses = [found[round].round["loss"] for round in (0, 1, 2)]
     else:
         losses = [p["loss"] for p in found[2].participants]
@@ -198,16 +211,33 @@ def test_the_same_seed_gives_the_same_run(ran, name: str, tmp_path: Path):
     first = records(ran("image", name), name)
     config = tiny(tmp_path, "image", name).model_copy(update={"output": str(tmp_path / "again")})
     again = records(simulation.run(config, executor=InProcess()).folder, name)
-    measured = {"wall_s", "peak_memory_mib", "model"}  # the model's path is another folder's
-
-    def decided(found: dict[int, Records]) -> str:
-        rows = [row for r in found.values() for row in (r.round, *r.participants, *r.messages)]
-        return repr([{k: v for k, v in row.items() if k not in measured} for row in rows])
-
     assert decided(first) == decided(again)
 
 
+class Stops(Quiet):
+    """The driver dies after the first round."""
+
+    def round(self, row: Row, rounds: int) -> None:
+        raise OSError("power cut")
+
+
 @EVERY
+def test_a_run_that_is_resumed_is_the_same_run(ran, name: str, tmp_path: Path):
+    config = tiny(tmp_path, "image", name).model_copy(update={"output": str(tmp_path / "resumed")})
+    with pytest.raises(OSError, match="power cut"):
+        simulation.run(config, executor=InProcess(), progress=Stops())
+    folder = simulation.run(config, resume=True, executor=InProcess()).folder
+    assert decided(records(folder, name)) == decided(records(ran("image", name), name))
+
+
+def decided(found: dict[int, Records]) -> str:
+    """All that the seed decides of a run; not what was measured, nor the model's path, in its folder."""
+    measured = {"wall_s", "peak_memory_mib", "model"}
+    rows = [row for r in found.values() for row in (r.round, *r.participants, *r.messages)]
+    return repr([{k: v for k, v in row.items() if k not in measured} for row in rows])
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_what_it_is_and_takes_no_unknown_setting(name: str):
     method = METHODS[name]
     assert issubclass(method, Method)

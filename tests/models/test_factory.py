@@ -68,7 +68,8 @@ def test_a_preset_answers_for_the_datas_classes(name: str):
         answers = torch.zeros(said[..., 0].numel()).long()
         guess = torch.nn.functional.cross_entropy(said.flatten(0, -2), answers)
         assert abs(guess.item() - math.log(interface.classes)) < 1.0
-    assert size(model) < 1_000_000  # what the quickstart trains on two cores
+    # What the quickstart trains on two cores, and teachers for it.
+    assert size(model) < (2_000_000 if name.endswith("-small") else 1_000_000)
     assert forward_flops(model, inputs(interface)) > 2 * size(model) / 10
 
 

@@ -1,0 +1,113 @@
+"""Loading result folders: 1,000 runs of 50 rounds in less than 10 s and less than 1 GiB; and the report of
+half of them.
+
+The folders are copies of one real run (five contenders, five institutions), its tables rewritten to 50
+rounds, a hundred seeds and ten settings.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fedsim import config as configs
+from fedsim import results, simulation
+from fedsim.executor import InProcess
+
+RUNS, ROUNDS = 1000, 50
+SECONDS, MEBIBYTES = 10.0, 1024.0
+_MEASURE = """
+import re, sys, time
+from pathlib import Path
+import analysis
+
+def peak():  # not getrusage: it begins at what the parent held
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+idle = peak()
+wall, cpu = time.perf_counter(), time.process_time()
+tables = analysis.load(sorted(Path(sys.argv[1]).iterdir()), columns=eval(sys.argv[2]))
+rows = sum(len(getattr(tables, name)) for name in ("rounds", "participants", "messages", "sections"))
+print(time.perf_counter() - wall, time.process_time() - cpu, peak(), idle, rows)
+"""
+
+
+_REPORT = """
+import sys, time
+from pathlib import Path
+import analysis
+
+wall, cpu = time.perf_counter(), time.process_time()
+path = analysis.write(sorted(Path(sys.argv[1]).iterdir())[::2], sys.argv[2])
+print(time.perf_counter() - wall, time.process_time() - cpu, path.stat().st_size / 1e6)
+"""
+
+
+def main() -> None:
+    """Print what loading takes: all tables, and the columns of a curve; then what a report takes."""
+    with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as name:
+        folder = Path(name)
+        original, runs = _real(folder / "original"), folder / "runs"
+        for number in range(RUNS):
+            _copy(original, runs / f"run-{number:04d}", number)
+        print(f"\nloading {RUNS:,} runs of {ROUNDS} rounds (limits: {SECONDS:.0f} s, {MEBIBYTES:.0f} MiB)")
+        print(f"{'':<24}{'rows':>12}{'s':>9}{'CPU s':>9}{'MiB':>9}{'idle MiB':>10}")
+        curve = {"rounds": ["method", "algorithm", "round", "metric", "higher_is_better", "score"]}
+        for what, columns in (("all tables", None), ("one curve's columns", curve)):
+            code = [sys.executable, "-c", _MEASURE, str(runs), repr(columns)]
+            done = subprocess.run(code, check=True, capture_output=True, text=True)
+            wall, cpu, peak, idle, rows = map(float, done.stdout.split())
+            print(f"{what:<24}{rows:>12,.0f}{wall:>9.2f}{cpu:>9.2f}{peak:>9.0f}{idle:>10.0f}")
+        code = [sys.executable, "-c", _REPORT, str(runs), str(folder / "report.html")]
+        done = subprocess.run(code, check=True, capture_output=True, text=True)
+        wall, cpu, size = map(float, done.stdout.split())
+        print(f"report of {RUNS // 2} runs: {wall:.1f} s, {cpu:.1f} CPU s, {size:.1f} MB")
+
+
+def _real(folder: Path) -> Path:
+    """A run of two rounds, small enough to be made here."""
+    training = {"steps": 2, "batch_size": 8}
+    names = ("federated_distillation", "fedavg", "centralized", "proxy_only", "solo")
+    tree = {
+        "name": "original", "rounds": 2, "output": str(folder),
+        "data": {"source": "synthetic", "max_examples": 600, "image_size": 8, "proxy_labelled": True},
+        "participants": {"count": 5, "models": ["mlp"], "training": training},
+        "student": {"model": "mlp", "training": training},
+        "methods": [{"name": name, "specialists": "student"} for name in names],
+    }  # fmt: skip
+    return Path(str(simulation.run(configs.load(tree), executor=InProcess()).folder))
+
+
+def _copy(original: Path, target: Path, number: int) -> None:
+    """The run with its last round repeated, under another seed, every tenth with another setting."""
+    target.mkdir(parents=True)
+    seed, alpha = number // 10, 0.1 * (1 + number % 10)
+    for name in results.TABLES:
+        table = pq.read_table(original / f"{name}.parquet")
+        if "round" in table.column_names:
+            last = table.filter(pc.equal(table["round"], 2))
+            more = [_with(last, "round", r) for r in range(3, ROUNDS + 1)]
+            table = pa.concat_tables([table, *more])
+        if "seed" in table.column_names:
+            table = _with(table, "seed", seed)
+        pq.write_table(table.cast(results.schema(name)), target / f"{name}.parquet")
+    config = (original / "config.yaml").read_text(encoding="utf-8")
+    config = config.replace("\nseed: 0\n", f"\nseed: {seed}\n").replace("alpha: 0.5\n", f"alpha: {alpha:g}\n")
+    (target / "config.yaml").write_text(config, encoding="utf-8")
+    for name in ("summary.json", "manifest.json"):
+        (target / name).write_bytes((original / name).read_bytes())
+
+
+def _with(table: pa.Table, column: str, value: int) -> pa.Table:
+    place = table.column_names.index(column)
+    return table.set_column(place, column, pa.array([value] * len(table), pa.int64()))
+
+
+if __name__ == "__main__":
+    main()
