@@ -172,19 +172,24 @@ def unflatten(vector: np.ndarray, parameters: Sequence[Tensor]) -> None:
         start = end
 
 
+def changes(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter belongs to what is learnt: trained, or set as the mean domain of `models.heads`."""
+    return parameter.requires_grad or name.startswith("heads.")
+
+
 def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Set a model's trainable parameters by name; a missing one is a KeyError."""
+    """Set a model's changing parameters by name; a missing one is a KeyError."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
+            if changes(name, parameter):
                 parameter.copy_(weights[name])
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Trainable weights as `model.<parameter>` and moments as `optimizer.<entry>.<parameter>`."""
+    """Changing weights as `model.<parameter>` and moments as `optimizer.<entry>.<parameter>`."""
     flat: State = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not changes(name, parameter):
             continue
         flat[f"model.{name}"] = parameter.detach().cpu().contiguous()
         for entry, value in optimizer.state.get(parameter, {}).items():

@@ -8,13 +8,15 @@ import pytest
 import torch
 import transformers
 
+from fedsim.coordinator import Coordinator
 from fedsim.errors import ConfigError
 from fedsim.models.heads import PREFIX
 from fedsim.process import set_up
 from fedsim.training import Objective
 from fedsim.types import METRICS, Mixture
 from fedsim.wire import decode, encode
-from tests.methods.test_switches import EVERYBODY, Play
+from tests.methods.plain_student import plain_student
+from tests.methods.test_switches import EVERYBODY, NAME, Play
 
 EACH = pytest.mark.parametrize("modality", METRICS)
 FEATURES: dict[str, Any] = {"features": {"weight": 0.5, "depths": [0.5, 1.0], "rank": 4}}
@@ -120,6 +122,15 @@ def test_the_exported_student_answers_for_the_mean_domain(tmp_path: Path, modali
     assert len(np.unique(taught, axis=0)) > 1  # claims differ from sample to sample
     np.testing.assert_allclose(scale.mean.numpy(), taught.mean(0), atol=1e-6)
     assert_same_answers(play, exported(play, tmp_path / "student"))
+
+
+def test_the_mean_domain_survives_a_restart(tmp_path: Path):
+    play = Play(adaptation=True, weights="density", confidence=2)
+    play.round(1, tmp_path)
+    fresh = Coordinator(play.world, play.federation.public, {}, student=plain_student)
+    fresh.begin(NAME, 1, tmp_path)
+    mean = fresh._desk.learner.heads.scale.mean
+    assert mean.any() and torch.equal(mean, play.coordinator._desk.learner.heads.scale.mean)
 
 
 def test_a_message_without_features_is_refused():
