@@ -17,11 +17,16 @@ run-image: setup
 run-image-text: setup
 	$(BIN)/fedsim run experiments/quickstart_image_text.yaml
 
-test: setup
-	$(BIN)/pytest
+# Two at a time where a test is one process; one by one where it starts Ray, which takes all cores itself.
+STARTS_RAY := tests/integration tests/runtime
+MARKS ?= not slow
 
-test-all: setup
-	$(BIN)/pytest -m "slow or not slow"
+test: setup
+	$(BIN)/pytest -m "$(MARKS)" -n 2 --dist loadfile $(STARTS_RAY:%=--ignore=%)
+	$(BIN)/pytest -m "$(MARKS)" $(STARTS_RAY)
+
+test-all: MARKS := slow or not slow
+test-all: test
 
 lint: setup
 	$(BIN)/ruff check .

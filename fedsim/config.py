@@ -406,7 +406,7 @@ class Runtime(Settings):
     others wait on disk. Absent: the actor's part of half of its machine's memory."""
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads per actor. Part of the arithmetic: results are bit-identical at equal threads."""
-    message_limit_mib: Positive = 64.0
+    message_limit_mib: Positive = 256.0
     """Largest message that is accepted, in MiB; larger ones are rejected unread."""
 
     @field_validator("participant", mode="before", json_schema_input_type=Demand | tuple[Demand, ...])
