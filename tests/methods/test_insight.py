@@ -28,7 +28,9 @@ def deterministic() -> None:
 
 
 def read(play: Play, round: int, who: int, data: bytes) -> Mixture:
-    expected = play.method.agreed(play.method.expect("up", round, who, 0), play.terms.pool)
+    expected = play.method.agreed(
+        play.method.expect("up", round, who, 0), play.terms.pool, play.coordinator._told
+    )
     told = decode(data, expected, 2**26)
     assert isinstance(told, Mixture)
     return told
