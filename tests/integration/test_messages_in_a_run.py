@@ -55,7 +55,7 @@ def corrupted(run: Tampering, data: bytes, who: int) -> bytes:
 
 
 def oversized(run: Tampering, data: bytes, who: int) -> bytes:
-    return data + bytes(64 << 20)
+    return data + bytes(int(run._world.config.runtime.message_limit_mib * 2**20))
 
 
 def non_finite(run: Tampering, data: bytes, who: int) -> bytes:
@@ -128,6 +128,7 @@ def test_what_the_culprit_sends_does_not_matter(configs, clean_process, tmp_path
     """The student is the same whatever was wrong: nothing of a refused message gets in."""
     losses = []
     for tamper in (truncated, off_simplex):
-        config = fedsim.load(configs["distil"], output=str(tmp_path / tamper.__name__), rounds=1)
+        plain = {"output": str(tmp_path / tamper.__name__), "methods": ["federated_distillation"]}
+        config = fedsim.load(configs["distil"], rounds=1, **plain)
         losses.append(simulation.run(config, executor=Tampering(tamper)).rounds.loss.iloc[-1])
     assert losses[0] == losses[1]
