@@ -15,7 +15,11 @@ def test_twice_in_a_row(configs, digits_run, assert_same_results, clean_process,
 
 @pytest.mark.parametrize(
     ("actors", "per_actor", "lanes"),
-    [(1, 5, 1), (2, 3, 2), (5, 1, 1)],
+    [
+        pytest.param(1, 5, 1, marks=pytest.mark.slow),
+        (2, 3, 2),
+        pytest.param(5, 1, 1, marks=pytest.mark.slow),
+    ],
     ids=["1 actor", "2 actors", "5 actors"],
 )
 def test_on_ray_as_in_one_process(

@@ -51,7 +51,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     [
         pytest.param((), id="in process"),
         pytest.param(ON_RAY, id="one lane", marks=pytest.mark.slow),
-        pytest.param(SIDE_BY_SIDE, id="two lanes"),
+        pytest.param(SIDE_BY_SIDE, id="two lanes", marks=pytest.mark.slow),
     ],
 )
 def test_a_long_round_is_not_waited_for(where, fedsim_command, configs, tmp_path):

@@ -157,6 +157,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_ends_a_run_that_can_be_resumed(fedsim_command, configs, tmp_path):
     """The student and its optimiser take half a gigabyte, and half of that is left."""
     shape = {

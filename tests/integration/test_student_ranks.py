@@ -29,7 +29,7 @@ def assert_close(folder, reference, score_of_student):
     assert loss == pytest.approx(product.loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (2, 3))])
 def test_two_ranks_train_the_same_student(
     stage, fedsim_command, configs, digits_run, score_of_student, tmp_path
 ):

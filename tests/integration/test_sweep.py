@@ -46,6 +46,7 @@ def finished(folder: Path) -> list[Path]:
     return [report.parent for report in folder.glob("trials/*/report.html")]
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_named_and_tried_again_and_the_others_finish(fedsim_command, write, tmp_path):
     folder = tmp_path / "out"
     path = write("""
