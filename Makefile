@@ -6,7 +6,7 @@ READY := .venv/.ready
 # One thread per process: actors and test processes share the cores themselves.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run run-image run-image-text test test-all lint bench setup clean
+.PHONY: run run-image run-image-text test test-all lint ablations bench setup clean
 
 run: setup
 	$(BIN)/fedsim run experiments/quickstart.yaml
@@ -32,6 +32,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+ablations: setup
+	for file in experiments/ablations/*.yaml; do $(BIN)/fedsim sweep $$file || exit; done
 
 bench: setup
 	$(BIN)/python -m benchmarks
