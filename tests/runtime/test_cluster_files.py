@@ -46,8 +46,9 @@ def test_nothing_is_open_and_every_start_asks_for_the_token(config):
     assert all("RAY_AUTH_MODE=token" in command for command in starts)
 
 
-def test_it_installs_with_the_constraints(config):
-    assert any("-c ~/fedsim/constraints.txt" in command for command in config["setup_commands"])
+def test_it_installs_what_runs_with_the_constraints(config):
+    (command,) = (command for command in config["setup_commands"] if "pip install" in command)
+    assert "-c ~/fedsim/constraints.txt" in command and command.endswith('-e "$HOME/fedsim[run]"')
 
 
 def test_a_wrong_head_type_would_be_noticed():
