@@ -184,9 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("config", nargs="?", help="YAML file, e.g. experiments/quickstart.yaml")
     run.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. rounds=2 participants.count=8")
     run.add_argument("--resume", metavar="FOLDER", help="continue the run in this folder")
-    sweep = add(
-        "sweep", _sweep, "run the trials of a sweep side by side, or continue a sweep", runs=True
-    )
+    sweep = add("sweep", _sweep, "run the trials of a sweep side by side, or continue a sweep", runs=True)
     sweep.add_argument("config", nargs="?", help="YAML file, e.g. experiments/sweeps/quick.yaml")
     sweep.add_argument(
         "overrides", nargs="*", metavar="field=value", help="e.g. set.rounds=2 max_concurrent=2"
@@ -202,9 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("folders", nargs="+", metavar="FOLDER")
     table.add_argument("--format", choices=("text", "latex", "csv"), default="text")
     table.add_argument("-o", "--output", help="file to write; the terminal if absent")
-    attack = add(
-        "attack", _attack, "try to tell who was in the training data of a finished run", runs=True
-    )
+    attack = add("attack", _attack, "try to tell who was in the training data of a finished run", runs=True)
     attack.add_argument("folder", metavar="FOLDER")
     attack.add_argument("--contender", metavar="NAME", help="whose; that of the exported student if absent")
     attack.add_argument("--shadows", type=int, default=16, help="runs to learn from, an even number; 16")
