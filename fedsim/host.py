@@ -27,6 +27,7 @@ from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard
 from fedsim.wire.container import Buffer, anatomy
 from fedsim.wire.messages import decode, encode
+from fedsim.wire.stages import stages
 from fedsim.world import World
 
 MEMORY = "memory.safetensors"
@@ -156,7 +157,7 @@ class Host:
         score = float("nan")
         if self._scored(method, round) and not fate:
             score, _ = site.learner.evaluate(self.public.test)
-        sent = len(message.data) if message else None
+        sent, sections = (len(message.data), anatomy(message.data)) if message else (None, {})
         if sent is not None:
             timing = self._clock.timing(site.participant, flops, received, sent)
             if events.lost(self.world.config, round, site.participant):
@@ -174,7 +175,8 @@ class Host:
             wall_s=time.perf_counter() - began,
             sent=sent,
             kind=message.kind if message else "",
-            sections=anatomy(message.data) if message else {},
+            sections=sections,
+            stages=stages(knowledge, sections) if knowledge is not None else {},
             loss=fit.loss if fit else float("nan"),
             score=score,
             epsilon=self._spent(method, round, site),

@@ -40,6 +40,9 @@ _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TERMS = ("response", "task", "feature", "prototype")
 """The terms of a student's training loss that have a column each."""
 
+STAGES = ("float32", "quantised", "listed", "sent")
+"""The stages of the codec whose bytes are measured, in their order; see `fedsim.wire.stages`."""
+
 SCHEMA_VERSION = 1
 """Written into every table's metadata; raised when a column changes its meaning."""
 
@@ -125,7 +128,9 @@ MEASURES: Columns = {
         "`train/<term>`: mean of a weighted term of the student's loss that has no column, nats; "
         "`train/reverse_kl`: to the pooled teacher, per token of the student's own sequences; "
         "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
-        "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`",
+        "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`; "
+        "`wire/up/<stage>`: bytes of what participants sent after a stage of the codec, see "
+        "`fedsim.wire.stages`",
     ),
     "value": (_FLOAT, "its value"),
 }

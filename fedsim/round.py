@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedsim import events
 from fedsim.executor import Executor, Opening, Task
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
-from fedsim.results import TERMS, Row
+from fedsim.results import STAGES, TERMS, Row
 from fedsim.storage import AnyPath
 from fedsim.types import Closing, Report
 
@@ -154,12 +154,21 @@ def _records(
     sent = [(reports[k].kind, reports[k].sections) for k in sorted(reports) if reports[k].sent is not None]
     sections = [{**common, "direction": "down", **row} for row in _anatomy(received)]
     sections += [{**common, "direction": "up", **row} for row in _anatomy(sent)]
-    return Records(summary, participants, messages, sections, measures(common, closing))
+    measured = measures(common, closing) + _stages(common, reports)
+    return Records(summary, participants, messages, sections, measured)
 
 
 def measures(common: Row, closing: Closing) -> list[Row]:
     """The rows of what was measured of the student.   common: what all rows of a round hold."""
     return [{**common, "name": name, "value": value} for name, value in closing.measures.items()]
+
+
+def _stages(common: Row, reports: Mapping[int, Report]) -> list[Row]:
+    """The bytes of all messages to the coordinator after each stage of the codec."""
+    total: Counter[str] = Counter()
+    for report in reports.values():
+        total.update(report.stages)
+    return [{**common, "name": f"wire/up/{s}", "value": float(total[s])} for s in STAGES if s in total]
 
 
 def _anatomy(messages: Iterable[tuple[str, dict[str, int]]]) -> list[Row]:
