@@ -8,11 +8,14 @@ import plotly.graph_objects as go
 from analysis import style, units
 from analysis.figures import frame as f
 from analysis.load import NoDataError
+from fedsim import results
 
 _WORDS = {
     "header": "header and table", "meta": "sizes", "samples": "which samples", "lengths": "classes per row",
     "ids": "class ids", "counts": "probabilities", "claims": "claims", "vector": "parameters",
+    "base": "which reference", "kept": "changes to a reference", "codes": "rounded numbers",
 }  # fmt: skip
+_STAGES = {"quantised": "quantised", "listed": "what is not zero", "sent": "coded, as sent"}
 _WAYS = {"up": "▲", "down": "▼"}
 _COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILLION, style.PURPLE, style.SKY, style.GREY)
 
@@ -64,6 +67,22 @@ def anatomy(sections: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def stages(measures: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
+    """The columns that `codec_stages` draws, all rounds and runs together, of the contenders whose messages
+    pass any stage at all."""
+    names = {f"wire/up/{stage}": stage for stage in results.STAGES}
+    looks = style.looks(rounds)
+    rows = measures[measures["name"].isin(list(names)) & measures["method"].isin(list(looks))]
+    totals = rows.groupby(["method", "name"], sort=False)["value"].sum()
+    table = [
+        (looks[str(method)].plain, _STAGES.get(stage, stage), float(totals[method, name]))
+        for name, stage in names.items()
+        for method, passed in rows.groupby("method", sort=False)["name"].nunique().items()
+        if passed > 2 and (method, name) in totals.index
+    ]
+    return pd.DataFrame(table, columns=["message", "stage", "bytes"])
+
+
 def codec_stages(table: pd.DataFrame) -> go.Figure:
     """What does each stage of the codec save?
 
@@ -73,13 +92,13 @@ def codec_stages(table: pd.DataFrame) -> go.Figure:
     rows = table[table["bytes"] > 0]
     if rows.empty:
         raise NoDataError("the bytes after each stage of the codec were not recorded")
-    stages = list(dict.fromkeys(rows["stage"]))
-    fig = f.figure("What does each stage of the codec save?", "Bytes after each stage; "
-                   "the factor is against the first.", f.rows_height(len(stages), 160))  # fmt: skip
+    order = list(dict.fromkeys(rows["stage"]))
+    caption = "Bytes of all messages to the coordinator after each stage; the factor is against the first."
+    fig = f.figure("What does each stage of the codec save?", caption, f.rows_height(len(order), 160))
     for place, (message, group) in enumerate(rows.groupby("message", sort=False)):
         raw = float(group["bytes"].iloc[0])
         fig.add_scatter(
-            x=list(group["bytes"]), y=[stages.index(s) for s in group["stage"]], mode="lines+markers+text",
+            x=list(group["bytes"]), y=[order.index(s) for s in group["stage"]], mode="lines+markers+text",
             name=style.label(str(message)), text=[f"÷ {units.significant(raw / b)}" for b in group["bytes"]],
             textposition="top center", cliponaxis=False,
             marker={"size": 12, "color": _COLOURS[place % len(_COLOURS)]},
@@ -92,6 +111,6 @@ def codec_stages(table: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     fig.update_layout(
         xaxis=f.byte_axis(rows["bytes"], "bytes (log scale)"),
-        yaxis=f.category_rows([style.label(str(s)) for s in stages]),
+        yaxis=f.category_rows([style.label(str(s)) for s in order]),
     )
     return fig

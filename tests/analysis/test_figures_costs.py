@@ -32,6 +32,19 @@ def test_anatomy_divides_the_bytes_by_section(tables):
     assert "class ids</b>, up<br>200 kB, 25.0%" in ids.hovertext[1]
 
 
+def test_the_stages_of_a_run_are_those_of_its_compressed_messages(tables):
+    table = figures.stages(tables.measures, tables.rounds)
+    # Four rounds of 200,000 bytes each; FedAvg's parameters pass no stage.
+    assert table.to_dict("list") == {
+        "message": ["Federated distillation"] * 4,
+        "stage": ["float32", "quantised", "what is not zero", "coded, as sent"],
+        "bytes": [160e6, 40e6, 1.6e6, 0.8e6],
+    }
+    (line,) = figures.codec_stages(table).data
+    assert line.text == ("÷ 1.00", "÷ 4.00", "÷ 100", "÷ 200")
+    assert line.hovertext[3] == "<b>coded, as sent</b><br>800 kB"
+
+
 def test_codec_stages_are_in_the_order_of_the_codec():
     table = pd.DataFrame({
         "message": ["responses"] * 3, "stage": ["float32", "quantised", "entropy-coded"],
