@@ -35,6 +35,7 @@
   const fit = (element, figure) => {
     const size = narrow(element) ? "narrow" : "wide";
     const values = size === "narrow" ? figure.narrow : figure.wide;
+    if (values.height) element.style.height = `${values.height}px`;
     const done = figure.size === size ? Promise.resolve() : Plotly.relayout(element, values);
     figure.size = size;
     return done.then(() => Plotly.Plots.resize(element));

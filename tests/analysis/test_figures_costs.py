@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis import figures
+from analysis import figures, style
 
 
 @pytest.fixture
@@ -21,6 +21,9 @@ def test_anatomy_divides_the_bytes_by_section(tables):
     fig = figures.anatomy(tables.sections, tables.rounds)
     names = fig.layout.yaxis.ticktext
     assert names[:2] == ("Federated distillation ▼<br>300 kB", "Federated distillation ▲<br>800 kB")
+    narrow = fig.layout.meta["narrow"]
+    assert narrow["yaxis.ticktext"][0] == "Federated<br>distillation ▼<br>300 kB"
+    assert narrow["height"] == fig.layout.height + 20 * len({t.name for t in fig.data})
     ids, header = trace(fig, "class ids"), trace(fig, "header and table")
     assert dict(zip(ids.y, ids.x, strict=True)) == {0: 25.0, 1: 25.0}
     # 34 of 15,000 bytes down.
@@ -39,6 +42,7 @@ def test_the_stages_of_a_run_are_those_of_its_compressed_messages(tables):
         "message": ["Federated distillation"] * 4,
         "stage": ["float32", "quantised", "what is not zero", "coded, as sent"],
         "bytes": [160e6, 40e6, 1.6e6, 0.8e6],
+        "colour": [style.BLUE] * 4,
     }
     (line,) = figures.codec_stages(table).data
     assert line.text == ("÷ 1.00", "÷ 4.00", "÷ 100", "÷ 200")
