@@ -17,10 +17,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from fedsim import plugins, storage
 from fedsim.catalog import HUB
@@ -36,6 +38,15 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` as true, which pydantic would take for 1."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool and bool not in _arguments(kind):
+            raise ValueError("something else than true or false")
+        return value
+
 
 class Split(Settings):
     """Fractions of all examples; the rest is private and goes to the participants. Disjoint."""
@@ -50,7 +61,7 @@ class Split(Settings):
     @model_validator(mode="after")
     def _leaves_something(self) -> Split:
         if self.test + self.validation + self.proxy >= 1.0:
-            raise ValueError("test + validation + proxy must be below 1, the rest is the private data")
+            raise ValueError("a sum of test, validation and proxy below 1: the rest is the private data")
         return self
 
 
@@ -318,7 +329,7 @@ class Engine(Settings):
     @model_validator(mode="after")
     def _offload_needs(self) -> Engine:
         if self.offload == "cpu" and (self.optimizer != "fused" or self.zero_stage == 0):
-            raise ValueError("offload: cpu needs optimizer: fused and zero_stage 1, 2 or 3")
+            raise ValueError("optimizer: fused and zero_stage 1, 2 or 3 for offload: cpu")
         return self
 
 
@@ -334,7 +345,7 @@ class Student(Settings):
     @model_validator(mode="after")
     def _equal_shares(self) -> Student:
         if self.training.batch_size % self.engine.ranks:
-            raise ValueError("training.batch_size must be a multiple of engine.ranks: each takes its share")
+            raise ValueError("a training.batch_size that is a multiple of engine.ranks, which share it")
         return self
 
 
@@ -376,9 +387,9 @@ class Demand(Settings):
     @model_validator(mode="after")
     def _whole_gpus(self) -> Demand:
         if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError("gpus above 1 must be a whole number")
+            raise ValueError("a whole number of gpus above 1")
         if 0 < self.gpus < 0.0001:
-            raise ValueError("gpus must be 0 or at least 0.0001")
+            raise ValueError("0 gpus or at least 0.0001")
         return self
 
 
@@ -446,6 +457,7 @@ class RunConfig(Settings):
     """One run: several methods on the same data, student and seed."""
 
     name: str = "run"
+    """Of the folder below `runs/`, unless `output` says where."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     rounds: Annotated[int, Field(ge=1)] = 4
     output: str | None = None
@@ -462,6 +474,13 @@ class RunConfig(Settings):
     pretraining: Pretraining = Pretraining()
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip() or value.startswith(".") or {"/", "\\", "\0"} & set(value):
+            raise ValueError("the name of a folder: no slash, no dot in front")
+        return value
 
     @property
     def folder(self) -> AnyPath:
@@ -636,17 +655,40 @@ def explain(
     error: ValidationError, tree: Any, prefix: str = "", model: type[BaseModel] = RunConfig
 ) -> ConfigError:
     """The first of pydantic's findings as field, value, what would be right."""
-    first = error.errors()[0]
-    # Where a field has several types, pydantic adds the name of the one it tried last.
-    path = [str(p) for p in _written(first["loc"], tree) if not {"-", "["} & set(str(p))]
+    errors = error.errors()
+    first = errors[0]
+    path = _path(first["loc"], tree)
     field = ".".join([prefix, *path] if prefix else path) or "config"
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
         if prefix:  # a method's entry holds more than the method's own settings
             known += [name for name in MethodConfig.model_fields if name not in known]
         return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
-    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return ConfigError(field, first["input"], expected)
+    # Of a field that may be of several types there is a finding for each.
+    expected = dict.fromkeys(_expected(e) for e in errors if _path(e["loc"], tree) == path)
+    return ConfigError(field, first["input"], " or ".join(expected))
+
+
+_KINDS = {"model_type": "a mapping of fields", "tuple_type": "a list", "string_type": "text"}
+"""What pydantic calls by its Python type."""
+_WORDS = {"a valid integer": "an integer", "a valid number": "a number", "a valid boolean": "true or false"}
+
+
+def _expected(found: ErrorDetails) -> str:
+    """What would be right, in the words of a config file."""
+    if found["type"] in _KINDS:
+        return _KINDS[found["type"]]
+    if found["type"] == "too_short":
+        return f"a list of at least {found['ctx']['min_length']}"
+    text = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return text.split(", unable to ")[0]
+
+
+def _path(place: tuple[int | str, ...], tree: Any) -> list[str]:
+    """Where a finding is. For a field of several types, pydantic adds the name of the one it tried."""
+    return [str(p) for p in _written(place, tree) if not {"-", "["} & set(str(p))]
 
 
 def _written(path: tuple[int | str, ...], tree: Any) -> Iterator[int | str]:

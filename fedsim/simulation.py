@@ -110,7 +110,10 @@ def check(config: RunConfig) -> federation.Plan:
 
     Raises ConfigError."""
     check_settings(config)
-    return federation.plan(config)
+    plan = federation.plan(config)
+    if plan.raw.modality != "text":  # whose windows only `build` counts
+        privacy.check_shards(config, [len(train) for train, _ in plan.shards])
+    return plan
 
 
 def check_settings(config: RunConfig) -> None:
@@ -186,7 +189,7 @@ def run(
     """
     progress = progress or Quiet()
     plan = check(config)
-    with _usable(config.folder):
+    with _usable(config.folder, resume):
         folder = _open_folder(config, resume)
         lock = hold(folder)
     runner = executor or _executor(config)
@@ -438,7 +441,9 @@ def _open_folder(config: RunConfig, resume: bool) -> AnyPath:
             raise ConfigError("resume", str(folder), "the folder of an earlier run (it holds config.yaml)")
         _same(configs.load(saved), config)
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("output", str(folder), "a folder, not a file")
+    if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
             "output",
             str(folder),
@@ -450,14 +455,18 @@ def _open_folder(config: RunConfig, resume: bool) -> AnyPath:
 
 
 @contextmanager
-def _usable(folder: AnyPath) -> Iterator[None]:
+def _usable(folder: AnyPath, resume: bool) -> Iterator[None]:
     """Say as an error of the config what is wrong with the place of the results."""
+    there = folder.exists()
     try:
         yield
-    except (OSError, StorageError) as error:
-        short = shortage.explained(error, storage.local_part(folder))
-        if short is not None:
-            raise short from error
+    except (OSError, RunError) as error:
+        if shortage.disk_full(error, storage.local_part(folder)):
+            if not (there or resume):
+                storage.remove(folder)
+            raise ConfigError("output", str(folder), "a folder on a disk that has room") from error
+        if isinstance(error, RunError) and not isinstance(error, StorageError):
+            raise
         detail = shortage.first_line(error)
         raise ConfigError("output", str(folder), f"a folder that can be written to ({detail})") from error
 

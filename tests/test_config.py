@@ -148,7 +148,7 @@ WRONG = {
         ["runtime.participants_per_actor=few"],
         ["participants_per_actor: 'few'", "integer"],
     ),
-    "not a mapping": (["data=3"], ["data", "3", "DataConfig"]),
+    "not a mapping": (["data=3"], ["data", "3", "expected a mapping of fields"]),
     "alpha 0": (["participants.partition.alpha=0"], ["partition.alpha", " 0 ", "greater than 0"]),
     "alpha negative": (["participants.partition.alpha=-1"], ["partition.alpha", "-1", "greater than 0"]),
     "alpha not a number": (["participants.partition.alpha=.nan"], ["partition.alpha", "nan", "finite"]),
@@ -198,6 +198,40 @@ WRONG = {
     ),
     "memory below none": (["runtime.participant.memory_mib=-1"], ["runtime.participant.memory_mib", "-1"]),
     "part of a second GPU": (["runtime.participant.gpus=1.5"], ["runtime.participant", "1.5", "whole"]),
+    "truth for a number": (["participants.count=yes"], ["participants.count", "True", "than true or false"]),
+    "number for a truth": (["methods.0.feedback=2"], ["methods.0.feedback", "2", "true or false"]),
+    "text for a number": (["student.training.learning_rate=x"], ["learning_rate", "'x'", "a number\n"]),
+    "number for a text": (["name=3"], ["name: 3", "expected text"]),
+    "one for a list": (["participants.models=mlp"], ["participants.models", "'mlp'", "expected a list"]),
+    "list of none": (["participants.models=[]"], ["participants.models", "[]", "a list of at least 1"]),
+    "field without a value": (["evaluation="], ["evaluation", "None", "a mapping of fields"]),
+    "neither of several types": (["methods.0.levels=many"], ["levels", "integer or a list or 'dadaquant'"]),
+    "name of another folder": (["name=../a"], ["name", "'../a'", "no slash"]),
+    "vast minimum": (
+        ["participants.partition.minimum=10000"],
+        ["partition.minimum", "10000", "at most 7"],
+    ),
+    "unknown attack": (["participants.adversary.kind=lie"], ["adversary.kind", "'lie'", "'label_flip', "]),
+    "nobody honest": (["participants.adversary.share=1.0"], ["adversary.share", "1.0", "less than 1"]),
+    "unknown defence": (["methods.0.defence=meddian"], ["methods.0.defence", "'meddian'", "'median'"]),
+    "too many suspected": (["methods.0.suspected=0.6"], ["methods.0.suspected", "0.6", "less than 0.5"]),
+    "negative ε": (["participants.privacy.epsilon=-1"], ["privacy.epsilon", "-1", "greater than 0"]),
+    "ε that no noise gives": (
+        ["participants.privacy.epsilon=0.0001", "participants.training.batch_size=4"],
+        ["participants.privacy.epsilon", "0.0001", "more: no noise is enough"],
+    ),
+    "ε and noise": (["participants.privacy={epsilon: 8, noise: 1}"], ["privacy", "either epsilon or noise"]),
+    "negative weight": (["methods.0.features.weight=-1"], ["features.weight", "-1", "or equal to 0"]),
+    "unknown reference": (["methods.0.delta=down"], ["methods.0.delta", "'down'", "'none', 'up' or 'both'"]),
+    "unknown coder": (["methods.0.coder=gzip"], ["methods.0.coder", "'gzip'", "'ans', 'huffman' or 'raw'"]),
+    "no message fits": (
+        ["runtime.message_limit_mib=0"],
+        ["runtime.message_limit_mib", "0", "greater than 0"],
+    ),
+    "unequal shares": (["student.engine.ranks=3"], ["student", "'ranks': 3", "a multiple of engine.ranks"]),
+    "output that is a file": (["output=config.yaml"], ["output", "'config.yaml'", "a folder, not a file"]),
+    "output below a file": (["output=config.yaml/x"], ["output", "'config.yaml/x'", "can be written to"]),
+    "output nobody knows": (["output=foo://bar"], ["output", "'foo://bar'", "a URI that can be reached"]),
 }
 
 
@@ -266,6 +300,19 @@ def test_a_folder_in_use_is_not_written_to(refused):
     assert "output: 'used'" in line
     assert "--resume used" in line
     assert [p.name for p in Path("used").iterdir()] == ["mine.txt"]
+
+
+def test_a_place_that_can_not_be_written_to_is_named(refused, small_disk: Path):
+    folder = small_disk / "run"
+    with pytest.raises(OSError, match="No space"), (small_disk / "all").open("wb") as file:
+        while True:
+            file.write(bytes(2**16))
+    assert f"output: '{folder}' is not valid; expected a folder on a disk that has room" in refused(
+        "run", IMAGES, f"output={folder}"
+    )
+    assert not folder.exists()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert "expected a folder that can be written to" in refused("run", IMAGES, f"output={folder}")
 
 
 def test_a_folder_without_a_run_can_not_be_resumed(refused):
