@@ -54,10 +54,12 @@ def rows(
     seed: int = 0,
     labels: dict[str, str] | None = None,
     worse: float = 0.0,
+    backdoor: bool = False,
 ) -> Rows:
     """The rows of a text run; `labels` renames contenders, scores grow a little with the seed.
 
     worse: added to the score of every contender with a student but the centralised one.
+    backdoor: whether there is one, which works in half of the cases.
     """
     called = {method: (labels or {}).get(method, method) for method in methods}
     facts = {"metric": "perplexity", "higher_is_better": False}
@@ -83,6 +85,7 @@ def rows(
                 "student": method != "solo",
                 "score": START if number == 0 else value + seed, "loss": 3.0,
                 "learn_loss": 4.0 / number if number else None, **terms(method, number),
+                "attack_success": 0.5 if backdoor and method != "solo" else None,
                 "bytes_up": UP[method] * INSTITUTIONS if moved else 0,
                 "bytes_down": DOWN[method] * INSTITUTIONS if moved else 0,
                 "virtual_s": 25.0 if number else 0.0, "wall_s": 2.0, "flops_participants": 1e12,
