@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedsim import config as configs
-from fedsim import extras, storage
+from fedsim import extras, storage, trees
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, FedsimError, NotInstalledError
 from fedsim.interrupt import Interrupts
@@ -157,7 +157,7 @@ def _source(options: argparse.Namespace, saved: str, example: str) -> tuple[str 
     folder, path, texts = getattr(options, "resume", None), options.config, options.overrides
     if folder is not None and path is not None and "=" in path:
         path, texts = None, [path, *texts]  # with --resume the config can be left out
-    overrides = dict(configs.parse_override(text) for text in texts)
+    overrides = dict(trees.parse_override(text) for text in texts)
     if folder is not None:
         overrides["output"] = folder
     if path is not None:

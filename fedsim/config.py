@@ -7,8 +7,7 @@ be right). Every field carries its unit and a suggested value, so the JSON schem
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -22,12 +21,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from fedsim import plugins, storage
 from fedsim.catalog import HUB
 from fedsim.errors import ConfigError
+from fedsim.findings import explain, one_of, types_in
 from fedsim.storage import AnyPath
+from fedsim.trees import override, read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -43,7 +43,7 @@ class Settings(BaseModel):
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` as true, which pydantic would take for 1."""
         kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and kind is not bool and bool not in _arguments(kind):
+        if isinstance(value, bool) and kind is not bool and bool not in types_in(kind):
             raise ValueError("something else than true or false")
         return value
 
@@ -516,52 +516,10 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise explain(error, tree) from None
+        raise explain(error, tree, RunConfig) from None
     plugins.load(plugins.read(config.plugins))
     _check_methods(config)
     return config
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`participants.count=8` → ("participants.count", 8); the value is read as YAML."""
-    dotted, found, value = text.partition("=")
-    if not found or not dotted:
-        raise ConfigError("override", text, "field=value, e.g. participants.count=8")
-    try:
-        return dotted.strip(), _number(yaml.safe_load(value))
-    except yaml.YAMLError:
-        raise ConfigError(dotted, value, "a YAML value") from None
-
-
-def read_yaml(path: AnyPath, above: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
-    """The tree of a file, laid over the file that its `base:` names (relative to it).
-
-    above: the files that led here by their `base:`.
-    """
-    tree = read_tree(path)
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    above = (*above, path.resolve())
-    if not isinstance(base, str) or (path.parent / base).resolve() in above:
-        raise ConfigError("base", base, f"the path of another YAML file, seen from {path}")
-    return _merge(read_yaml(path.parent / base, above), tree)
-
-
-def read_tree(path: AnyPath) -> dict[str, Any]:
-    """The mapping that a YAML file holds, as it stands there. Raises ConfigError."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise ConfigError("config", str(path), "an existing YAML file") from None
-    except IsADirectoryError:
-        raise ConfigError("config", str(path), "a YAML file, not a folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = str(error).replace("\n", " ")
-        raise ConfigError("config", str(path), f"valid YAML ({where})") from None
-    if not isinstance(tree, dict):
-        raise ConfigError("config", str(path), "a mapping of fields")
-    return tree
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -578,56 +536,6 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(dict(merged[key]), value) if both else value
-    return merged
-
-
-def override(tree: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """The tree with one field, given by its dotted path, set to a value; the caller's own stays as it is.
-
-    Raises ConfigError where the path leads through something that holds no fields.
-    """
-    changed = dict(tree)
-    _set(changed, dotted, value)
-    return changed
-
-
-def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    node: Any = tree
-    for name in parents:
-        place: Any = _index(node, name, dotted) if isinstance(node, list) else name
-        child = node[place] if isinstance(node, list) else node.get(name)
-        if node is tree.get("methods") and isinstance(child, str):
-            child = {"name": child}
-        if child is not None and not isinstance(child, dict | list):
-            raise ConfigError(dotted, value, f"a field that exists: {name} is {child!r} and holds no fields")
-        # Copied, because the tree may be the caller's own.
-        node[place] = list(child) if isinstance(child, list) else dict(child or {})
-        node = node[place]
-    node[_index(node, leaf, dotted) if isinstance(node, list) else leaf] = value
-
-
-def _index(items: list[Any], name: str, dotted: str) -> int:
-    if name.isdigit() and int(name) < len(items):
-        return int(name)
-    raise ConfigError(dotted, name, f"an index below {len(items)}")
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; people mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _check_methods(config: RunConfig) -> None:
     from fedsim.methods import METHODS
 
@@ -635,89 +543,12 @@ def _check_methods(config: RunConfig) -> None:
     for place, method in enumerate(config.methods):
         where = f"methods.{place}"
         if method.name not in METHODS:
-            raise ConfigError(f"{where}.name", method.name, _one_of(method.name, METHODS))
+            raise ConfigError(f"{where}.name", method.name, one_of(method.name, METHODS))
         if method.contender in seen:
             raise ConfigError(f"{where}.label", method.contender, "a label that no other contender has")
         seen.add(method.contender)
         try:
             METHODS[method.name].Settings.model_validate(method.options)
         except ValidationError as error:
-            raise explain(error, method.options, where, METHODS[method.name].Settings) from None
-
-
-def _one_of(value: str, known: Mapping[str, Any] | list[str]) -> str:
-    near = difflib.get_close_matches(value, list(known), n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return "one of " + ", ".join(sorted(known)) + hint
-
-
-def explain(
-    error: ValidationError, tree: Any, prefix: str = "", model: type[BaseModel] = RunConfig
-) -> ConfigError:
-    """The first of pydantic's findings as field, value, what would be right."""
-    errors = error.errors()
-    first = errors[0]
-    path = _path(first["loc"], tree)
-    field = ".".join([prefix, *path] if prefix else path) or "config"
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
-        if prefix:  # a method's entry holds more than the method's own settings
-            known += [name for name in MethodConfig.model_fields if name not in known]
-        return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
-    # Of a field that may be of several types there is a finding for each.
-    expected = dict.fromkeys(_expected(e) for e in errors if _path(e["loc"], tree) == path)
-    return ConfigError(field, first["input"], " or ".join(expected))
-
-
-_KINDS = {"model_type": "a mapping of fields", "tuple_type": "a list", "string_type": "text"}
-"""What pydantic calls by its Python type."""
-_WORDS = {"a valid integer": "an integer", "a valid number": "a number", "a valid boolean": "true or false"}
-
-
-def _expected(found: ErrorDetails) -> str:
-    """What would be right, in the words of a config file."""
-    if found["type"] in _KINDS:
-        return _KINDS[found["type"]]
-    if found["type"] == "too_short":
-        return f"a list of at least {found['ctx']['min_length']}"
-    text = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    for theirs, ours in _WORDS.items():
-        text = text.replace(theirs, ours)
-    return text.split(", unable to ")[0]
-
-
-def _path(place: tuple[int | str, ...], tree: Any) -> list[str]:
-    """Where a finding is. For a field of several types, pydantic adds the name of the one it tried."""
-    return [str(p) for p in _written(place, tree) if not {"-", "["} & set(str(p))]
-
-
-def _written(path: tuple[int | str, ...], tree: Any) -> Iterator[int | str]:
-    """A path as the user wrote it: without the index of a mapping that stands for a list of one."""
-    for part in path:
-        if isinstance(part, int) and isinstance(tree, Mapping):
-            continue
-        yield part
-        inside = isinstance(tree, list | tuple) and isinstance(part, int) and part < len(tree)
-        tree = tree[part] if inside else tree.get(part) if isinstance(tree, Mapping) else None
-
-
-def _fields_at(model: Any, path: list[str]) -> list[str]:
-    """The field names of the nested model that `path` leads to."""
-    for name in path:
-        info = model.model_fields.get(name)
-        if info is None:
-            continue  # an index of a list
-        found = [t for t in [info.annotation, *_arguments(info.annotation)] if _is_model(t)]
-        model = found[0] if found else model
-    return list(model.model_fields)
-
-
-def _arguments(annotation: Any) -> list[Any]:
-    flat: list[Any] = []
-    for argument in getattr(annotation, "__args__", ()):
-        flat += [argument, *_arguments(argument)]
-    return flat
-
-
-def _is_model(candidate: Any) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+            settings, beside = METHODS[method.name].Settings, MethodConfig.model_fields
+            raise explain(error, method.options, settings, where, beside) from None

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from fedsim import config as configs
+from fedsim import trees
 from fedsim.cli import main
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError
@@ -91,7 +92,7 @@ def test_a_base_is_laid_under_the_file_that_names_it(tmp_path: Path):
     ],
 )
 def test_an_override_is_read_as_yaml(text: str, field: str, value: object):
-    assert configs.parse_override(text) == (field, value)
+    assert trees.parse_override(text) == (field, value)
 
 
 def test_the_schema_carries_the_fields_descriptions():

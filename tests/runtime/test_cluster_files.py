@@ -10,7 +10,8 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from fedsim.config import load, parse_override
+from fedsim.config import load
+from fedsim.trees import parse_override
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "clusters" / "kuberay.yaml"
