@@ -43,7 +43,7 @@ def _expected(found: Any) -> str:
         return _KINDS[found["type"]]
     if found["type"] == "too_short":
         return f"a list of at least {found['ctx']['min_length']}"
-    text = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    text: str = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     for theirs, ours in _WORDS.items():
         text = text.replace(theirs, ours)
     return text.split(", unable to ")[0]

@@ -27,7 +27,7 @@ IMAGES: dict[str, Any] = {
 # Reading ------------------------------------------------------------------------------------------
 
 
-def test_a_written_config_reads_as_the_same(tmp_path: Path):
+def test_a_written_config_reads_as_thesame(tmp_path: Path):
     config = configs.load(IMAGES, seed=7, student__training__learning_rate=3e-4)
     (tmp_path / "written.yaml").write_text(configs.to_yaml(config), encoding="utf-8")
     assert configs.load(tmp_path / "written.yaml") == config
@@ -342,12 +342,12 @@ def test_a_run_is_not_resumed_with_another_config(refused, change: str, said: li
 
 
 def test_where_a_run_goes_on_may_differ():
-    from fedsim.simulation import _same
+    from fedsim.folders import same
 
     old = configs.load(IMAGES)
-    _same(old, configs.load(IMAGES, runtime__executor="in_process", output="elsewhere", name="other"))
+    same(old, configs.load(IMAGES, runtime__executor="in_process", output="elsewhere", name="other"))
     with pytest.raises(ConfigError, match="rounds"):
-        _same(old, configs.load(IMAGES, rounds=5))
+        same(old, configs.load(IMAGES, rounds=5))
 
 
 def test_validate_says_what_is_valid(tmp_path: Path, capsys):

@@ -19,7 +19,7 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from fedsim import simulation
+from fedsim import folders, simulation
 from fedsim.checkpoints import Checkpoints
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError
@@ -158,7 +158,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         ours, seconds = self._trials[_name(trial)], self._took(trial)
         row = score(ours)
         reached = f"{row['metric']} {row['score']:.4g}" if row else "no score"
-        if simulation.finished(ours.config.folder):
+        if folders.finished(ours.config.folder):
             self._progress.ended(f"{ours.name}: {reached}, {seconds:.1f} s")
         else:
             reason = f"by the scheduler after round {(trial.last_result or {}).get('round')}"
