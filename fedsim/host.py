@@ -18,10 +18,10 @@ from fedsim import adversaries, events, memory, privacy, storage
 from fedsim.config import Adapter
 from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
-from fedsim.learner import Specialist
 from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
 from fedsim.seeding import generator
+from fedsim.specialist import Specialist
 from fedsim.storage import AnyPath
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard

@@ -39,7 +39,7 @@ from fedsim.types import COORDINATOR, Knowledge, Parameters
 from fedsim.wire.messages import Expectation
 
 if TYPE_CHECKING:
-    from fedsim.learner import Specialist
+    from fedsim.specialist import Specialist
 
 _MOST_LOGITS = 2**27
 """Logits of one teacher that are held: every class of every row has one."""
