@@ -27,6 +27,7 @@ from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
 from fedsim.guidance import guided_terms, prototype_term, pulls
 from fedsim.modalities.base import UNASKED, Modality, chunks
+from fedsim.modalities.image_text import ImageText
 from fedsim.models.flops import forward_flops, training_factor
 from fedsim.models.heads import Heads
 from fedsim.models.taps import LAST, tapped
@@ -308,6 +309,12 @@ class Learner:
     def logits(self, examples: Examples, samples: np.ndarray) -> np.ndarray:
         """The logits on the examples at `samples`, [R, K] float32: all of them at once."""
         return np.concatenate([z.cpu().numpy() for _, z in self._answers(examples, samples)])
+
+    def similarities(self, pairs: Examples, texts: np.ndarray) -> np.ndarray:
+        """Of all images and some texts, [N, T] float32: the logits of a dual encoder.   texts: [T, S]."""
+        candidates = ImageText(texts)
+        parts = self._answers(pairs, np.arange(len(pairs)), candidates)
+        return np.concatenate([z.cpu().numpy() for _, z in parts])
 
     def evaluate(self, examples: Examples) -> tuple[float, float]:
         """(metric, mean loss in nats) on labelled examples."""
