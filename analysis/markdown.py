@@ -90,6 +90,8 @@ def _of_setting(rows: pd.DataFrame, share: float) -> list[str]:
         ("least", gain("gain_least")),
         ("harmed", lambda row: units.percent_text(row["harmed"])),
         ("Jain index", lambda row: units.significant(row["jain"])),
+        ("own specialist's gain", gain("specialist_gain")),
+        ("harmed with it", lambda row: units.percent_text(row["specialist_harmed"])),
     ]
     costs: list[Column] = [
         name,
@@ -171,8 +173,9 @@ def _evidence(tables: Tables, whole: pd.DataFrame, share: float) -> str:
     return (
         f"Scores: {runs}. Of centralised: {bound}. Gap closed: from the mean institution alone (0 %) to "
         f"centralised (100 %). To {share:.0%}: until a round's score is first at least that share of the "
-        "centralised one; – where a run never gets there. Gains: of institutions on their own test data, "
-        "against being alone; harmed: the share that loses. Bytes to an equal score: until each of the two "
+        "centralised one; – where a run never gets there. Gains: of institutions on their own test data with "
+        "the student (without one with their specialists), against being alone; harmed: the share that "
+        "loses. Bytes to an equal score: until each of the two "
         f"has what the worse one ends with. Largest resident memory: {memory[0]} of a participants' host, "
         f"{memory[1]} of a coordinator."
     )
@@ -217,11 +220,11 @@ def _scientific(value: float) -> str:
 def _joules(value: float) -> str:
     if not value > 0:
         return "–"
-    return f"{units.significant(value / 3600)} Wh" if value >= 3600 else f"{units.significant(value)} J"
+    return f"{value / 3600:.3g} Wh" if value >= 3600 else f"{value:.3g} J"
 
 
 def _grams(value: float) -> str:
-    return f"{units.significant(value)} g" if value > 0 else "–"
+    return f"{value:.3g} g" if value > 0 else "–"
 
 
 def _fewer(ours: float, theirs: float) -> str:

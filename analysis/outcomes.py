@@ -5,7 +5,8 @@
     gain         U(together) − U(alone) of an institution on its own test data; U is the accuracy, or minus
                  the loss in nats (− ln perplexity), so that institutions with hard data don't outweigh
                  others. Together is the student that everyone gets (without one the own specialist), alone
-                 is the specialist of `solo`. Reported: mean, least, mean of the worst tenth, share harmed
+                 is the specialist of `solo`. The gain with the own specialist stands beside it: who has few
+                 classes may do best with that. Reported: mean, least, mean of the worst tenth, share harmed
                  (gain below 0), and Jain's index (Σg)² ÷ (n Σg²), which is 1 where all gain alike and has a
                  meaning only where nobody loses
     to target    bytes (up + down), rounds and virtual seconds until the student's score is first at least
@@ -32,6 +33,8 @@ OUTCOMES: dict[str, str] = {
     "gain_worst": "mean gain of the tenth of the institutions that gain least",
     "harmed": "share of institutions that are better off alone",
     "jain": "Jain's index of the gains; NaN where one of them is negative",
+    "specialist_gain": "mean gain with the specialist that an institution has at the end, not the student",
+    "specialist_harmed": "share of institutions whose specialist is worse than alone",
     "rounds_to_target": "rounds until the target score; NaN where a run never reaches it",
     "bytes_to_target": "bytes up and down until then",
     "virtual_s_to_target": "virtual seconds until then",
@@ -78,18 +81,20 @@ def per_run(tables: Tables, share: float = 0.95) -> pd.DataFrame:
 
 
 def gap_closed(summary: pd.DataFrame) -> pd.Series[float]:
-    """Of every row; NaN in runs without institutions alone or the centralised bound."""
+    """Of every row; NaN in runs without institutions alone or a centralised bound that is above them."""
     alone = (summary["algorithm"] == "solo") & summary["contender"].str.endswith("_mean")
     low, high = (
         summary["run"].map(summary[mask].groupby("run")["score"].first())
         for mask in (alone, summary["algorithm"] == "centralized")
     )
-    return ((summary["score"] - low) / (high - low).replace(0.0, np.nan)).astype(float)
+    way = (high - low).where((high > low) == summary["higher_is_better"].astype(bool))
+    return ((summary["score"] - low) / way.replace(0.0, np.nan)).astype(float)
 
 
 def equity(tables: Tables) -> pd.DataFrame:
     """One row per run and method: run, method, and what OUTCOMES says of gains."""
     columns = ["gain_mean", "gain_least", "gain_worst", "harmed", "jain"]
+    own = ["specialist_gain", "specialist_harmed"]
     people = tables.participants
     people = people[people["local_score"].notna()]
     last = people.groupby(["run", "method"])["round"].transform("max") if len(people) else people["round"]
@@ -100,16 +105,21 @@ def equity(tables: Tables) -> pd.DataFrame:
     trains = tables.rounds.drop_duplicates(["run", "method"])[
         ["run", "method", "student", "higher_is_better"]
     ]
-    own = people.rename(columns={"local_score": "together"})[["run", "method", "participant", "together"]]
-    both = pd.concat([_students(tables.measures).assign(of=True), own.assign(of=False)])
+    kept = people.rename(columns={"local_score": "together"})[["run", "method", "participant", "together"]]
+    both = pd.concat([_students(tables.measures).assign(of=True), kept.assign(of=False)])
     both = both.merge(trains, on=["run", "method"]).merge(alone, on=["run", "participant"])
-    both = both[(both["of"] == both["student"]) & ~both["method"].isin(solo)]
-    rows = []
-    for (run, method), group in both.groupby(["run", "method"], sort=False):
+    both = both[~both["method"].isin(solo)]
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for (run, method, of_student), group in both.groupby(["run", "method", "of"], sort=False):
         together, before = (group[c].to_numpy(float) for c in ("together", "alone"))
         gain = together - before if group["higher_is_better"].iloc[0] else np.log(before) - np.log(together)
-        rows.append((run, method, *shares(gain)))
-    return pd.DataFrame(rows, columns=["run", "method", *columns])
+        found, row = shares(gain), rows.setdefault((str(run), str(method)), {})
+        if of_student == group["student"].iloc[0]:
+            row |= dict(zip(columns, found, strict=True))
+        if not of_student:
+            row |= {"specialist_gain": found[0], "specialist_harmed": found[3]}
+    table = [{"run": run, "method": method, **row} for (run, method), row in rows.items()]
+    return pd.DataFrame(table, columns=["run", "method", *columns, *own])
 
 
 def shares(gains: Iterable[float]) -> tuple[float, float, float, float, float]:

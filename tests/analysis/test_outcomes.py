@@ -31,12 +31,20 @@ def test_the_gap_is_the_way_from_alone_to_centralised(whole):
     assert of(whole, "solo_best")["gap_closed"] == pytest.approx(20 / 58)  # 80
 
 
+def test_where_centralised_is_no_better_there_is_no_gap(make):
+    loaded = analysis.load(make("a"))
+    loaded.summary.loc[loaded.summary["algorithm"] == "centralized", "score"] = 101.0  # alone 100
+    assert outcomes.gap_closed(loaded.summary).isna().all()
+
+
 def test_gains_are_nats_on_each_institutions_own_data(whole):
     ours, step = of(whole, "federated_distillation"), math.log(1.25)
     # Four of five gain ln(1 / 0.8), the last loses as much; a tenth of five is one.
     assert ours["gain_mean"] == pytest.approx(3 / 5 * step)
     assert ours["gain_least"] == ours["gain_worst"] == pytest.approx(-step)
     assert ours["harmed"] == 0.2 and math.isnan(ours["jain"])
+    # Their specialists do as well as alone.
+    assert (ours["specialist_gain"], ours["specialist_harmed"]) == (0, 0)
     for alone in ("solo_best", "solo_mean"):
         assert math.isnan(of(whole, alone)["gain_mean"])
 
@@ -76,6 +84,7 @@ def test_a_method_without_a_student_is_judged_by_its_specialists(make):
     mine = loaded.participants["method"] == "personal"
     loaded.participants.loc[mine, "local_score"] /= 2
     found = outcomes.equity(loaded).set_index("method")
+    assert found.loc["personal", "specialist_gain"] == pytest.approx(math.log(2))
     # Specialists twice as good; its student, which nobody gets, is not looked at.
     assert found.loc["personal", "gain_mean"] == pytest.approx(math.log(2))
     assert found.loc["personal", ["harmed", "jain"]].tolist() == pytest.approx([0, 1])
