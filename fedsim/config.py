@@ -364,6 +364,19 @@ class Questions(Settings):
     """Numbers of examples before a question; 0 is zero-shot. The largest number of items is set aside."""
 
 
+class FewShot(Source):
+    """Images: a labelled set of other classes, which the student's features are to tell apart by a few
+    examples (`fedsim.few_shot`)."""
+
+    shots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5)
+    """Numbers of examples of a class."""
+    ways: Annotated[int, Field(ge=2)] = 5
+    """Classes in an episode."""
+    queries: Annotated[int, Field(ge=1)] = 15
+    """Images of each class in an episode that are to be told apart."""
+    episodes: Annotated[int, Field(ge=1)] = 200
+
+
 class Evaluation(Settings):
     every: Annotated[int, Field(ge=1)] = 1
     """Evaluate the student every that many rounds, and in the last."""
@@ -381,6 +394,8 @@ class Evaluation(Settings):
     """Most tokens that are generated there, and for `instructions`."""
     tasks: tuple[Questions, ...] = ()
     """Text: what the student is asked after the last round."""
+    few_shot: FewShot | None = None
+    """Images, image–text: what the student's features are tried on after the last round."""
     instructions: str | None = None
     """Text: a file of JSON lines in the format of IFEval, whose instructions rules check after the last round
     (`fedsim.instructions`)."""

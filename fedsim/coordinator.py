@@ -149,7 +149,7 @@ class Coordinator:
             if round == config.rounds:
                 from fedsim.exams import taken
 
-                measures |= taken(self.world, self._desk.learner, self.public.test)
+                measures |= taken(self.world, self._desk.learner, self.public)
             adversary = config.participants.adversary
             if adversary is not None and adversary.kind == "backdoor":
                 attack, _ = self._desk.learner.evaluate(adversaries.triggered(self.public.test))

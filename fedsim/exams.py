@@ -3,6 +3,7 @@ instructions, retrieval.
 
     group/<name>                     `fedsim.breakdown`
     retrieval/<measure>              `fedsim.retrieval`
+    few_shot/<n>_shot                `fedsim.few_shot`
     task/<name>/<n>_shot/<measure>   `fedsim.questions`
     instructions/<measure>           `fedsim.instructions`, of the likeliest answer
 
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim import breakdown, instructions, questions, retrieval
+from fedsim import breakdown, few_shot, instructions, questions, retrieval
 from fedsim.config import RunConfig
 from fedsim.data import tokenizers
 from fedsim.errors import ConfigError
-from fedsim.types import Examples
+from fedsim.types import Examples, Public
 
 if TYPE_CHECKING:
     from fedsim.learner import Learner
@@ -40,6 +41,8 @@ def check(config: RunConfig, modality: str) -> None:
             nothing = {"tasks": "[]", "instructions": "null"}.get(field, "0")
             expected = f"{nothing}: it is for {needs}, and the data is {modality}"
             raise ConfigError(f"evaluation.{field}", value, expected)
+    if asked.few_shot is not None and modality == "text":
+        raise ConfigError("evaluation.few_shot", asked.few_shot.source, "null: it is for images; see tasks")
     if asked.generate and (find_spec("rouge_score") is None or find_spec("sacrebleu") is None):
         raise ConfigError("evaluation.generate", asked.generate, "0, or: pip install 'fedsim[generation]'")
     names = [task.name for task in asked.tasks]
@@ -67,8 +70,9 @@ def read(config: RunConfig) -> dict[str, str]:
     return texts
 
 
-def taken(world: World, learner: Learner, test: Examples) -> dict[str, float]:
+def taken(world: World, learner: Learner, public: Public) -> dict[str, float]:
     """All measures that the config asks for; `group` always."""
+    test = public.test
     found = breakdown.by_group(learner, test, world.interface.group_names)
     asked = world.config.evaluation
     if asked.retrieval and "input_ids" in test.arrays:
@@ -76,6 +80,9 @@ def taken(world: World, learner: Learner, test: Examples) -> dict[str, float]:
         pairs = test.take(np.arange(number) * len(test) // number)
         recalls = retrieval.retrieved(learner, pairs)
         found |= {f"retrieval/{name}": value for name, value in recalls.items()}
+    if asked.few_shot is not None and public.held_out is not None:
+        shares = few_shot.tried(learner, public.held_out, asked.few_shot, world.seed)
+        found |= {f"few_shot/{name}": value for name, value in shares.items()}
     for task in asked.tasks:
         assert world.tokenizer is not None
         items = questions.parse(world.exams[task.path])

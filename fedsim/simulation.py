@@ -225,7 +225,9 @@ class _Run:
         try:
             building = beside.submit(federation.build, plan)
             self.executor.connect(self.config)
-            data = building.result()  # the last that can be wrong with a config comes out here
+            data = federation.held_out(
+                self.config, building.result()
+            )  # the last that can be wrong with a config comes out here
             privacy.check_shards(self.config, [len(shard.train) for shard in data.shards])
         finally:
             beside.shutdown(wait=False)  # nobody who interrupts waits for the data

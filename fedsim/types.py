@@ -87,11 +87,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Public:
-    """What everybody may see, and the test set that only the evaluation sees."""
+    """What everybody may see, and the test set that only the evaluation sees.
+
+    held_out: labelled images of another task for the evaluation, with groups of their own; None without.
+    """
 
     proxy: Examples
     validation: Examples
     test: Examples
+    held_out: Examples | None = None
 
 
 @dataclass(frozen=True)

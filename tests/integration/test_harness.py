@@ -31,14 +31,14 @@ def test_both_choose_the_same_answers(tmp_path, shots: int):
         "data": {"source": "stdlib", "max_examples": 300, "vocabulary": 512, "window": 64},
         "participants": {"models": ["llama-tiny"], "count": 2},
         "student": {"model": "llama-tiny", "training": TRAINING},
-        "evaluation": {"tasks": [{"name": "words", "path": str(tmp_path / "all.jsonl"), "shots": [shots, 2]}]},
+        "evaluation": {"tasks": [{"name": "words", "path": f"{tmp_path}/all.jsonl", "shots": [shots, 2]}]},
         "methods": ["proxy_only"],
     })  # fmt: skip
     result = simulation.run(config, executor=InProcess())
     measures = result.measures.set_index("name")["value"]
     task = {
         "task": "words", "dataset_path": "json", "output_type": "multiple_choice",
-        "dataset_kwargs": {"data_files": {k: str(tmp_path / f"{k}.jsonl") for k in ("examples", "questions")}},
+        "dataset_kwargs": {"data_files": {k: f"{tmp_path}/{k}.jsonl" for k in ("examples", "questions")}},
         "test_split": "questions", "fewshot_split": "examples", "fewshot_config": {"sampler": "first_n"},
         "doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}",
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],

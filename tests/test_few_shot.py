@@ -1,0 +1,57 @@
+"""Few-shot classification by features: the nearest mean against scikit-learn's, episodes, and a whole run."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestCentroid
+
+from fedsim import simulation
+from fedsim.config import load
+from fedsim.errors import ConfigError
+from fedsim.executor import InProcess
+from fedsim.few_shot import episode, nearest
+
+SYNTHETIC = {"source": "synthetic", "max_examples": 400, "ways": 4, "episodes": 60}
+RNG = np.random.default_rng(3)
+
+
+def test_the_nearest_mean_is_that_of_scikit_learn():
+    features, examples = RNG.normal(size=(200, 8)), RNG.permutation(200)[:15].reshape(3, 5)
+    queries = np.setdiff1d(np.arange(200), examples)
+    reference = NearestCentroid().fit(features[examples.ravel()], np.repeat(np.arange(3), 5))
+    assert np.array_equal(nearest(features, examples, queries), reference.predict(features[queries]))
+
+
+def test_an_episode_has_different_examples_of_different_classes():
+    labels = np.array([0] * 9 + [1] * 3 + [2] * 4 + [3] * 20)
+    seen = set()
+    for _ in range(50):
+        drawn = episode(labels, 2, 4, RNG)
+        assert drawn.shape == (2, 4) and len(set(drawn.ravel())) == 8
+        classes = [set(labels[row]) for row in drawn]
+        assert all(len(c) == 1 for c in classes) and classes[0] != classes[1]
+        seen |= set.union(*classes)
+    assert seen == {0, 2, 3}  # of class 1 there are too few
+
+
+def config(tmp_path, steps: int, **few_shot):
+    training = {"steps": steps, "batch_size": 16, "learning_rate": 3e-3}
+    return load({
+        "rounds": 1, "output": str(tmp_path / f"run{steps}"),
+        "data": {"source": "digits", "proxy_labelled": True},
+        "participants": {"models": ["mlp"], "count": 2}, "student": {"model": "mlp", "training": training},
+        "evaluation": {"few_shot": {**SYNTHETIC, **few_shot}},
+        "methods": ["proxy_only"],
+    })  # fmt: skip
+
+
+def test_images_of_another_size_are_told_apart(tmp_path):
+    measures = simulation.run(config(tmp_path, 40), executor=InProcess()).measures.set_index("name")["value"]
+    # Four classes: .25 by chance. Their patterns are told apart by any features, better by more examples.
+    assert 0.4 < measures["few_shot/1_shot"] < measures["few_shot/5_shot"] < 1
+
+
+def test_too_few_of_a_class_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"few_shot\.ways.* at most 0: so many classes have 100 images"):
+        simulation.run(config(tmp_path, 1, queries=95), executor=InProcess())
+    with pytest.raises(ConfigError, match=r"evaluation\.few_shot\.path"):
+        simulation.run(config(tmp_path, 1, source="files", path=str(tmp_path / "none")), executor=InProcess())
