@@ -132,7 +132,8 @@ MEASURES: Columns = {
         "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
         "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`; `group/<name>`, "
         "`local/<participant>`: see `fedsim.breakdown`; after the last round `retrieval/<measure>`, "
-        "`few_shot/<n>_shot`, `task/<name>/<n>_shot/<measure>`, `instructions/<measure>`: see `fedsim.exams`; "
+        "`few_shot/<n>_shot`, `task/<name>/<n>_shot/<measure>`, `instructions/<measure>`: see "
+        "`fedsim.exams`; "
         "`energy/<measure>`: see `fedsim.energy`",
     ),
     "value": (_FLOAT, "its value"),
