@@ -7,6 +7,8 @@ of each a few examples; an image is of the class whose examples' mean feature is
     f = h(x) / ‖h(x)‖,   class of x = argmin_c ‖f − mean of f over the examples of c‖
 
     <n>_shot   share of right classes over all episodes, n examples a class
+    0_shot     image–text: share of all images to which no other class's prompt is more similar than its own,
+               among all classes of the set (zero-shot classification, as in CLIP)
 
 Nothing is trained. The same episodes for every contender; fewer examples are part of more.
 """
@@ -14,6 +16,7 @@ Nothing is trained. The same episodes for every contender; fewer examples are pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +43,11 @@ def tried(learner: Learner, held_out: Examples, asked: FewShot, seed: int) -> di
             chosen = nearest(features, drawn[:, :shots], queries.ravel())
             right[shots] += int((chosen == np.repeat(np.arange(asked.ways), asked.queries)).sum())
     total = asked.episodes * asked.ways * asked.queries
-    return {f"{shots}_shot": count / total for shots, count in right.items()}
+    found = {f"{shots}_shot": count / total for shots, count in right.items()}
+    if "input_ids" in held_out.arrays:
+        named = {column: values for column, values in held_out.arrays.items() if column != "labels"}
+        found["0_shot"], _ = learner.evaluate(replace(held_out, arrays=named))
+    return found
 
 
 def episode(labels: np.ndarray, ways: int, each: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,14 +1,19 @@
 """Few-shot classification by features: the nearest mean against scikit-learn's, episodes, and a whole run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
-from fedsim import simulation
+from fedsim import data, simulation
 from fedsim.config import load
+from fedsim.data.federation import held_out
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
-from fedsim.few_shot import episode, nearest
+from fedsim.few_shot import episode, nearest, tried
+from fedsim.process import set_up
+from fedsim.simulation import world
 
 SYNTHETIC = {"source": "synthetic", "max_examples": 400, "ways": 4, "episodes": 60}
 RNG = np.random.default_rng(3)
@@ -48,6 +53,24 @@ def test_images_of_another_size_are_told_apart(tmp_path):
     measures = simulation.run(config(tmp_path, 40), executor=InProcess()).measures.set_index("name")["value"]
     # Four classes: .25 by chance. Their patterns are told apart by any features, better by more examples.
     assert 0.4 < measures["few_shot/1_shot"] < measures["few_shot/5_shot"] < 1
+
+
+def test_without_examples_a_dual_encoder_goes_by_the_names():
+    set_up(1)
+    config = load({
+        "data": {"source": "digits", "modality": "image_text", "max_examples": 300},
+        "participants": {"models": ["clip-micro"], "count": 2}, "student": {"model": "clip-micro"},
+        "evaluation": {"few_shot": {"source": "digits", "max_examples": 400, "episodes": 5}},
+    })  # fmt: skip
+    made = held_out(config, data.build(data.plan(config)))
+    learner = world(config, made).specialist("clip-micro", None, config.participants.training)
+    found = tried(learner, made.public.held_out, config.evaluation.few_shot, 0)
+    assert set(found) == {"0_shot", "1_shot", "5_shot"}
+    # Here the held-out task is the trained one, so that its prompts are those of the score.
+    scored = learner.evaluate(replace(made.public.held_out, arrays={
+        name: column for name, column in made.public.held_out.arrays.items() if name != "input_ids"
+    }))  # fmt: skip
+    assert found["0_shot"] == scored[0] and len(made.public.held_out) == 400
 
 
 def test_too_few_of_a_class_are_refused(tmp_path):

@@ -130,7 +130,14 @@ def held_out(config: RunConfig, data: Federation) -> Federation:
         expected = f"at most {enough}: so many classes have {each} images"
         raise ConfigError(f"{where}.ways", asked.ways, expected)
     assert raw.pixels is not None
-    images = Examples({"pixel_values": raw.pixels, "labels": raw.groups}, raw.groups, raw.keys)
+    columns = {"pixel_values": raw.pixels, "labels": raw.groups}
+    if data.tokenizer_json is not None:  # of a dual encoder: what its images are called
+        names = [config.data.templates[0].format(label=name) for name in raw.group_names]
+        ids = tokenizers.encode_captions(
+            data.tokenizer_json, names, len(data.prompt_ids[0]), data.end_of_text or 0
+        )
+        columns["input_ids"] = ids[raw.groups]
+    images = Examples(columns, raw.groups, raw.keys)
     return replace(data, public=replace(data.public, held_out=images))
 
 
