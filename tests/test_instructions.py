@@ -9,6 +9,7 @@ from fedsim.instructions import RULES, Item, followed, measure, parse, readings
 AT_LEAST, LESS = "at least", "less than"
 CASES = [
     # id, arguments, answers that follow it, answers that don't
+    ("keywords:existence", {"keywords": ["Rain", "snow"]}, ["SNOW, then rain"], ["rain", "rains no"]),
     ("keywords:existence", {"keywords": ["Rain", "c++"]}, ["rain and C++"], ["rain"]),
     ("keywords:frequency", {"keyword": "a.b", "frequency": 2, "relation": AT_LEAST}, ["A.B a.b"], ["axb"]),
     ("keywords:frequency", {"keyword": "so", "frequency": 2, "relation": LESS}, ["so"], ["so also"]),
