@@ -327,6 +327,18 @@ class Learner:
             rows += int((answers != UNASKED).sum())
         return self.modality.score(total / rows, correct / rows), total / rows
 
+    def marks(self, examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each labelled example its summed loss in nats, its rows that are answered right, and its rows
+        that are asked about, [N] float64 each."""
+        parts = []
+        for index, logits_RK in self._answers(examples, np.arange(len(examples))):
+            answers, nll = self._known(examples, index), self._nll(examples, index, logits_RK)
+            right = torch.eq(logits_RK.argmax(-1), answers)
+            columns = torch.stack([nll.double(), right.double(), (answers != UNASKED).double()])
+            parts.append(columns.view(3, len(index), -1).sum(2).cpu().numpy())
+        loss, correct, rows = np.concatenate(parts, axis=1)
+        return loss, correct, rows
+
     def generate(
         self,
         examples: Examples,

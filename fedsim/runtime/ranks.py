@@ -31,6 +31,7 @@ MIRRORED = frozenset(
         "token_rows",
         "draw_tokens",
         "evaluate",
+        "marks",
         "similarities",
         "weights",
         "parameters",
