@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import outcomes, statistics, style, units
+from analysis import export, outcomes, statistics, style, units
 from analysis import tables as numbers
 from analysis.figures import frame as f
 from analysis.load import NoDataError, Tables, load
@@ -139,12 +139,15 @@ def _against(tables: Tables) -> list[str]:
 
 
 def _crossed(whole: pd.DataFrame, settings: Sequence[str]) -> str:
-    """Scores, a row for each contender and a column for each setting."""
+    """Scores, a row for each contender and a column for each setting; the best method's is bold."""
     looks, cells = style.looks(whole), {}
-    for row in whole.to_dict("records"):
-        ratio = row["ratio_to_centralized"]
-        share = f" ({units.percent_text(ratio)})" if math.isfinite(ratio) else ""
-        cells[row["contender"], row["setting"]] = spread(row) + share
+    for setting, rows in whole.groupby("setting", sort=False):
+        winners = export.best(rows)
+        for place, row in enumerate(rows.to_dict("records")):
+            ratio = row["ratio_to_centralized"]
+            share = f" ({units.percent_text(ratio)})" if math.isfinite(ratio) else ""
+            text = spread(row) + share
+            cells[row["contender"], setting] = f"**{text}**" if place in winners else text
     arrow = "↑" if bool(whole["higher_is_better"].iloc[0]) else "↓"
     names = list(dict.fromkeys(whole["contender"]))
     lines = [
