@@ -5,6 +5,7 @@ The numbers are formulas, so that every test can say what it expects.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,37 +207,39 @@ def nested(fields: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-@pytest.fixture
-def make_sweep(tmp_path: Path) -> Callable[..., Path]:
-    """A sweep's folder as `fedsim.sweeps` leaves it: make_sweep(points, seeds=…, worse=…).
+def save_sweep(
+    root: Path,
+    points: list[dict[str, Any]],
+    seeds: int = 2,
+    worse: Callable[[dict[str, Any]], float] = lambda point: 0.0,
+    name: str = "study",
+    fields: Callable[[dict[str, Any]], dict[str, Any]] = lambda point: point,
+    **options: Any,
+) -> Path:
+    """A sweep's folder as `fedsim.sweeps` leaves it.
 
     points: of the grid, axis → value.   worse: point → what its scores are worse by.   The last of the
     trials, with one more seed, failed and has no folder.
     """
+    folder, trials = root / name, []
+    for point in points:
+        for seed in range(seeds):
+            said = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
+            trial = f"{len(trials) + 1:04d}-{said}-seed={seed}"
+            tables = rows(seed=seed, worse=worse(point), **options)
+            save(folder / "trials" / trial, tables, seed=seed, config=nested(fields(point)))
+            axes = {f"axis.{axis}": value for axis, value in {**point, "seed": seed}.items()}
+            trials.append({"trial": trial, "status": "finished", "reason": "", **axes, "score": 48.0})
+    bad = {**trials[-1], "trial": "9999-bad", "status": "failed", "reason": "it diverged", "score": None}
+    pd.DataFrame([*trials, bad]).to_parquet(folder / "trials.parquet")
+    (folder / "sweep.yaml").write_text(f"name: {name}\n")
+    return folder
 
-    def build(
-        points: list[dict[str, Any]],
-        seeds: int = 2,
-        worse: Callable[[dict[str, Any]], float] = lambda point: 0.0,
-        name: str = "study",
-        fields: Callable[[dict[str, Any]], dict[str, Any]] = lambda point: point,
-        **options: Any,
-    ) -> Path:
-        folder, trials = tmp_path / name, []
-        for point in points:
-            for seed in range(seeds):
-                said = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
-                trial = f"{len(trials) + 1:04d}-{said}-seed={seed}"
-                tables = rows(seed=seed, worse=worse(point), **options)
-                save(folder / "trials" / trial, tables, seed=seed, config=nested(fields(point)))
-                axes = {f"axis.{axis}": value for axis, value in {**point, "seed": seed}.items()}
-                trials.append({"trial": trial, "status": "finished", "reason": "", **axes, "score": 48.0})
-        bad = {**trials[-1], "trial": "9999-bad", "status": "failed", "reason": "it diverged", "score": None}
-        pd.DataFrame([*trials, bad]).to_parquet(folder / "trials.parquet")
-        (folder / "sweep.yaml").write_text(f"name: {name}\n")
-        return folder
 
-    return build
+@pytest.fixture
+def make_sweep(tmp_path: Path) -> Callable[..., Path]:
+    """make_sweep(points, seeds=…, worse=…): see `save_sweep`."""
+    return functools.partial(save_sweep, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import pytest
 from analysis import markdown
 from fedsim import cli
 from fedsim.storage import locate
+from tests.analysis.conftest import save_sweep
 
 
 def cells(text: str, row: str, after: str = "") -> list[str]:
@@ -15,12 +16,14 @@ def cells(text: str, row: str, after: str = "") -> list[str]:
     )
 
 
-@pytest.fixture
-def study(make_sweep):
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
     points = [{"participants.partition.alpha": alpha} for alpha in (0.1, 10)]
-    return make_sweep(
-        points, seeds=3, worse=lambda point: 12.0 if point["participants.partition.alpha"] < 1 else 0
-    )
+    return save_sweep(tmp_path_factory.mktemp("sweeps"), points, seeds=3, worse=worse)
+
+
+def worse(point):
+    return 12.0 if point["participants.partition.alpha"] < 1 else 0.0
 
 
 def test_every_setting_has_its_tables(study):
