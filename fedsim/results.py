@@ -125,6 +125,8 @@ MEASURES: Columns = {
         "`train/<term>`: mean of a weighted term of the student's loss that has no column, nats; "
         "`train/reverse_kl`: to the pooled teacher, per token of the student's own sequences; "
         "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
+        "`privacy/epsilon`: of a whole participant, that pooling spent so far (`pate`), `privacy/answered`: "
+        "questions of this round that had an answer, 0 … 1; "
         "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`",
     ),
     "value": (_FLOAT, "its value"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedsim.aggregation.gnmax import GNMaxPool
 from fedsim.aggregation.responses import EQUAL, BestPool, ResponsePool
 from fedsim.aggregation.robust import RobustPool
 from fedsim.aggregation.weights import Weighing
@@ -11,7 +12,7 @@ from fedsim.knowledge.features import ConsensusSum
 from fedsim.knowledge.prototypes import PrototypeSum
 from fedsim.types import Knowledge, Mixture, Responses
 
-AnswerPool = ResponsePool | BestPool | RobustPool
+AnswerPool = ResponsePool | BestPool | RobustPool | GNMaxPool
 
 
 class MixturePool:
