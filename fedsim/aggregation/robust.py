@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -36,6 +37,16 @@ from fedsim.wire.quantise import to_dense
 
 Defence = Literal["none", "trimmed_mean", "median", "geometric_median", "cronus", "expguard"]
 
+
+@dataclass(frozen=True)
+class Guard:
+    """A defence.   suspected: the share of participants that may lie.   eta: η of `expguard`."""
+
+    defence: Defence
+    suspected: float
+    eta: float
+
+
 _VALUES = 2**21
 """Probabilities held densely at once."""
 _STEPS = 24
@@ -45,7 +56,7 @@ _SMOOTH = 1e-3
 
 def suspects(share: float, participants: int) -> int:
     """f, how many of the participants that answered may lie: never half of them."""
-    return min(math.ceil(share * participants - 1e-9), (participants - 1) // 2)
+    return max(0, min(math.ceil(share * participants - 1e-9), (participants - 1) // 2))
 
 
 def trimmed_mean(stack_nRK: np.ndarray, f: int) -> np.ndarray:
@@ -94,7 +105,6 @@ RULES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 class RobustPool:
     """Everybody's answers to a round's questions, until all are in.
 
-    suspected: the share of participants that may lie.   eta: η of `expguard`.
     trust: [N] log weights of all participants of the run from earlier rounds; None where no rule keeps any.
     """
 
@@ -102,16 +112,14 @@ class RobustPool:
         self,
         samples: np.ndarray,
         levels: int,
-        defence: Defence,
-        suspected: float,
+        guard: Guard,
         *,
-        eta: float = 0.0,
         trust: np.ndarray | None = None,
         disagreement: Disagreement | None = None,
     ) -> None:
         self.samples, self.levels, self.disagreement = samples, levels, disagreement
         self.trust = trust
-        self._defence, self._suspected, self._eta = defence, suspected, eta
+        self._guard = guard
         self._answers: dict[int, Responses] = {}
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
@@ -129,13 +137,13 @@ class RobustPool:
         """The pooled answers; `trust` afterwards is that of the next round."""
         who = sorted(self._answers)  # in whatever order they came
         answers = [self._answers[k] for k in who]
-        if self._defence == "expguard":
+        if self._guard.defence == "expguard":
             assert self.trust is not None
             self.trust = self.trust.copy()
-            self.trust[who] -= self._eta * outliers(answers)
+            self.trust[who] -= self._guard.eta * outliers(answers)
             weights = np.exp(self.trust[who] - self.trust[who].max())
             return _pooled(answers, lambda stack: np.einsum("n,nrk->rk", weights / weights.sum(), stack))
-        rule, f = RULES[self._defence], suspects(self._suspected, len(who))
+        rule, f = RULES[self._guard.defence], suspects(self._guard.suspected, len(who))
         return _pooled(answers, lambda stack: rule(stack, f))
 
 
@@ -146,8 +154,13 @@ def outliers(answers: Sequence[Responses]) -> np.ndarray:
     for _, _, stack in _stacks(answers):
         centre = geometric_median(stack)
         distances += np.sqrt(((stack - centre) ** 2).sum(-1)).sum(-1)
+    return excess(distances)
+
+
+def excess(distances: np.ndarray) -> np.ndarray:
+    """[n] by how much each distance is above the median one, in shares of that; at least 0."""
     usual = float(np.median(distances))
-    return np.maximum(0.0, distances / usual - 1.0) if usual > 0 else np.zeros(len(answers))
+    return np.maximum(0.0, distances / usual - 1.0) if usual > 0 else np.zeros(len(distances))
 
 
 def _stacks(answers: Sequence[Responses]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

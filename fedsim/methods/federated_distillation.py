@@ -35,7 +35,7 @@ from fedsim.aggregation.geometric import LogSum
 from fedsim.aggregation.gnmax import GNMaxPool, GNMaxSettings, epsilon_of
 from fedsim.aggregation.mixture import AnswerPool, MixturePool, as_mixture
 from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall, sharpen
-from fedsim.aggregation.robust import Defence, RobustPool
+from fedsim.aggregation.robust import Defence, Guard, RobustPool
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
@@ -128,7 +128,8 @@ class DistillationSettings(Settings):
     """The largest share of a sample's answer that one of those who are asked can get. Absent: a weight
     lies between e^−8 and e^8."""
     defence: Defence = "none"
-    """What takes the place of the mean where some may lie, see `aggregation.robust`."""
+    """What takes the place of the mean where some may lie, see `aggregation.robust`; of features and
+    prototypes as well, see `knowledge.robust`."""
     suspected: Annotated[float, Field(gt=0, lt=0.5)] = 0.4
     """Largest part of the participants that a defence is to withstand."""
     guard: Annotated[float, Field(gt=0)] = 2.0
@@ -294,11 +295,9 @@ class FederatedDistillation(Method):
             trust = None
             if want.defence == "expguard":
                 trust = desk.memory.get("trust", np.zeros(self.world.config.participants.count))
-            robust = RobustPool(
-                agenda.samples, agenda.levels, want.defence, want.suspected,
-                eta=want.guard, trust=trust, disagreement=apart,
-            )  # fmt: skip
-            return self.insight.pool(round, robust)
+            guard = Guard(want.defence, want.suspected, want.guard)
+            robust = RobustPool(agenda.samples, agenda.levels, guard, trust=trust, disagreement=apart)
+            return self.insight.pool(round, robust, guard=guard)
         weighing = self._weighing(desk, round, agenda.samples)
         if want.teachers == "best":
             best = BestPool(agenda.samples, *shape, weighing, apart)

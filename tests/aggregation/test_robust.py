@@ -9,6 +9,7 @@ from scipy.stats import trim_mean
 
 from fedsim.aggregation.robust import (
     RULES,
+    Guard,
     RobustPool,
     cronus,
     geometric_median,
@@ -36,7 +37,7 @@ def said(probs: np.ndarray) -> Responses:
 
 def pooled(defence: str, answers: dict[int, Responses], suspected: float = 0.4) -> np.ndarray:
     """[R, K]"""
-    pool = RobustPool(np.arange(N), LEVELS, defence, suspected, eta=2.0, trust=np.zeros(9))  # type: ignore[arg-type]
+    pool = RobustPool(np.arange(N), LEVELS, Guard(defence, suspected, 2.0), trust=np.zeros(9))  # type: ignore[arg-type]
     for who, answer in answers.items():
         pool.add(who, answer)
     result = pool.result()
@@ -104,7 +105,9 @@ def test_the_order_of_arrival_and_of_hosts_changes_no_bit(defence: str):
     expected = pooled(defence, answers)
     for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 37):
         assert np.array_equal(pooled(defence, {who: answers[who] for who in order}), expected)
-    first, second = (RobustPool(np.arange(N), LEVELS, defence, 0.4, eta=2.0, trust=np.zeros(9)) for _ in "ab")  # type: ignore[arg-type]
+    first, second = (
+        RobustPool(np.arange(N), LEVELS, Guard(defence, 0.4, 2.0), trust=np.zeros(9)) for _ in "ab"
+    )  # type: ignore[arg-type]
     for who in (4, 1):
         first.add(who, answers[who])
     for who in (3, 0, 2):
@@ -133,7 +136,7 @@ def test_guarded_weights_fall_from_round_to_round():
     trust = np.zeros(9)
     for _ in range(2):
         before = trust
-        pool = RobustPool(np.arange(N), LEVELS, "expguard", 0.4, eta=2.0, trust=trust)
+        pool = RobustPool(np.arange(N), LEVELS, Guard("expguard", 0.4, 2.0), trust=trust)
         for who, answer in answers.items():
             pool.add(who, answer)
         pool.result()
