@@ -168,6 +168,17 @@ ATTACKS: Columns = {
 }
 """Written by `fedsim attack` beside a run's own tables, as `attacks.parquet`."""
 
+LABELS: Columns = {
+    "method": (_TEXT, "contender"),
+    "seed": (_INT, "seed of the run"),
+    "participant": (_INT, "0, 1, 2, …"),
+    "estimate": (_TEXT, "of its labels: `answers`, `ratio`, or `guess` without looking at its own answers"),
+    "error": (_FLOAT, "total variation distance to the labels of its training examples, 0 … 1"),
+    "correlation": (_FLOAT, "of estimate and truth over the labels, −1 … 1"),
+    "epsilon": (_FLOAT, "as in the attacks table"),
+}
+"""Written by `fedsim attack` as `labels.parquet`, where answers are about labels."""
+
 SUMMARY: dict[str, str] = {
     "contender": "a method's label; without a student <label>_best and <label>_mean of the institutions",
     "metric": "`perplexity` or `accuracy`",
@@ -182,8 +193,8 @@ SUMMARY: dict[str, str] = {
 
 
 def columns(name: str) -> Columns:
-    """The columns of a table: one of TABLES, or `attacks`."""
-    return ATTACKS if name == "attacks" else TABLES[name]
+    """The columns of a table: one of TABLES, `attacks` or `labels`."""
+    return (TABLES | {"attacks": ATTACKS, "labels": LABELS})[name]
 
 
 def schema(name: str) -> pa.Schema:
