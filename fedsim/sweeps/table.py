@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 from fedsim.progress import aligned, megabytes
 from fedsim.results import Row
-from fedsim.sweeps.run import Outcome, score
+from fedsim.sweeps.run import Outcome, attacked, score
 
 _LONGEST, _WIDEST = 48, 8
 """Beyond so many lines or columns a table is for the report: nobody reads it here."""
+
+_ATTACKED = "attacked"
 
 Setting = tuple[str, ...]
 
@@ -26,7 +29,7 @@ def over_seeds(outcome: Outcome) -> str:
         setting = tuple(str(value) for axis, value in trial.plain.items() if axis != "seed")
         row = score(trial)
         if row is not None:
-            found.setdefault(setting, []).append(row)
+            found.setdefault(setting, []).append(row | {_ATTACKED: attacked(trial)})
     rows = [row for group in found.values() for row in group]
     if len(found) < 2 or len({row["metric"] for row in rows}) != 1:
         return ""
@@ -53,12 +56,15 @@ def _crossed(axes: Sequence[str], found: Mapping[Setting, Sequence[Row]]) -> lis
 
 
 def _listed(axes: Sequence[str], found: Mapping[Setting, Sequence[Row]]) -> list[list[str]]:
-    lines = [[*axes, "score", "of central", "sent up", "sent down", "seeds"]]
+    targets = list(dict.fromkeys(t for group in found.values() for row in group for t in row[_ATTACKED]))
+    told = [f"AUC, {target}" for target in targets]
+    lines = [[*axes, "score", "of central", "sent up", "sent down", *told, "seeds"]]
     for setting, group in found.items():
         shares = [row["ratio_to_centralized"] for row in group]
         sent = [megabytes(statistics.fmean(row[way] for row in group)) for way in ("bytes_up", "bytes_down")]
         part = "–" if None in shares else f"{_spread([100 * share for share in shares], 1)} %"
-        lines.append([*setting, _score(group), part, *sent, str(len(group))])
+        aucs = [_spread([row[_ATTACKED].get(t, math.nan) for row in group], 3) for t in targets]
+        lines.append([*setting, _score(group), part, *sent, *aucs, str(len(group))])
     return lines
 
 
