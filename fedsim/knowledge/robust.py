@@ -5,10 +5,10 @@
                  (n − f − 1)-th best likeness. Liars who agree with each other are too few for that; the
                  idea is Krum's (Blanchard et al., NeurIPS 2017). The same under every defence.
     prototypes   Each centroid is pooled by the defence, `aggregation.robust`, from those who sent it, all of
-                 them alike: a count is a claim. `expguard` weighs participants by exp(−η · outlier) of this
-                 round's centroids. What fewer than 2f + 1 have sent is left to the proxy set's own, since f
-                 liars may be among them. With `median` and `trimmed_mean` no number of a centroid can
-                 leave the range of the honest ones.
+                 them alike: a count is a claim. Defences without a rule for a row weigh participants by
+                 exp(−η · outlier) of this round's centroids, as `expguard` does. What fewer than 2f + 1 have
+                 sent is left to the proxy set's own, since f liars may be among them. With `median` and
+                 `trimmed_mean` no number of a centroid can leave the range of the honest ones.
 
 Unlike the sums, these pools hold what everybody sent, so their memory grows with the participants.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedsim.aggregation.robust import RULES, Guard, excess, geometric_median, suspects
+from fedsim.aggregation.robust import RULES, Guard, excess, geometric_median, kinship, suspects
 from fedsim.knowledge.features import ConsensusSum, half_projection
 from fedsim.knowledge.prototypes import checked
 from fedsim.types import Features, Prototypes
@@ -58,11 +58,8 @@ class RobustConsensus:
             return who
         halves = [half_projection(self._views[k].values(layer)) for k in who]
         inner = np.array([[((a @ b.T) ** 2).sum() for b in halves] for a in halves])
-        size = np.sqrt(np.diag(inner)) + np.finfo(np.float64).tiny
-        alike = inner / np.outer(size, size)
-        np.fill_diagonal(alike, -1.0)
-        score = np.sort(alike, axis=1)[:, ::-1][:, len(who) - f - 2]
-        return sorted(who[k] for k in np.argsort(-score, kind="stable")[: len(who) - f])
+        alike = kinship(inner, f)
+        return sorted(who[k] for k in np.argsort(-alike, kind="stable")[: len(who) - f])
 
 
 class RobustPrototypes:
@@ -89,7 +86,7 @@ class RobustPrototypes:
             for group, slot, value, count in zip(p.groups, p.slots, values, p.counts, strict=True):
                 rows.setdefault((int(group), int(slot)), []).append((k, value, int(count)))
         names = sorted(name for name, sent in rows.items() if len(sent) > 2 * f)
-        weights = self._weights(rows, who) if self._guard.defence == "expguard" else None
+        weights = self._weights(rows, who) if self._guard.defence not in RULES else None
         pooled = np.zeros((len(names), self._width + 1))
         for place, name in enumerate(names):
             stack = np.stack([value for _, value, _ in rows[name]])[:, None]

@@ -35,7 +35,7 @@ from fedsim.aggregation.geometric import LogSum
 from fedsim.aggregation.gnmax import GNMaxPool, GNMaxSettings, epsilon_of
 from fedsim.aggregation.mixture import AnswerPool, MixturePool, as_mixture
 from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall, sharpen
-from fedsim.aggregation.robust import Defence, Guard, RobustPool
+from fedsim.aggregation.robust import TRUSTING, Defence, Guard, RobustPool
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
@@ -133,7 +133,7 @@ class DistillationSettings(Settings):
     suspected: Annotated[float, Field(gt=0, lt=0.5)] = 0.4
     """Largest part of the participants that a defence is to withstand."""
     guard: Annotated[float, Field(gt=0)] = 2.0
-    """η of `expguard`."""
+    """η of `expguard` and `agreement`."""
     pate: GNMaxSettings | None = None
     """Hide whole participants by noisy votes in place of the mean, see `aggregation.gnmax`."""
     remember: bool = True
@@ -293,7 +293,7 @@ class FederatedDistillation(Method):
         apart = Disagreement(*shape) if want.curriculum != "none" else None
         if want.defence != "none":
             trust = None
-            if want.defence == "expguard":
+            if want.defence in TRUSTING:
                 trust = desk.memory.get("trust", np.zeros(self.world.config.participants.count))
             guard = Guard(want.defence, want.suspected, want.guard)
             robust = RobustPool(agenda.samples, agenda.levels, guard, trust=trust, disagreement=apart)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedsim.adversaries import tamper
-from fedsim.aggregation.robust import RULES, Guard
+from fedsim.aggregation.robust import RULES, TRUSTING, Guard
 from fedsim.config import Adversary
 from fedsim.errors import MessageError
 from fedsim.knowledge.features import ConsensusSum, projection, reduced
@@ -18,7 +18,7 @@ from fedsim.types import Features, Prototypes
 GROUPS, WIDTH, FAR = 6, 4, 50.0
 SIZES = (1000,) * 5
 CENTRES = 10 * np.random.default_rng(0).normal(size=(GROUPS, WIDTH))
-DEFENCES = [*RULES, "expguard"]
+DEFENCES = [*RULES, *TRUSTING]
 
 
 def honest(who: int, spread: float = 0.5) -> Prototypes:
