@@ -86,7 +86,7 @@ class RobustPrototypes:
             for group, slot, value, count in zip(p.groups, p.slots, values, p.counts, strict=True):
                 rows.setdefault((int(group), int(slot)), []).append((k, value, int(count)))
         names = sorted(name for name, sent in rows.items() if len(sent) > 2 * f)
-        weights = self._weights(rows, who) if self._guard.defence not in RULES else None
+        weights = self._weights(rows, who) if names and self._guard.defence not in RULES else None
         pooled = np.zeros((len(names), self._width + 1))
         for place, name in enumerate(names):
             stack = np.stack([value for _, value, _ in rows[name]])[:, None]

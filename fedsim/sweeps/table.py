@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from fedsim.progress import aligned, megabytes
 from fedsim.results import Row
-from fedsim.sweeps.run import Outcome, attacked, score
+from fedsim.sweeps.run import Outcome, attacked, score, taken_in
 
 _LONGEST, _WIDEST = 48, 8
 """Beyond so many lines or columns a table is for the report: nobody reads it here."""
 
-_ATTACKED = "attacked"
+_ATTACKED, _TAKEN_IN = "attacked", "taken in"
 
 Setting = tuple[str, ...]
 
@@ -29,7 +29,8 @@ def over_seeds(outcome: Outcome) -> str:
         setting = tuple(str(value) for axis, value in trial.plain.items() if axis != "seed")
         row = score(trial)
         if row is not None:
-            found.setdefault(setting, []).append(row | {_ATTACKED: attacked(trial)})
+            more = {_ATTACKED: attacked(trial), _TAKEN_IN: taken_in(trial)}
+            found.setdefault(setting, []).append(row | more)
     rows = [row for group in found.values() for row in group]
     if len(found) < 2 or len({row["metric"] for row in rows}) != 1:
         return ""
@@ -43,7 +44,15 @@ def over_seeds(outcome: Outcome) -> str:
     lines = _crossed(axes, found) if crossed else _listed(axes, found)
     if len(lines) > _LONGEST + 1:
         return ""
-    return f"{title}\n{aligned(lines, left=range(1 if crossed else len(axes)))}"
+    tables = [f"{title}\n{aligned(lines, left=range(1 if crossed else len(axes)))}"]
+    backdoors = {setting: group for setting, group in found.items() if group[0][_TAKEN_IN] is not None}
+    if backdoors and crossed:
+        works = {s: [{**row, "score": row[_TAKEN_IN]} for row in group] for s, group in backdoors.items()}
+        lines = _crossed(axes, works)
+        tables.append(
+            f"triggered images that the student takes for the backdoor's label\n{aligned(lines, left=(0,))}"
+        )
+    return "\n\n".join(tables)
 
 
 def _crossed(axes: Sequence[str], found: Mapping[Setting, Sequence[Row]]) -> list[list[str]]:
