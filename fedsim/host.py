@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from fedsim import adversaries, events, memory, privacy, storage
 from fedsim.config import Adapter
-from fedsim.errors import DivergedError, MessageError
+from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.learner import Specialist
 from fedsim.methods.base import Method, Site
@@ -25,7 +25,7 @@ from fedsim.seeding import generator
 from fedsim.storage import AnyPath
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard
-from fedsim.wire.container import Buffer, anatomy, unpack
+from fedsim.wire.container import Buffer, anatomy
 from fedsim.wire.messages import decode, encode
 from fedsim.world import World
 
@@ -174,21 +174,12 @@ class Host:
             wall_s=time.perf_counter() - began,
             sent=sent,
             kind=message.kind if message else "",
-            sections=self._sections(site.participant, message) if message else {},
+            sections=anatomy(message.data, site.participant not in self._adversaries) if message else {},
             loss=fit.loss if fit else float("nan"),
             score=score,
             epsilon=self._spent(method, round, site),
         )
         return report, message.data if message and not fate else None
-
-    def _sections(self, participant: int, message: Message) -> dict[str, int]:
-        """Bytes of a message by section; one that an adversary broke has none, all of it is header."""
-        if participant in self._adversaries:
-            try:
-                unpack(message.data, len(message.data))
-            except MessageError:
-                return {"header": len(message.data)}
-        return anatomy(message.data)
 
     def _spent(self, method: Method, round: int, site: Site) -> float:
         """ε of a participant's training up to this round, all rounds being like this one."""

@@ -75,7 +75,7 @@ class GNMaxSettings(Settings):
 class GNMaxPool:
     """The votes of a round; closed by `result`, which draws the noise.
 
-    sigma: σ.   people: of the whole run.   key: of the noise.
+    sigma: σ.   people: of the whole run.   seed, round: of the noise.
     cost: [O] what the labels cost at the orders of `fedsim.privacy`, after `result`.
     """
 
@@ -89,10 +89,12 @@ class GNMaxPool:
         want: GNMaxSettings,
         sigma: float,
         people: int,
-        key: tuple[int | str, ...],
+        seed: int,
+        round: int,
     ) -> None:
         self.samples, self.levels, self.cost = samples, levels, np.zeros(len(_ORDERS))
-        self._want, self._sigma, self._people, self._key = want, sigma, people, key
+        self._want, self._sigma, self._people = want, sigma, people
+        self._seed, self._round = seed, round
         self._votes = np.zeros((len(samples), classes), np.int64)
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
@@ -107,7 +109,7 @@ class GNMaxPool:
     def result(self) -> Pooled:
         """The labels of the samples that are answered, all of a row on one class."""
         votes, sigma, want = self._votes, self._sigma, self._want
-        rng = generator(*self._key)
+        rng = generator(self._seed, self._round, "gnmax")
         answered = np.ones(len(votes), bool)
         cost = np.zeros(len(_ORDERS))
         if want.threshold is not None:
@@ -202,4 +204,4 @@ def _dependent(log_q_Q: np.ndarray, sigma: float) -> np.ndarray:
 
 def _log1mexp(x: np.ndarray) -> np.ndarray:
     """log(1 − e^x) of x < 0."""
-    return np.where(x > -1, np.log(-np.expm1(x)), np.log1p(-np.exp(x)))
+    return np.asarray(np.where(x > -1, np.log(-np.expm1(x)), np.log1p(-np.exp(x))))

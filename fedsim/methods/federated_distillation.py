@@ -360,7 +360,7 @@ class FederatedDistillation(Method):
         sigma = want.sigma(config.rounds * len(self.samples(round)))
         return GNMaxPool(
             agenda.samples, self.world.interface.classes, agenda.levels, want, sigma,
-            config.participants.count, key=(self.world.seed, round, "gnmax"),
+            config.participants.count, seed=self.world.seed, round=round,
         )  # fmt: skip
 
     # The round's plan -----------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def said(labels: np.ndarray, samples: np.ndarray, classes: int = 4, levels: int 
 
 def pool_of(samples: np.ndarray, round: int = 1, people: int = 6, **settings: float) -> GNMaxPool:
     want = GNMaxSettings(**settings)  # type: ignore[arg-type]
-    return GNMaxPool(samples, 4, 15, want, want.sigma(len(samples)), people, key=(0, round, "gnmax"))
+    return GNMaxPool(samples, 4, 15, want, want.sigma(len(samples)), people, seed=0, round=round)
 
 
 SAMPLES = np.arange(0, 600, 2)
@@ -163,7 +163,7 @@ def test_only_what_enough_agree_on_is_answered_and_charged():
 def labels_one(present: bool, sigma: float, seed: int) -> np.ndarray:
     """The label of 4,000 samples that six vote on three against three, or four against two."""
     want, samples = GNMaxSettings(noise=sigma), np.arange(4000)
-    pool = GNMaxPool(samples, 4, 15, want, sigma, 6, key=(seed, 1, "gnmax"))
+    pool = GNMaxPool(samples, 4, 15, want, sigma, 6, seed=seed, round=1)
     for who in range(6):
         vote = 1 if who < (4 if present else 3) else 2
         pool.add(who, said(np.full(len(samples), vote), samples))
