@@ -18,8 +18,8 @@ from tests.wire.hostile import MUTATIONS, VICTIMS, assert_valid, mutate, seal
 INPUTS = 1_000_000
 LIMIT_MIB = 64
 """By which the process may grow; the largest message of all is allowed a sixteenth of that."""
-SLOWEST_S = 5.0
-"""Of a single input, whatever else the machine is doing; a message of these sizes takes a millisecond."""
+SLOWEST_S = 1.0
+"""CPU seconds of a single input; one of these sizes takes a millisecond."""
 
 
 def peak_mib() -> float:
@@ -27,7 +27,7 @@ def peak_mib() -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_a_million_mutated_messages() -> None:
     seen: Counter[str] = Counter()
     slowest, began, before = 0.0, time.monotonic(), peak_mib()
@@ -42,7 +42,7 @@ def test_a_million_mutated_messages() -> None:
             for _ in range(draw.randint(1, 3)):
                 message = mutate(message, draw.choice(MUTATIONS), *(draw.getrandbits(16) for _ in range(3)))
             data = seal(message) if draw.random() < 0.75 else bytes(message)
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 knowledge = decode(data, expect, limits[which])
             except MessageError as error:
@@ -51,7 +51,7 @@ def test_a_million_mutated_messages() -> None:
                 seen["valid"] += 1
                 if number % 16 == 0:
                     assert_valid(knowledge, expect)
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
     gc.collect()
     grown = peak_mib() - before
     print(
