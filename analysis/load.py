@@ -72,6 +72,8 @@ class Tables:
     summary: pd.DataFrame
     trials: pd.DataFrame | None = None
     """Of sweeps: one row per trial, also of those that did not finish (`fedsim.sweeps.Outcome.table`)."""
+    attacks: pd.DataFrame | None = None
+    """`attacks.parquet` of the runs that were attacked."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,22 @@ def load(
         for name in (*results.TABLES, "summary")
     }
     trials = pd.concat(found.trials, ignore_index=True) if found.trials else None
-    return Tables(runs, table, **tables, trials=trials)
+    attacks = _attacks(runs, table["setting"]) if columns is None else None
+    return Tables(runs, table, **tables, trials=trials, attacks=attacks)
+
+
+def _attacks(runs: Iterable[Run], labels: Iterable[str]) -> pd.DataFrame | None:
+    """What `fedsim attack` found, of the runs that it was called for."""
+    found = []
+    for run, setting in zip(runs, labels, strict=True):
+        path = run.folder / "attacks.parquet"
+        if path.exists():
+            with storage.reading(path) as source:
+                rows = pd.read_parquet(source)
+            rows.insert(0, "setting", setting)
+            rows.insert(0, "run", run.name)
+            found.append(rows)
+    return pd.concat(found, ignore_index=True) if found else None
 
 
 def _wanted(columns: Mapping[str, Iterable[str]] | None) -> dict[str, list[str]]:

@@ -132,12 +132,15 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _attack(options: argparse.Namespace) -> int:
-    from fedsim import progress
+    from fedsim import progress, results
     from fedsim.attacks import run
 
     folder = storage.locate(options.folder, "attack")
     rows = run.attack(folder, options.contender, options.shadows, progress.Lines())
     print(f"\n{run.table(rows)}\n\ntable    {folder / 'attacks.parquet'}")
+    labels = folder / "labels.parquet"
+    if told := run.label_table(results.rows(labels)):
+        print(f"\n{told}\n\ntable    {labels}")
     return 0
 
 

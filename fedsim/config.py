@@ -244,7 +244,7 @@ class Adversary(Settings):
     kind: Literal[
         "label_flip", "backdoor", "free_rider",
         "least_likely", "least_similar", "poison", "sign_flip", "noise", "false_confidence",
-        "false_prototypes",
+        "false_prototypes", "false_features",
         "malformed", "oversized", "replay",
     ] = "least_likely"  # fmt: skip
     share: Fraction = 0.2

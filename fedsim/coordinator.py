@@ -143,6 +143,7 @@ class Coordinator:
         config = self.world.config
         terms = fit.terms if fit else {}
         measures = {f"train/{name}": value for name, value in terms.items() if name not in TERMS}
+        measures |= self._method.measures(self._desk)
         if round % config.evaluation.every == 0 or round == config.rounds:
             score, loss = self._desk.learner.evaluate(self.public.test)
             measures |= self._generated()

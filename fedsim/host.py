@@ -177,7 +177,7 @@ class Host:
             wall_s=time.perf_counter() - began,
             sent=sent,
             kind=message.kind if message else "",
-            sections=anatomy(message.data) if message else {},
+            sections=anatomy(message.data, site.participant not in self._adversaries) if message else {},
             loss=fit.loss if fit else float("nan"),
             score=score,
             epsilon=self._spent(method, round, site),

@@ -17,6 +17,8 @@ from analysis.figures.contenders import final_scores, pareto, traffic
 from analysis.figures.curves import score_by_bytes, score_by_round, score_by_time
 from analysis.figures.hardening import (
     ablation,
+    attacked_runs,
+    membership,
     privacy,
     private_runs,
     robustness,
@@ -46,6 +48,7 @@ HEADINGS: dict[str, dict[str, Draw]] = {
         "loss-weights": lambda t: loss_weights(t.summary, t.settings),
         "ablation": lambda t: ablation(variants(t.summary, t.settings)),
         "privacy": lambda t: privacy(private_runs(t.summary, t.settings)),
+        "membership": lambda t: membership(attacked_runs(t.attacks, t.settings)),
         "robustness": lambda t: robustness(troubled_runs(t.summary, t.settings)),
         "scaling": lambda t: scaling(t.summary, t.settings),
     },
@@ -73,6 +76,7 @@ __all__ = [
     "HEADINGS",
     "ablation",
     "anatomy",
+    "attacked_runs",
     "bandwidth",
     "clock",
     "codec_stages",
@@ -82,6 +86,7 @@ __all__ = [
     "gain",
     "heat_map",
     "loss_weights",
+    "membership",
     "memory",
     "pareto",
     "partition",

@@ -200,6 +200,10 @@ class Method(ABC):
         """An empty pool for this round; None where nothing is sent."""
         return None
 
+    def measures(self, desk: Desk) -> dict[str, float]:
+        """What pooling leaves to be known beside the student, by name: see `results.MEASURES`."""
+        return {}
+
     @abstractmethod
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         """The student learns; None where it does not train by gradients."""

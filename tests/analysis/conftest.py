@@ -6,6 +6,7 @@ The numbers are formulas, so that every test can say what it expects.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,21 @@ def make(tmp_path: Path) -> Callable[..., Path]:
     return build
 
 
+def attack_rows(seed: int, auc: float) -> list[dict[str, Any]]:
+    """As `fedsim attack` leaves them."""
+    numbers = {f"{c}{end}": 0.0 for c in ("tpr_at_0001", "tpr_at_001") for end in ("", "_low", "_high")}
+    return [
+        {
+            "method": "federated_distillation", "seed": seed, "target": target, "attack": attack,
+            "members": 100, "others": 100, "shadows": 0, "epsilon": math.nan, **numbers,
+            "auc": auc + more - less,
+            "auc_low": auc + more - less - 0.02, "auc_high": auc + more - less + 0.03,
+        }
+        for target, more in (("student", 0.0), ("specialists", 0.1))
+        for attack, less in (("loss", 0.0), ("lira_online", 0.05))
+    ]  # fmt: skip
+
+
 def nested(fields: dict[str, Any]) -> dict[str, Any]:
     """`{"participants.count": 3}` → `{"participants": {"count": 3}}`."""
     tree: dict[str, Any] = {}
@@ -214,12 +230,14 @@ def save_sweep(
     worse: Callable[[dict[str, Any]], float] = lambda point: 0.0,
     name: str = "study",
     fields: Callable[[dict[str, Any]], dict[str, Any]] = lambda point: point,
+    attacked: Callable[[dict[str, Any]], float] | None = None,
     **options: Any,
 ) -> Path:
     """A sweep's folder as `fedsim.sweeps` leaves it.
 
     points: of the grid, axis → value.   worse: point → what its scores are worse by.   The last of the
-    trials, with one more seed, failed and has no folder.
+    trials, with one more seed, failed and has no folder.   attacked: point → AUC of the better of two
+    attacks on the student, 0.1 more on specialists.
     """
     folder, trials = root / name, []
     for point in points:
@@ -228,6 +246,9 @@ def save_sweep(
             trial = f"{len(trials) + 1:04d}-{said}-seed={seed}"
             tables = rows(seed=seed, worse=worse(point), **options)
             save(folder / "trials" / trial, tables, seed=seed, config=nested(fields(point)))
+            if attacked is not None:
+                attacks = attack_rows(seed, attacked(point))
+                results.write_table(folder / "trials" / trial / "attacks.parquet", "attacks", attacks)
             axes = {f"axis.{axis}": value for axis, value in {**point, "seed": seed}.items()}
             trials.append({"trial": trial, "status": "finished", "reason": "", **axes, "score": 48.0})
     bad = {**trials[-1], "trial": "9999-bad", "status": "failed", "reason": "it diverged", "score": None}

@@ -262,6 +262,22 @@ def test_privacy_has_epsilon_against_score_and_the_open_runs(make_sweep):
     assert fig.layout.xaxis.type == "log" and "ε" in fig.layout.xaxis.title.text
 
 
+def test_membership_has_the_best_attack_on_each_target_and_the_open_runs_last(make_sweep):
+    points = [{"privacy.epsilon": e} for e in (8.0, 0.5, None)]
+    auc = {8.0: 0.6, 0.5: 0.5, None: 0.7}
+    tables = analysis.load(make_sweep(points, attacked=lambda p: auc[p["privacy.epsilon"]]))
+    fig = figures.membership(figures.attacked_runs(tables.attacks, tables.settings))
+    student, specialists = trace(fig, "student"), trace(fig, "specialists")
+    assert student.x == specialists.x == fig.layout.xaxis.categoryarray == ("0.5", "8", "none")
+    assert student.y == pytest.approx((0.5, 0.6, 0.7)) and specialists.y == pytest.approx((0.6, 0.7, 0.8))
+    assert student.error_y.array == pytest.approx([0.03] * 3)
+    assert student.error_y.arrayminus == pytest.approx([0.02] * 3)
+    (chance,) = fig.layout.shapes
+    assert chance.y0 == chance.y1 == 0.5
+    with pytest.raises(NoDataError, match="no run was attacked"):
+        figures.attacked_runs(None, tables.settings)
+
+
 def test_robustness_has_a_line_for_each_way_to_pool(make_sweep):
     points = [
         {"participants.adversary.share": x, "aggregation": d} for d in ("mean", "median") for x in (0.0, 0.4)
