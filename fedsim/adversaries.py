@@ -14,6 +14,7 @@ Their answers (what is mixed in with `strength`; below 1 the attack hides among 
     noise             a uniform draw from the simplex; of parameters: normal, of their standard deviation
     false_confidence  as `least_likely`, and claims to know everything best
     false_prototypes  the centroids of each group, with full confidence, as those of the next
+    false_features    what layers hold of each proxy sample as what they hold of the next
 Their messages
     malformed         one byte in a hundred is a random one
     oversized         a byte more than is accepted, all zero
@@ -32,7 +33,17 @@ import numpy as np
 from fedsim.config import Adversary, RunConfig
 from fedsim.errors import ConfigError
 from fedsim.seeding import generator
-from fedsim.types import Examples, Knowledge, Mixture, Parameters, Prototypes, Responses, Shard, Update
+from fedsim.types import (
+    Examples,
+    Features,
+    Knowledge,
+    Mixture,
+    Parameters,
+    Prototypes,
+    Responses,
+    Shard,
+    Update,
+)
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 OF_LABELS = ("label_flip", "backdoor")
@@ -102,11 +113,13 @@ def triggered(test: Examples) -> Examples:
 def tamper(
     knowledge: Knowledge, received: Knowledge | None, adversary: Adversary, rng: np.random.Generator
 ) -> Knowledge:
-    """What an adversary sends in place of what it knows. Features always stay as they are."""
+    """What an adversary sends in place of what it knows."""
     if isinstance(knowledge, Mixture):
-        parts = {"responses": knowledge.responses, "prototypes": knowledge.prototypes}
-        lies = {name: tamper(part, None, adversary, rng) for name, part in parts.items() if part is not None}
+        lies = {name: tamper(part, None, adversary, rng) for name, part in knowledge.parts().items()}
         return replace(knowledge, **lies)  # type: ignore[arg-type]  # of the same kinds as they were
+    if isinstance(knowledge, Features):
+        codes = np.roll(knowledge.codes, 1, axis=1)
+        return replace(knowledge, codes=codes) if adversary.kind == "false_features" else knowledge
     if isinstance(knowledge, Prototypes):
         return _swapped(knowledge) if adversary.kind == "false_prototypes" else knowledge
     if isinstance(knowledge, Parameters):

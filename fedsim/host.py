@@ -20,6 +20,7 @@ from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
+from fedsim.process import peak_mib
 from fedsim.seeding import generator
 from fedsim.specialist import Specialist
 from fedsim.storage import AnyPath
@@ -154,10 +155,15 @@ class Host:
         if knowledge is not None:
             message = self._message(method, site, round, knowledge, told)
         flops = site.learner.flops
-        score = float("nan")
-        if self._scored(method, round) and not fate:
+        score = local = float("nan")
+        if not fate and method.keeps_specialists and method.judges_institutions(round):
             score, _ = site.learner.evaluate(self.public.test)
-        sent, sections = (len(message.data), anatomy(message.data)) if message else (None, {})
+            own = self.shards[site.participant].test
+            local = site.learner.evaluate(own)[0] if len(own) else local
+        sent, sections = None, {}
+        if message is not None:
+            honest = site.participant not in self._adversaries
+            sent, sections = len(message.data), anatomy(message.data, honest)
         if sent is not None:
             timing = self._clock.timing(site.participant, flops, received, sent)
             if events.lost(self.world.config, round, site.participant):
@@ -180,6 +186,8 @@ class Host:
             loss=fit.loss if fit else float("nan"),
             score=score,
             epsilon=self._spent(method, round, site),
+            local_score=local,
+            peak_memory_mib=peak_mib(),
         )
         return report, message.data if message and not fate else None
 
@@ -216,12 +224,6 @@ class Host:
             data = adversaries.mangle(message.data, lies, site.memory, self._limit, rng)
             message = replace(message, data=data)
         return message
-
-    def _scored(self, method: Method, round: int) -> bool:
-        if not method.keeps_specialists:
-            return False
-        policy, last = self.world.config.evaluation.participants, round == self.world.config.rounds
-        return policy == "always" or (last and (policy == "last" or not method.trains_student))
 
     def _method(self, contender: str) -> Method:
         if contender not in self._methods:

@@ -95,6 +95,11 @@ PARTICIPANTS: Columns = {
     "up_s": (_FLOAT, "virtual seconds of its upload"),
     "flops": (_FLOAT, "counted floating-point operations"),
     "wall_s": (_FLOAT, "measured seconds of its step"),
+    "local_score": (
+        _FLOAT,
+        "its specialist on its own test data, when `score` is evaluated; NaN without any",
+    ),
+    "peak_memory_mib": (_FLOAT, "largest resident memory of its host's process so far, MiB"),
 }
 
 MESSAGES: Columns = {
@@ -128,9 +133,14 @@ MEASURES: Columns = {
         "`train/<term>`: mean of a weighted term of the student's loss that has no column, nats; "
         "`train/reverse_kl`: to the pooled teacher, per token of the student's own sequences; "
         "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
-        "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`; "
-        "`wire/up/<stage>`: bytes of what participants sent after a stage of the codec, see "
-        "`fedsim.wire.stages`",
+        "`privacy/epsilon`: of a whole participant, that pooling spent so far (`pate`), `privacy/answered`: "
+        "questions of this round that had an answer, 0 … 1; "
+        "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`; `group/<name>`, "
+        "`local/<participant>`: see `fedsim.breakdown`; after the last round `retrieval/<measure>`, "
+        "`few_shot/<n>_shot`, `task/<name>/<n>_shot/<measure>`, `instructions/<measure>`: see "
+        "`fedsim.exams`; "
+        "`energy/<measure>`: see `fedsim.energy`; `wire/up/<stage>`: bytes of what participants sent after a "
+        "stage of the codec, see `fedsim.wire.stages`",
     ),
     "value": (_FLOAT, "its value"),
 }
@@ -149,6 +159,9 @@ TABLES: dict[str, Columns] = {
     "measures": MEASURES,
     "partition": PARTITION,
 }
+
+LATER = {"participants": ("local_score", "peak_memory_mib")}
+"""Columns that tables of this schema version didn't have at first: NaN where a folder is without them."""
 
 ATTACKS: Columns = {
     "method": (_TEXT, "contender"),
@@ -171,6 +184,17 @@ ATTACKS: Columns = {
 }
 """Written by `fedsim attack` beside a run's own tables, as `attacks.parquet`."""
 
+LABELS: Columns = {
+    "method": (_TEXT, "contender"),
+    "seed": (_INT, "seed of the run"),
+    "participant": (_INT, "0, 1, 2, …"),
+    "estimate": (_TEXT, "of its labels: `answers`, `ratio`, or `guess` without looking at its own answers"),
+    "error": (_FLOAT, "total variation distance to the labels of its training examples, 0 … 1"),
+    "correlation": (_FLOAT, "of estimate and truth over the labels, −1 … 1"),
+    "epsilon": (_FLOAT, "as in the attacks table"),
+}
+"""Written by `fedsim attack` as `labels.parquet`, where answers are about labels."""
+
 SUMMARY: dict[str, str] = {
     "contender": "a method's label; without a student <label>_best and <label>_mean of the institutions",
     "metric": "`perplexity` or `accuracy`",
@@ -185,8 +209,8 @@ SUMMARY: dict[str, str] = {
 
 
 def columns(name: str) -> Columns:
-    """The columns of a table: one of TABLES, or `attacks`."""
-    return ATTACKS if name == "attacks" else TABLES[name]
+    """The columns of a table: one of TABLES, `attacks` or `labels`."""
+    return (TABLES | {"attacks": ATTACKS, "labels": LABELS})[name]
 
 
 def schema(name: str) -> pa.Schema:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fedsim import events
+from fedsim import energy, events
 from fedsim.executor import Executor, Opening, Task
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
@@ -110,6 +110,8 @@ def _records(
                 "up_s": timing.up_s,
                 "flops": report.flops,
                 "wall_s": report.wall_s,
+                "local_score": report.local_score,
+                "peak_memory_mib": report.peak_memory_mib,
             }
         )
         sides = (("down", downloaded, opening.kind), ("up", report.sent, report.kind))
@@ -154,21 +156,22 @@ def _records(
     sent = [(reports[k].kind, reports[k].sections) for k in sorted(reports) if reports[k].sent is not None]
     sections = [{**common, "direction": "down", **row} for row in _anatomy(received)]
     sections += [{**common, "direction": "up", **row} for row in _anatomy(sent)]
-    measured = measures(common, closing) + _stages(common, reports)
+    joules = energy.counted(method.world.config, {k: r.flops for k, r in reports.items()}, closing.flops)
+    measured = measures(common, closing.measures | _stages(reports) | joules)
     return Records(summary, participants, messages, sections, measured)
 
 
-def measures(common: Row, closing: Closing) -> list[Row]:
-    """The rows of what was measured of the student.   common: what all rows of a round hold."""
-    return [{**common, "name": name, "value": value} for name, value in closing.measures.items()]
+def measures(common: Row, values: Mapping[str, float]) -> list[Row]:
+    """The rows of what else was measured in a round.   common: what all rows of it hold."""
+    return [{**common, "name": name, "value": value} for name, value in values.items()]
 
 
-def _stages(common: Row, reports: Mapping[int, Report]) -> list[Row]:
+def _stages(reports: Mapping[int, Report]) -> dict[str, float]:
     """The bytes of all messages to the coordinator after each stage of the codec."""
     total: Counter[str] = Counter()
     for report in reports.values():
         total.update(report.stages)
-    return [{**common, "name": f"wire/up/{s}", "value": float(total[s])} for s in STAGES if s in total]
+    return {f"wire/up/{stage}": float(total[stage]) for stage in STAGES if stage in total}
 
 
 def _anatomy(messages: Iterable[tuple[str, dict[str, int]]]) -> list[Row]:

@@ -9,6 +9,7 @@ from scipy import optimize, special
 from fedsim import privacy, simulation
 from fedsim.config import Privacy, RunConfig, load
 from fedsim.errors import ConfigError
+from fedsim.executor import InProcess
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,38 @@ def test_who_is_not_asked_spends_nothing(tmp_path):
         expected = [privacy.spent(Privacy(noise=2.0), 2.0, rate, int(4 * k)) for k in times]
         assert rows.epsilon.tolist() == expected
     assert len(table) == 6
+
+
+class Dies(InProcess):
+    """The process ends in round 2: the specialists have taken their noisy steps, nothing is committed."""
+
+    def close(self, lane, round, *rest):
+        closing = super().close(lane, round, *rest)
+        if round == 2:
+            raise OSError("power cut")
+        return closing
+
+
+def test_a_run_that_is_cut_off_draws_the_same_noise_and_spends_the_same(tmp_path):
+    """And with noisy votes on top, whose cost is remembered at the coordinator."""
+    methods = [{"name": "federated_distillation", "pate": {"noise": 2.0}}]
+    changes = {"rounds": 3, "participants.privacy": {"noise": 1.5}, "methods": methods}
+    whole = simulation.run(config(**changes, output=str(tmp_path / "whole")))
+    parts = config(**changes, output=str(tmp_path / "parts"))
+    with pytest.raises(OSError, match="power cut"):
+        simulation.run(parts, executor=Dies())
+    mended = simulation.run(parts, resume=True)
+    for table in ("participants", "measures"):
+        one, other = (getattr(result, table) for result in (whole, mended))
+        plain = [column for column in one.columns if column != "wall_s"]
+        assert one[plain].equals(other[plain]), table
+    assert (mended.participants.groupby("participant").epsilon.diff().dropna() > 0).all()
+    spent = mended.measures[mended.measures.name == "privacy/epsilon"].value
+    assert len(spent) == 3 and (np.diff(spent) > 0).all()
+    files = sorted(whole.folder.rglob("*.safetensors"))
+    assert {"student", "participant-00000", "participant-00001"} <= {file.parent.name for file in files}
+    for file in files:
+        assert file.read_bytes() == (mended.folder / file.relative_to(whole.folder)).read_bytes()
 
 
 def test_a_run_without_privacy_has_none_to_tell(tmp_path):

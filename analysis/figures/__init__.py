@@ -17,6 +17,8 @@ from analysis.figures.contenders import final_scores, pareto, traffic
 from analysis.figures.curves import attack_success, score_by_bytes, score_by_round, score_by_time
 from analysis.figures.hardening import (
     ablation,
+    attacked_runs,
+    membership,
     privacy,
     private_runs,
     robustness,
@@ -48,6 +50,7 @@ HEADINGS: dict[str, dict[str, Draw]] = {
         "loss-weights": lambda t: loss_weights(t.summary, t.settings),
         "ablation": lambda t: ablation(variants(t.summary, t.settings)),
         "privacy": lambda t: privacy(private_runs(t.summary, t.settings)),
+        "membership": lambda t: membership(attacked_runs(t.attacks, t.settings)),
         "robustness": lambda t: robustness(troubled_runs(t.summary, t.settings)),
         "attack-success": lambda t: attack_success(t.rounds),
         "scaling": lambda t: scaling(t.summary, t.settings),
@@ -78,6 +81,7 @@ __all__ = [
     "ablation",
     "anatomy",
     "attack_success",
+    "attacked_runs",
     "bandwidth",
     "clock",
     "codec_stages",
@@ -88,6 +92,7 @@ __all__ = [
     "heat_map",
     "loss_weights",
     "losses",
+    "membership",
     "memory",
     "pareto",
     "partition",

@@ -125,6 +125,61 @@ def privacy(table: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def attacked_runs(attacks: pd.DataFrame | None, settings: pd.DataFrame, x: str = "epsilon") -> pd.DataFrame:
+    """The columns that `membership` draws, from the attacks on runs whose privacy budget varies."""
+    column = field(settings, x)
+    if attacks is None or attacks.empty:
+        raise NoDataError("no run was attacked (fedsim attack, or a sweep's `attack`)")
+    if column is None:
+        raise NoDataError(f"no privacy budget (a setting called {x}) varies over the runs")
+    rows = attacks.drop(columns="epsilon").merge(settings[["run", column]], on="run")
+    best = rows.sort_values("auc").groupby(["run", "target"], sort=False).tail(1)
+    return best.assign(epsilon=pd.to_numeric(best[column], errors="coerce"))
+
+
+def membership(table: pd.DataFrame) -> go.Figure:
+    """How well are members of the training data told, the best attack taken?
+
+    table: epsilon (infinite or NaN without privacy), target (what is attacked), setting, seed, auc, auc_low,
+    auc_high; a row per run and target. Lines are means over seeds, bars the mean 95 % intervals; on the
+    right, runs without privacy; 0.5 is a guess.
+    """
+    private = table["epsilon"].notna() & (table["epsilon"].abs() < math.inf)
+    if not private.any():
+        raise NoDataError("no attacked run with a privacy budget (ε)")
+    places = sorted({float(e) for e in table.loc[private, "epsilon"]})
+    names = [f"{e:g}" for e in places] + ([] if private.all() else ["none"])
+    rows = table.assign(place=table["epsilon"].map("{:g}".format).where(private, "none"))
+    fig = f.figure(
+        "How well are members of the training data told?",
+        "Area under the curve of the best attack on each target; bars are 95% intervals; 0.5 is a guess.",
+    )
+    for number, (target, group) in enumerate(rows.groupby("target", sort=False)):
+        found = group.groupby("place")[["auc", "auc_low", "auc_high"]].mean().reindex(names).dropna()
+        words = str(target)
+        fig.add_scatter(
+            x=list(found.index), y=list(found["auc"]), mode="lines+markers", name=words,
+            line={"color": (style.BLUE, style.ORANGE, style.GREY)[number % 3], "width": 2.5},
+            marker={"size": 10},
+            error_y={
+                "type": "data", "symmetric": False, "thickness": 1.2,
+                "array": list(found["auc_high"] - found["auc"]),
+                "arrayminus": list(found["auc"] - found["auc_low"]),
+            },
+            hovertext=[f"<b>{words}</b><br>ε = {e}<br>AUC {auc:.3f}" for e, auc in found["auc"].items()],
+            hoverinfo="text",
+        )  # fmt: skip
+    fig.add_hline(y=0.5, line={"dash": "dot", "width": 1.5, "color": style.GREY})
+    fig.update_layout(
+        xaxis={
+            "title": {"text": "privacy budget ε (left is more private)"}, "type": "category",
+            "categoryorder": "array", "categoryarray": names,
+        },
+        yaxis={"title": {"text": "AUC of the best attack"}},
+    )  # fmt: skip
+    return fig
+
+
 def troubled_runs(summary: pd.DataFrame, settings: pd.DataFrame, x: str | None = None) -> pd.DataFrame:
     """The columns that `robustness` draws: from the share of adversaries, of dropouts or of lost messages,
     or from any numeric setting `x`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedsim.aggregation.gnmax import GNMaxPool
 from fedsim.aggregation.responses import EQUAL, BestPool, ResponsePool
 from fedsim.aggregation.robust import RobustPool
 from fedsim.aggregation.weights import Weighing
@@ -9,9 +10,10 @@ from fedsim.errors import MessageError
 from fedsim.knowledge.domains import DomainSum
 from fedsim.knowledge.features import ConsensusSum
 from fedsim.knowledge.prototypes import PrototypeSum
+from fedsim.knowledge.robust import RobustConsensus, RobustPrototypes
 from fedsim.types import Knowledge, Mixture, Responses
 
-AnswerPool = ResponsePool | BestPool | RobustPool
+AnswerPool = ResponsePool | BestPool | RobustPool | GNMaxPool
 
 
 class MixturePool:
@@ -22,8 +24,8 @@ class MixturePool:
     def __init__(
         self,
         responses: AnswerPool,
-        features: ConsensusSum | None = None,
-        prototypes: PrototypeSum | None = None,
+        features: ConsensusSum | RobustConsensus | None = None,
+        prototypes: PrototypeSum | RobustPrototypes | None = None,
         domains: DomainSum | None = None,
         weighing: Weighing = EQUAL,
     ) -> None:
@@ -43,14 +45,14 @@ class MixturePool:
             weights = self._weighing.units(mixture.responses)
             self.domains.add(participant, mixture.responses.samples, weights)
         if self.features is not None and mixture.features is not None:
-            self.features.add(mixture.features)
+            self.features.add(participant, mixture.features)
 
     def merge(self, other: MixturePool) -> None:
         self.responses.merge(other.responses)  # type: ignore[arg-type]  # of one round, so of one kind
         if self.features is not None and other.features is not None:
-            self.features.merge(other.features)
+            self.features.merge(other.features)  # type: ignore[arg-type]
         if self.prototypes is not None and other.prototypes is not None:
-            self.prototypes.merge(other.prototypes)
+            self.prototypes.merge(other.prototypes)  # type: ignore[arg-type]
         if self.domains is not None and other.domains is not None:
             self.domains.merge(other.domains)
 

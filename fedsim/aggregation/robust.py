@@ -11,8 +11,14 @@
     expguard           the mean with weights w_k · exp(−η · outlier_k), kept over rounds (ExpGuard, Roux et
                        al., arXiv 2402.12265). outlier_k is how much farther than the median participant k
                        lies from the geometric median, as a share of that distance
+    agreement          the same weights with another outlier: how much less than the median participant k is
+                       like others, as a share of that. j and k are alike by the cosine of p_j − 1/K and
+                       p_k − 1/K over all rows, and k is as like others as its (n − f − 1)-th best likeness:
+                       liars who agree are too few for that (the idea of Krum, Blanchard et al., NeurIPS
+                       2017). Answers that are flat or upside down lie near the middle of honest ones that
+                       differ, where distances don't find them
 
-f is the number of suspects, the largest minority that is to be withstood. All but `expguard` judge each
+f is the number of suspects, the largest minority that is to be withstood. All but the last two judge each
 row by itself. What is no distribution is refused where messages are decoded, before it comes here.
 
 These rules need all answers of a row together. Unlike the mean's pool, this one holds what everybody said
@@ -25,6 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -34,7 +41,19 @@ from fedsim.aggregation.exact import Pooled
 from fedsim.types import Knowledge, Responses
 from fedsim.wire.quantise import to_dense
 
-Defence = Literal["none", "trimmed_mean", "median", "geometric_median", "cronus", "expguard"]
+Defence = Literal["none", "trimmed_mean", "median", "geometric_median", "cronus", "expguard", "agreement"]
+TRUSTING = ("expguard", "agreement")
+"""Those that remember from round to round whom to trust."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A defence.   suspected: the share of participants that may lie.   eta: η of the last two."""
+
+    defence: Defence
+    suspected: float
+    eta: float
+
 
 _VALUES = 2**21
 """Probabilities held densely at once."""
@@ -45,7 +64,7 @@ _SMOOTH = 1e-3
 
 def suspects(share: float, participants: int) -> int:
     """f, how many of the participants that answered may lie: never half of them."""
-    return min(math.ceil(share * participants - 1e-9), (participants - 1) // 2)
+    return max(0, min(math.ceil(share * participants - 1e-9), (participants - 1) // 2))
 
 
 def trimmed_mean(stack_nRK: np.ndarray, f: int) -> np.ndarray:
@@ -94,7 +113,6 @@ RULES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 class RobustPool:
     """Everybody's answers to a round's questions, until all are in.
 
-    suspected: the share of participants that may lie.   eta: η of `expguard`.
     trust: [N] log weights of all participants of the run from earlier rounds; None where no rule keeps any.
     """
 
@@ -102,16 +120,14 @@ class RobustPool:
         self,
         samples: np.ndarray,
         levels: int,
-        defence: Defence,
-        suspected: float,
+        guard: Guard,
         *,
-        eta: float = 0.0,
         trust: np.ndarray | None = None,
         disagreement: Disagreement | None = None,
     ) -> None:
         self.samples, self.levels, self.disagreement = samples, levels, disagreement
         self.trust = trust
-        self._defence, self._suspected, self._eta = defence, suspected, eta
+        self._guard = guard
         self._answers: dict[int, Responses] = {}
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
@@ -129,13 +145,15 @@ class RobustPool:
         """The pooled answers; `trust` afterwards is that of the next round."""
         who = sorted(self._answers)  # in whatever order they came
         answers = [self._answers[k] for k in who]
-        if self._defence == "expguard":
+        if self._guard.defence in TRUSTING:
             assert self.trust is not None
+            f = suspects(self._guard.suspected, len(who))
+            strange = outliers(answers) if self._guard.defence == "expguard" else strangers(answers, f)
             self.trust = self.trust.copy()
-            self.trust[who] -= self._eta * outliers(answers)
+            self.trust[who] -= self._guard.eta * strange
             weights = np.exp(self.trust[who] - self.trust[who].max())
             return _pooled(answers, lambda stack: np.einsum("n,nrk->rk", weights / weights.sum(), stack))
-        rule, f = RULES[self._defence], suspects(self._suspected, len(who))
+        rule, f = RULES[self._guard.defence], suspects(self._guard.suspected, len(who))
         return _pooled(answers, lambda stack: rule(stack, f))
 
 
@@ -146,8 +164,32 @@ def outliers(answers: Sequence[Responses]) -> np.ndarray:
     for _, _, stack in _stacks(answers):
         centre = geometric_median(stack)
         distances += np.sqrt(((stack - centre) ** 2).sum(-1)).sum(-1)
+    return excess(distances)
+
+
+def strangers(answers: Sequence[Responses], f: int) -> np.ndarray:
+    """[n] how much less than the median participant each agrees with others, in shares of that; ≥ 0."""
+    inner = np.zeros((len(answers), len(answers)))
+    for _, _, stack in _stacks(answers):
+        inner += np.einsum("irk,jrk->ij", stack, stack) - stack.shape[1] / answers[0].classes
+    alike = kinship(inner, f)
+    usual = float(np.median(alike))
+    return np.maximum(0.0, 1.0 - alike / usual) if usual > 0 else np.zeros(len(answers))
+
+
+def kinship(inner_nn: np.ndarray, f: int) -> np.ndarray:
+    """[n] the (n − f − 1)-th best cosine of each with the others.   inner_nn: products of each pair."""
+    n = len(inner_nn)
+    size = np.sqrt(np.maximum(np.diag(inner_nn), 0)) + np.finfo(np.float32).tiny
+    alike = inner_nn / np.outer(size, size)
+    np.fill_diagonal(alike, -np.inf)
+    return np.asarray(np.sort(alike, axis=1)[:, ::-1][:, max(0, n - f - 2)])
+
+
+def excess(distances: np.ndarray) -> np.ndarray:
+    """[n] by how much each distance is above the median one, in shares of that; at least 0."""
     usual = float(np.median(distances))
-    return np.maximum(0.0, distances / usual - 1.0) if usual > 0 else np.zeros(len(answers))
+    return np.maximum(0.0, distances / usual - 1.0) if usual > 0 else np.zeros(len(distances))
 
 
 def _stacks(answers: Sequence[Responses]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim import simulation, storage
-from fedsim.attacks import lira, metrics
+from fedsim.attacks import labels, lira, metrics
 from fedsim.checkpoints import Checkpoints
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation, build
@@ -36,7 +36,7 @@ from fedsim.round import Place, run_round
 from fedsim.seeding import generator
 from fedsim.storage import AnyPath
 from fedsim.training import Objective, Phase, Stream
-from fedsim.types import Examples, Public, Shard, concatenate
+from fedsim.types import Examples, Public, Responses, Shard, concatenate
 from fedsim.world import World
 
 if TYPE_CHECKING:
@@ -205,6 +205,43 @@ def judge(audit: Audit, target: Observed, shadows: Sequence[Observed], epsilon: 
     return rows
 
 
+def label_rows(world: World, data: Federation, folder: AnyPath, epsilon: float) -> list[Row]:
+    """The rows of the labels table: what the last responses tell of each participant's labels; none where
+    answers are about something else than labels, or less than two participants gave any."""
+    if world.interface.modality == "text" or world.interface.classes != len(data.group_names):
+        return []
+    method, starts = world.method(world.config.methods[0].contender), _starts(world, data.public)
+    state = Checkpoints(folder, method.contender).state(world.config.rounds)
+    said: dict[int, Responses] = {}
+    for shard in data.shards:
+        specialist = _specialist(world, method, shard.participant, state, starts)
+        if specialist is None:
+            continue
+        answers = _said(world, method, shard.participant, specialist, data.public)
+        if answers is not None:
+            said[shard.participant] = answers
+    if len(said) < 2:
+        return []
+    counts = [np.bincount(data.shards[k].train.groups, minlength=world.interface.classes) for k in said]
+    truth = np.stack([number / number.sum() for number in counts])
+    rows: list[Row] = []
+    for name, found in labels.estimates(list(said.values())).items():
+        apart, alike = labels.errors(found, truth), labels.correlations(found, truth)
+        for place, participant in enumerate(said):
+            rows.append(
+                {
+                    "method": method.contender,
+                    "seed": world.seed,
+                    "participant": participant,
+                    "estimate": name,
+                    "error": float(apart[place]),
+                    "correlation": float(alike[place]),
+                    "epsilon": epsilon,
+                }
+            )
+    return rows
+
+
 def _run(config: RunConfig, data: Federation, folder: Path) -> None:
     """All rounds of the only contender, and its student."""
     world, executor = simulation.world(config, data), InProcess()
@@ -260,25 +297,37 @@ def _surrogate(
     from fedsim.aggregation.responses import as_pooled
 
     rounds, people = world.config.rounds, world.config.participants
-    expected = method.expect("up", rounds, participant, specialist.size)
-    if expected is None or expected.kind != "responses":
+    said = _said(world, method, participant, specialist, public)
+    if said is None:
         return None
-    samples = expected.samples if expected.samples is not None else np.arange(world.proxy_size)
-    said = specialist.express(
-        public.proxy,
-        samples,
-        levels=expected.levels,
-        quantiser=getattr(method.settings, "quantiser", "largest_remainder"),
-        key=method.key(rounds, participant, "express"),
-    )
     model = world.model_of(method.contender, participant)
     learner = world.specialist(model, starts.get(model), people.training, method.adapter)
     training = people.training.model_copy(update={"steps": people.training.steps * rounds})
     lesson = Stream(
-        public.proxy.take(samples),
+        public.proxy.take(said.samples),
         training.batch_size,
         Objective(response=1.0, task=0.0),
         teacher=as_pooled(said),
     )
     learner.fit(Phase((lesson,), training, 1, 1, (world.seed, participant, "attack/surrogate")))
     return learner
+
+
+def _said(
+    world: World, method: Method, participant: int, specialist: Specialist, public: Public
+) -> Responses | None:
+    """A participant's responses of the last round; None where it sends none."""
+    rounds = world.config.rounds
+    expected = method.expect("up", rounds, participant, specialist.size)
+    parts = () if expected is None else (expected, *expected.parts)
+    of_answers = next((part for part in parts if part.kind == "responses"), None)
+    if of_answers is None:
+        return None
+    samples = of_answers.samples if of_answers.samples is not None else np.arange(world.proxy_size)
+    return specialist.express(
+        public.proxy,
+        samples,
+        levels=of_answers.levels,
+        quantiser=getattr(method.settings, "quantiser", "largest_remainder"),
+        key=method.key(rounds, participant, "express"),
+    )

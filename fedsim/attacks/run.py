@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 
 from fedsim import config as configs
 from fedsim import folders, results, simulation
@@ -19,7 +20,7 @@ from fedsim.storage import AnyPath
 def attack(
     folder: AnyPath, contender: str | None = None, shadows: int = 16, progress: Progress | None = None
 ) -> list[Row]:
-    """Attack a contender of a run, and write `attacks.parquet` beside its other tables.
+    """Attack a contender of a run, and write `attacks.parquet` and `labels.parquet` beside its other tables.
 
     contender: the one whose student was exported, if absent.   shadows: an even number of runs of it; with
     0 there are only the attacks that need none.
@@ -43,7 +44,10 @@ def attack(
         raise ConfigError(
             "contender", name, "one whose student was exported, or whose institutions keep theirs"
         )
-    rows = audit.judge(asked, target, _shadows(asked, shadows, progress), _spent(folder, name))
+    epsilon = _spent(folder, name)
+    rows = audit.judge(asked, target, _shadows(asked, shadows, progress), epsilon)
+    told = audit.label_rows(world, asked.federation, folder, epsilon)
+    results.write_table(folder / "labels.parquet", "labels", told)
     results.write_table(folder / "attacks.parquet", "attacks", rows)
     return rows
 
@@ -82,6 +86,22 @@ def _spent(folder: AnyPath, contender: str) -> float:
         r["epsilon"] for r in rows if r["method"] == contender and not math.isnan(r.get("epsilon", math.nan))
     ]
     return max(known, default=math.nan)
+
+
+def label_table(rows: list[Row]) -> str:
+    """The rows of the labels table as text: means over institutions, and how many are told better than by
+    the guess that is the same for all; empty without rows."""
+    from fedsim.progress import aligned
+
+    guess = {row["participant"]: row["error"] for row in rows if row["estimate"] == "guess"}
+    lines = [["labels by", "error", "correlation", "better than the guess"]]
+    for name in dict.fromkeys(row["estimate"] for row in rows):
+        mine = [row for row in rows if row["estimate"] == name]
+        error, alike = (fmean(row[c] for row in mine) for c in ("error", "correlation"))
+        better = sum(row["error"] < guess[row["participant"]] for row in mine)
+        told = "–" if name == "guess" else f"{better} of {len(mine)}"
+        lines.append([name, f"{error:.3f}", f"{alike:+.3f}", told])
+    return aligned(lines, left=(0,)) if rows else ""
 
 
 def table(rows: list[Row]) -> str:

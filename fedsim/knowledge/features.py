@@ -65,7 +65,7 @@ class ConsensusSum:
         self._samples, self._weight = samples, 1 / participants
         self._sums = [FixedPointSum(samples**2) for _ in range(layers)]
 
-    def add(self, features: Features) -> None:
+    def add(self, participant: int, features: Features) -> None:
         """features: of exactly these layers and samples."""
         for layer, total in enumerate(self._sums):
             total.add(projection(features.values(layer)).ravel(), self._weight, largest=1.0)
@@ -83,14 +83,19 @@ class ConsensusSum:
 
 def projection(features: np.ndarray) -> np.ndarray:
     """P = H (HᵀH + λI)⁻¹ Hᵀ of the centred features [n, r]: symmetric, eigenvalues in 0 … 1."""
+    half = half_projection(features)
+    return np.asarray(half.T @ half)
+
+
+def half_projection(features: np.ndarray) -> np.ndarray:
+    """A [r, n] with P = AᵀA."""
     centred = _centred(features)
     gram = centred.T @ centred
     mean = float(np.trace(gram)) / len(gram)
     if not mean:
-        return np.zeros((len(centred), len(centred)))
+        return np.zeros((len(gram), len(centred)))
     root = np.linalg.cholesky(gram / mean + RIDGE * np.eye(len(gram)))
-    half = np.linalg.solve(root, centred.T / np.sqrt(mean))
-    return np.asarray(half.T @ half)
+    return np.asarray(np.linalg.solve(root, centred.T / np.sqrt(mean)))
 
 
 def embedding(mean: np.ndarray, rank: int) -> np.ndarray:

@@ -14,6 +14,7 @@ Legend: n examples, r numbers of the space, m prototypes, G groups, k slots.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -114,6 +115,17 @@ def filled(first: Prototypes, second: Prototypes) -> Prototypes:
     )
 
 
+def checked(prototypes: Prototypes, registered: int, farthest: float) -> Prototypes:
+    """What somebody with that many examples can send, its numbers within ± farthest.
+
+    Raises MessageError where they count more examples.
+    """
+    counted = int(prototypes.counts.sum())
+    if counted > registered:
+        raise MessageError("unexpected", f"{counted} examples, registered {registered}")
+    return replace(prototypes, centroids=prototypes.centroids.clip(-farthest, farthest))
+
+
 class PrototypeSum:
     """Σ n c, Σ n · confidence and Σ n of each prototype: exact in any order.
 
@@ -128,12 +140,9 @@ class PrototypeSum:
         self._counts = np.zeros((groups, slots), np.int64)
 
     def add(self, participant: int, prototypes: Prototypes) -> None:
-        counted = int(prototypes.counts.sum())
-        if counted > self._sizes[participant]:
-            raise MessageError("unexpected", f"{counted} examples, registered {self._sizes[participant]}")
+        prototypes = checked(prototypes, self._sizes[participant], self._farthest)
         rows = np.zeros(self._shape)
-        centroids = prototypes.centroids.clip(-self._farthest, self._farthest)
-        values = np.column_stack([centroids, prototypes.confidence])
+        values = np.column_stack([prototypes.centroids, prototypes.confidence])
         shares = prototypes.counts[:, None] / self._all
         rows[prototypes.groups, prototypes.slots] = shares * values
         self._sum.add(rows.ravel())

@@ -159,6 +159,12 @@ class Method(ABC):
             augment=training.augment,
         )
 
+    def judges_institutions(self, round: int) -> bool:
+        """Whether it is looked at after this round how specialists do, and the student on the institutions'
+        own test data."""
+        policy, last = self.world.config.evaluation.participants, round == self.world.config.rounds
+        return policy == "always" or (last and (policy == "last" or not self.trains_student))
+
     def heads(self) -> HeadSpec | None:
         """What the student has beside its model while it learns; nothing by default."""
         return None
@@ -206,6 +212,10 @@ class Method(ABC):
     def pool(self, desk: Desk, round: int) -> Pool | None:
         """An empty pool for this round; None where nothing is sent."""
         return None
+
+    def measures(self, desk: Desk) -> dict[str, float]:
+        """What pooling leaves to be known beside the student, by name: see `results.MEASURES`."""
+        return {}
 
     @abstractmethod
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:

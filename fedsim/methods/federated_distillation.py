@@ -32,9 +32,10 @@ from fedsim import events, schedules
 from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum
 from fedsim.aggregation.geometric import LogSum
+from fedsim.aggregation.gnmax import GNMaxPool, GNMaxSettings, epsilon_of
 from fedsim.aggregation.mixture import AnswerPool, MixturePool, as_mixture
 from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall, sharpen
-from fedsim.aggregation.robust import Defence, RobustPool
+from fedsim.aggregation.robust import TRUSTING, Defence, Guard, RobustPool
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
@@ -127,11 +128,14 @@ class DistillationSettings(Settings):
     """The largest share of a sample's answer that one of those who are asked can get. Absent: a weight
     lies between e^−8 and e^8."""
     defence: Defence = "none"
-    """What takes the place of the mean where some may lie, see `aggregation.robust`."""
+    """What takes the place of the mean where some may lie, see `aggregation.robust`; of features and
+    prototypes as well, see `knowledge.robust`."""
     suspected: Annotated[float, Field(gt=0, lt=0.5)] = 0.4
     """Largest part of the participants that a defence is to withstand."""
     guard: Annotated[float, Field(gt=0)] = 2.0
-    """η of `expguard`."""
+    """η of `expguard` and `agreement`."""
+    pate: GNMaxSettings | None = None
+    """Hide whole participants by noisy votes in place of the mean, see `aggregation.gnmax`."""
     remember: bool = True
     """Whether the student goes on learning from earlier answers to samples not asked again."""
     digest: Annotated[float, Field(ge=0)] = 0.5
@@ -201,10 +205,19 @@ class FederatedDistillation(Method):
                     objective=Objective(response=1.0, task=self.settings.task),
                     teacher=as_pooled(told.responses),
                     weight=self.settings.digest,
+                    # A few hundred images are soon known by heart, the student's errors with them.
+                    augment=self.world.config.participants.training.augment,
                 )
             )
         elif self.settings.digest and self.world.proxy_labelled:
-            streams.append(Stream(site.public.proxy, self.settings.digest_batch, weight=self.settings.digest))
+            streams.append(
+                Stream(
+                    site.public.proxy,
+                    self.settings.digest_batch,
+                    weight=self.settings.digest,
+                    augment=self.world.config.participants.training.augment,
+                )
+            )
         fit = site.learner.fit(self.phase(round, site.participant, "local", *streams))
         if received is None and round > 1 and self.settings.frequency == "adaptive":
             return None, fit
@@ -283,17 +296,17 @@ class FederatedDistillation(Method):
         agenda, want = self._agenda(desk, round), self.settings
         if not agenda.sends:
             return None
+        if want.pate is not None:
+            return self.insight.pool(round, self._votes(round, agenda, want.pate))
         shape = (self.world.positions, self.world.interface.classes, agenda.levels)
         apart = Disagreement(*shape) if want.curriculum != "none" else None
         if want.defence != "none":
             trust = None
-            if want.defence == "expguard":
+            if want.defence in TRUSTING:
                 trust = desk.memory.get("trust", np.zeros(self.world.config.participants.count))
-            robust = RobustPool(
-                agenda.samples, agenda.levels, want.defence, want.suspected,
-                eta=want.guard, trust=trust, disagreement=apart,
-            )  # fmt: skip
-            return self.insight.pool(round, robust)
+            guard = Guard(want.defence, want.suspected, want.guard)
+            robust = RobustPool(agenda.samples, agenda.levels, guard, trust=trust, disagreement=apart)
+            return self.insight.pool(round, robust, guard=guard)
         weighing = self._weighing(desk, round, agenda.samples)
         if want.teachers == "best":
             best = BestPool(agenda.samples, *shape, weighing, apart)
@@ -313,6 +326,13 @@ class FederatedDistillation(Method):
             self._learn_order(desk, pool.responses)
             if isinstance(pool.responses, RobustPool) and pool.responses.trust is not None:
                 desk.memory["trust"] = pool.responses.trust
+            if isinstance(pool.responses, GNMaxPool):
+                desk.memory["gnmax"] = desk.memory.get("gnmax", 0.0) + pool.responses.cost
+                desk.memory["answered"] = np.array([len(pooled.samples) / len(pool.responses.samples)])
+        if pooled is not None and not len(pooled.samples):
+            pooled = None  # no question was answered
+        if pooled is None and "samples" not in desk.memory:
+            return None
         if want.remember or pooled is None:
             pooled = recall(desk.memory, pooled, self.world.positions, self.world.interface.classes)
         stream = Stream(
@@ -334,6 +354,23 @@ class FederatedDistillation(Method):
         fit = desk.learner.fit(self.phase(round, COORDINATOR, "distil", stream))
         self._take_stock(desk)
         return fit
+
+    def measures(self, desk: Desk) -> dict[str, float]:
+        want, memory = self.settings.pate, desk.memory
+        if want is None or "gnmax" not in memory:
+            return {}
+        return {
+            "privacy/epsilon": epsilon_of(memory["gnmax"], want.delta),
+            "privacy/answered": float(memory["answered"][0]),
+        }
+
+    def _votes(self, round: int, agenda: Agenda, want: GNMaxSettings) -> GNMaxPool:
+        config = self.world.config
+        sigma = want.sigma(config.rounds * len(self.samples(round)))
+        return GNMaxPool(
+            agenda.samples, self.world.interface.classes, agenda.levels, want, sigma,
+            config.participants.count, seed=self.world.seed, round=round,
+        )  # fmt: skip
 
     # The round's plan -----------------------------------------------------------------------------
 
@@ -514,6 +551,17 @@ def _demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[st
     for field, plain in trusting.items():
         fits = want.defence == "none" or getattr(want, field) == plain
         yield field, fits, f"{plain}: the defence {want.defence} trusts no claims"
+    yield "pate", want.pate is None or data.reads != "text", "absent: every token would be a query"
+    for field, plain in {**trusting, "defence": "none", "curriculum": "none", "adaptation": False}.items():
+        fits = want.pate is None or getattr(want, field) == plain
+        yield (
+            field,
+            fits,
+            f"{str(plain).lower()}: with pate votes count, and nothing else",
+        )
+    for inner in ("features", "prototypes"):
+        fits = want.pate is None or not getattr(want, inner).weight
+        yield inner, fits, "weight 0: only votes get noise (pate)"
     yield (
         "max_share",
         want.max_share is None or want.max_share * people >= 1,

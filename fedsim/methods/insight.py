@@ -19,7 +19,7 @@ A group is a label or prompt, and a proxy sample's is what its teachers think li
 have none (text) it is a concept: a cell of the anchors, by k-means at the coordinator.
 
 Against liars: everybody has one vote on G, counts no more examples than it registered with, and can't place
-a centroid outside of G. The robust rules of `aggregation.robust` are for answers only.
+a centroid outside of G. With a defence, G and C are pooled by those who agree, see `knowledge.robust`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pydantic import Field
 from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.mixture import AnswerPool, MixturePool
 from fedsim.aggregation.responses import EQUAL
+from fedsim.aggregation.robust import Guard
 from fedsim.aggregation.weights import Weighing
 from fedsim.config import Settings
 from fedsim.errors import ConfigError
@@ -42,6 +43,7 @@ from fedsim.knowledge import domains as domain
 from fedsim.knowledge.domains import DomainSum
 from fedsim.knowledge.features import ConsensusSum, LinearMap, aligned, as_features, reduced
 from fedsim.knowledge.prototypes import PrototypeSum, build, complete, filled, k_means, nearest, spread_out
+from fedsim.knowledge.robust import RobustConsensus, RobustPrototypes
 from fedsim.methods.base import Site
 from fedsim.seeding import generator
 from fedsim.training import Guide, HeadSpec
@@ -198,16 +200,23 @@ class Insight:
         groups = own.arrays["labels"] if self.labelled else nearest(points, start)
         return build(points, groups, self.prototypes.per_group, start, split=False)
 
-    def pool(self, round: int, responses: AnswerPool, weighing: Weighing = EQUAL) -> MixturePool:
-        """weighing: by which the answers are pooled."""
+    def pool(
+        self, round: int, responses: AnswerPool, weighing: Weighing = EQUAL, guard: Guard | None = None
+    ) -> MixturePool:
+        """weighing: by which the answers are pooled.   guard: against liars."""
         domains = DomainSum(self.world.seed, responses.samples) if self.adaptation else None
-        features = prototypes = None
-        if self.shared:
-            people, size = self.world.config.participants.count, len(self.anchors)
-            features = ConsensusSum(len(self.layers(round)), size, people)
-        if self.prototypes.weight:
-            slots, farthest = self.prototypes.per_group, size**0.5  # no number of an embedding is larger
+        features: ConsensusSum | RobustConsensus | None = None
+        prototypes: PrototypeSum | RobustPrototypes | None = None
+        people, size, layers = self.world.config.participants.count, len(self.anchors), self.layers(round)
+        if self.shared and guard is None:
+            features = ConsensusSum(len(layers), size, people)
+        elif self.shared and guard is not None:
+            features = RobustConsensus(len(layers), size, guard.suspected)
+        slots, farthest = self.prototypes.per_group, size**0.5  # no number of an embedding is larger
+        if self.prototypes.weight and guard is None:
             prototypes = PrototypeSum(self.groups, slots, self.rank, self.world.sizes, farthest)
+        elif self.prototypes.weight and guard is not None:
+            prototypes = RobustPrototypes(self.rank, self.world.sizes, farthest, guard)
         return MixturePool(responses, features, prototypes, domains, weighing)
 
     # Learning -------------------------------------------------------------------------------------

@@ -78,7 +78,9 @@ def execute(sweep: SweepConfig, trials: Sequence[Trial], left: Sequence[Trial], 
         progress.phase(f"{len(left)} trials")
         tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(_trial, runs=runs, contenders={t.name: t.contender for t in left}),
+                tune.with_parameters(
+                    _trial, runs=runs, contenders={t.name: t.contender for t in left}, shadows=sweep.attack
+                ),
                 lambda variant: tune.PlacementGroupFactory(needs[variant["trial"]["name"]]),
             ),
             param_space={"trial": tune.grid_search([{"name": t.name, **t.plain} for t in left])},
@@ -108,8 +110,13 @@ def _needs(name: str, config: RunConfig, room: Room) -> list[Bundle]:
         raise ConfigError(f"trial {name}: {error.field}", error.value, error.expected) from None
 
 
-def _trial(variant: dict[str, Any], runs: Mapping[str, RunConfig], contenders: Mapping[str, str]) -> None:
-    """A trial's process: run, or resume what an earlier attempt left in its folder."""
+def _trial(
+    variant: dict[str, Any],
+    runs: Mapping[str, RunConfig],
+    contenders: Mapping[str, str],
+    shadows: int | None,
+) -> None:
+    """A trial's process: run, or resume what an earlier attempt left in its folder; then attack it."""
     name = variant["trial"]["name"]
     config, contender = runs[name], contenders[name]
     begun = (config.folder / "config.yaml").exists()
@@ -117,6 +124,10 @@ def _trial(variant: dict[str, Any], runs: Mapping[str, RunConfig], contenders: M
         for row in _known_rounds(config.folder, contender):
             _report(row)
     simulation.run(config, resume=begun, progress=_Reports(contender))
+    if shadows is not None:
+        from fedsim.attacks.run import attack
+
+        attack(config.folder, contender, shadows)
 
 
 class _Reports(Quiet):

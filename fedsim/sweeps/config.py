@@ -120,6 +120,8 @@ class SweepConfig(Settings):
     """The contender whose score is compared; absent: whose student is exported."""
     scheduler: Scheduler = Scheduler()
     """Also the bare name: `scheduler: asha`."""
+    attack: Annotated[int, Field(ge=0, multiple_of=2)] | None = None
+    """Shadows with which every trial is attacked at its end, as by `fedsim attack`; absent: none is."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; absent: as many as the cluster can hold."""
     retries: Annotated[int, Field(ge=0)] = 1
@@ -149,7 +151,7 @@ class SweepConfig(Settings):
         return self
 
 
-DECIDES = ("base", "set", "space", "scenarios", "search", "trials", "seed", "metric", "scheduler")
+DECIDES = ("base", "set", "space", "scenarios", "search", "trials", "seed", "metric", "attack", "scheduler")
 """The fields that decide what the trials are and which go on; a resumed sweep must have the same."""
 
 

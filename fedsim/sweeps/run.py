@@ -79,7 +79,8 @@ class Outcome:
 
         trial, status, reason; `axis.<axis>` its value there (what is no scalar as YAML); rounds, score,
         bytes_up, bytes_down, virtual_s of the contender that is compared; `score.<contender>` of each;
-        wall_s of all rounds of all contenders. Of a trial that is not finished, as far as it came.
+        wall_s of all rounds of all contenders; `auc.<target>` of the best attack, `attack_success` of a
+        backdoor. Of a trial that is not finished, as far as it came.
         """
         import pandas as pd
 
@@ -151,6 +152,24 @@ def score(trial: Trial) -> results.Row | None:
     return next((row for row in rows if row["contender"] in names and row["score"] is not None), None)
 
 
+def attacked(trial: Trial) -> dict[str, float]:
+    """Target → the largest AUC that an attack on it had; empty where nobody attacked."""
+    path = trial.config.folder / "attacks.parquet"
+    best: dict[str, float] = {}
+    for row in results.rows(path) if path.exists() else []:
+        best[row["target"]] = max(row["auc"], best.get(row["target"], 0.0))
+    return best
+
+
+def taken_in(trial: Trial) -> float | None:
+    """How often a backdoor's trigger works on the student at the end, 0 … 1; None without a backdoor."""
+    adversary, path = trial.config.participants.adversary, trial.config.folder / "rounds.parquet"
+    if adversary is None or adversary.kind != "backdoor" or not path.exists():
+        return None
+    rows = [row for row in results.rows(path) if row["method"] == trial.contender]
+    return float(max(rows, key=lambda row: row["round"])["attack_success"])
+
+
 def _mark(trial: Trial) -> AnyPath:
     # Not in the trial's own folder: a run begins in an empty one.
     return trial.config.folder.parent.parent / "states" / f"{trial.name}.json"
@@ -208,4 +227,6 @@ def _row(trial: Trial, state: State) -> results.Row:
         rounds = simulation.Result(trial.config.folder).rounds
         row["rounds"] = int(rounds.loc[rounds.method == trial.contender, "round"].max())
         row["wall_s"] = float(rounds.wall_s.sum())
+    row["attack_success"] = taken_in(trial)
+    row |= {f"auc.{target}": auc for target, auc in attacked(trial).items()}
     return row | {f"score.{other['contender']}": other["score"] for other in _summary(trial)}

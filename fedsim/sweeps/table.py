@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 from fedsim.progress import aligned, megabytes
 from fedsim.results import Row
-from fedsim.sweeps.run import Outcome, score
+from fedsim.sweeps.run import Outcome, attacked, score, taken_in
 
 _LONGEST, _WIDEST = 48, 8
 """Beyond so many lines or columns a table is for the report: nobody reads it here."""
+
+_ATTACKED, _TAKEN_IN = "attacked", "taken in"
 
 Setting = tuple[str, ...]
 
@@ -26,7 +29,8 @@ def over_seeds(outcome: Outcome) -> str:
         setting = tuple(str(value) for axis, value in trial.plain.items() if axis != "seed")
         row = score(trial)
         if row is not None:
-            found.setdefault(setting, []).append(row)
+            more = {_ATTACKED: attacked(trial), _TAKEN_IN: taken_in(trial)}
+            found.setdefault(setting, []).append(row | more)
     rows = [row for group in found.values() for row in group]
     if len(found) < 2 or len({row["metric"] for row in rows}) != 1:
         return ""
@@ -40,7 +44,15 @@ def over_seeds(outcome: Outcome) -> str:
     lines = _crossed(axes, found) if crossed else _listed(axes, found)
     if len(lines) > _LONGEST + 1:
         return ""
-    return f"{title}\n{aligned(lines, left=range(1 if crossed else len(axes)))}"
+    tables = [f"{title}\n{aligned(lines, left=range(1 if crossed else len(axes)))}"]
+    backdoors = {setting: group for setting, group in found.items() if group[0][_TAKEN_IN] is not None}
+    if backdoors and crossed:
+        works = {s: [{**row, "score": row[_TAKEN_IN]} for row in group] for s, group in backdoors.items()}
+        lines = _crossed(axes, works)
+        tables.append(
+            f"triggered images that the student takes for the backdoor's label\n{aligned(lines, left=(0,))}"
+        )
+    return "\n\n".join(tables)
 
 
 def _crossed(axes: Sequence[str], found: Mapping[Setting, Sequence[Row]]) -> list[list[str]]:
@@ -53,12 +65,15 @@ def _crossed(axes: Sequence[str], found: Mapping[Setting, Sequence[Row]]) -> lis
 
 
 def _listed(axes: Sequence[str], found: Mapping[Setting, Sequence[Row]]) -> list[list[str]]:
-    lines = [[*axes, "score", "of central", "sent up", "sent down", "seeds"]]
+    targets = list(dict.fromkeys(t for group in found.values() for row in group for t in row[_ATTACKED]))
+    told = [f"AUC, {target}" for target in targets]
+    lines = [[*axes, "score", "of central", "sent up", "sent down", *told, "seeds"]]
     for setting, group in found.items():
         shares = [row["ratio_to_centralized"] for row in group]
         sent = [megabytes(statistics.fmean(row[way] for row in group)) for way in ("bytes_up", "bytes_down")]
         part = "–" if None in shares else f"{_spread([100 * share for share in shares], 1)} %"
-        lines.append([*setting, _score(group), part, *sent, str(len(group))])
+        aucs = [_spread([row[_ATTACKED].get(t, math.nan) for row in group], 3) for t in targets]
+        lines.append([*setting, _score(group), part, *sent, *aucs, str(len(group))])
     return lines
 
 

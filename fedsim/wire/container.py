@@ -141,11 +141,16 @@ def split(content: memoryview) -> dict[str, memoryview]:
     return _sections(content, content[0], 1)
 
 
-def anatomy(data: Buffer) -> dict[str, int]:
-    """Bytes of each section of a message that was packed here, and of the `header` with its table.
+def anatomy(data: Buffer, intact: bool = True) -> dict[str, int]:
+    """Bytes of each section of a message, and of the `header` with its table.
 
-    Nothing is checked: for messages of others there is `unpack`.
+    intact: it was packed here, so nothing is checked; if not, all of a message that can't be read is header.
     """
+    if not intact:
+        try:
+            unpack(data, len(data))
+        except MessageError:
+            return {"header": len(data)}
     count = _HEADER.unpack_from(data)[4]
     sizes = {"header": _HEADER.size + count * _ENTRY.size}
     for entry in range(count):

@@ -9,11 +9,14 @@ from scipy.stats import trim_mean
 
 from fedsim.aggregation.robust import (
     RULES,
+    TRUSTING,
+    Guard,
     RobustPool,
     cronus,
     geometric_median,
     median,
     outliers,
+    strangers,
     suspects,
     trimmed_mean,
 )
@@ -21,7 +24,7 @@ from fedsim.types import Responses
 from fedsim.wire.quantise import largest_remainder, to_dense
 
 N, P, K, LEVELS = 6, 2, 5, 60
-ALL = [*RULES, "expguard"]
+ALL = [*RULES, *TRUSTING]
 
 
 def rows(seed: int, sharpness: float = 0.5, number: int = N * P) -> np.ndarray:
@@ -36,7 +39,7 @@ def said(probs: np.ndarray) -> Responses:
 
 def pooled(defence: str, answers: dict[int, Responses], suspected: float = 0.4) -> np.ndarray:
     """[R, K]"""
-    pool = RobustPool(np.arange(N), LEVELS, defence, suspected, eta=2.0, trust=np.zeros(9))  # type: ignore[arg-type]
+    pool = RobustPool(np.arange(N), LEVELS, Guard(defence, suspected, 2.0), trust=np.zeros(9))  # type: ignore[arg-type]
     for who, answer in answers.items():
         pool.add(who, answer)
     result = pool.result()
@@ -104,7 +107,9 @@ def test_the_order_of_arrival_and_of_hosts_changes_no_bit(defence: str):
     expected = pooled(defence, answers)
     for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 37):
         assert np.array_equal(pooled(defence, {who: answers[who] for who in order}), expected)
-    first, second = (RobustPool(np.arange(N), LEVELS, defence, 0.4, eta=2.0, trust=np.zeros(9)) for _ in "ab")  # type: ignore[arg-type]
+    first, second = (
+        RobustPool(np.arange(N), LEVELS, Guard(defence, 0.4, 2.0), trust=np.zeros(9)) for _ in "ab"
+    )  # type: ignore[arg-type]
     for who in (4, 1):
         first.add(who, answers[who])
     for who in (3, 0, 2):
@@ -133,7 +138,7 @@ def test_guarded_weights_fall_from_round_to_round():
     trust = np.zeros(9)
     for _ in range(2):
         before = trust
-        pool = RobustPool(np.arange(N), LEVELS, "expguard", 0.4, eta=2.0, trust=trust)
+        pool = RobustPool(np.arange(N), LEVELS, Guard("expguard", 0.4, 2.0), trust=trust)
         for who, answer in answers.items():
             pool.add(who, answer)
         pool.result()
@@ -142,6 +147,29 @@ def test_guarded_weights_fall_from_round_to_round():
         assert trust[6] < before[6] - 1
         assert trust[[4, 5, 7, 8]].tolist() == [0, 0, 0, 0]  # who is not there keeps what it had
     assert trust[6] == min(trust)
+
+
+def test_strangers_are_those_whose_answers_correlate_least():
+    """The second best correlation of each of five, from numpy's own, over all numbers of an answer."""
+    answers = [said(0.6 * rows(7, 0.3) + 0.4 * rows(40 + who)) for who in range(4)] + [said(rows(50))]
+    flat = np.stack([to_dense(a, slice(0, N * P)).ravel() for a in answers])
+    second = np.sort(np.corrcoef(flat) - 2 * np.eye(5), axis=1)[:, -2]
+    expected = np.maximum(0, 1 - second / np.median(second))
+    np.testing.assert_allclose(strangers(answers, 2), expected, atol=1e-6)
+    assert strangers(answers, 2).argmax() == 4
+
+
+def test_agreement_finds_answers_that_are_upside_down_and_distances_do_not():
+    """Three that know different classes, two that tell of each class how little they think of it."""
+    truth = np.eye(K)[np.random.default_rng(0).integers(0, K, N * P)]
+    answers = []
+    for who in range(5):
+        known = truth * (np.arange(K) != who)  # of the class it does not know it guesses
+        sure = known + (1 - known.sum(1, keepdims=True)) / K
+        honest = 0.9 * sure + 0.02
+        answers.append(said((honest if who < 3 else (1 - honest) / (K - 1)).astype(np.float32)))
+    assert strangers(answers, 2)[3:].min() > 1 > 10 * strangers(answers, 2)[:3].max()
+    assert outliers(answers)[3:].max() < 0.5
 
 
 def test_one_participant_is_taken_at_its_word():

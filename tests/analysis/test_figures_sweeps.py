@@ -43,7 +43,7 @@ def test_lines_of_settings_stay_apart_and_carry_their_setting(grid):
     ours = [t for t in fig.data if t.legendgroup == "Federated distillation" and t.fill is None]
     assert sorted(t.y[-1] for t in ours) == [49.5, 52.5, 59.5, 62.5]
     assert {t.customdata[0] for t in ours} == set(grid.settings["setting"])
-    assert "count=4, alpha=10.0" in set(grid.settings["setting"])
+    assert "count=4, alpha=10" in set(grid.settings["setting"])
     assert [t.showlegend for t in ours] == [True, False, False, False]
 
 
@@ -260,6 +260,22 @@ def test_privacy_has_epsilon_against_score_and_the_open_runs(make_sweep):
     assert without.x == (0.5, 8.0) and without.y == (48.5, 48.5) and without.line.dash == "dot"
     assert "ε = 0.5<br>78.5, mean of 2 runs" in ours.hovertext[0]
     assert fig.layout.xaxis.type == "log" and "ε" in fig.layout.xaxis.title.text
+
+
+def test_membership_has_the_best_attack_on_each_target_and_the_open_runs_last(make_sweep):
+    points = [{"privacy.epsilon": e} for e in (8.0, 0.5, None)]
+    auc = {8.0: 0.6, 0.5: 0.5, None: 0.7}
+    tables = analysis.load(make_sweep(points, attacked=lambda p: auc[p["privacy.epsilon"]]))
+    fig = figures.membership(figures.attacked_runs(tables.attacks, tables.settings))
+    student, specialists = trace(fig, "student"), trace(fig, "specialists")
+    assert student.x == specialists.x == fig.layout.xaxis.categoryarray == ("0.5", "8", "none")
+    assert student.y == pytest.approx((0.5, 0.6, 0.7)) and specialists.y == pytest.approx((0.6, 0.7, 0.8))
+    assert student.error_y.array == pytest.approx([0.03] * 3)
+    assert student.error_y.arrayminus == pytest.approx([0.02] * 3)
+    (chance,) = fig.layout.shapes
+    assert chance.y0 == chance.y1 == 0.5
+    with pytest.raises(NoDataError, match="no run was attacked"):
+        figures.attacked_runs(None, tables.settings)
 
 
 def test_robustness_has_a_line_for_each_way_to_pool(make_sweep):

@@ -69,9 +69,14 @@ def test_privacy_and_robustness(make_sweep, monkeypatch):
     points = [
         {"privacy.epsilon": e, "participants.adversary.share": a} for e in (1.0, 8.0) for a in (0.0, 0.3)
     ]
-    folder = make_sweep(points, worse=lambda p: 10 * p["participants.adversary.share"] - p["privacy.epsilon"])
+    folder = make_sweep(
+        points,
+        worse=lambda p: 10 * p["participants.adversary.share"] - p["privacy.epsilon"],
+        attacked=lambda p: 0.6,
+    )
     texts, pictures = execute("04_privacy_and_robustness", [folder], monkeypatch)
     assert pictures == [
-        "What does privacy cost?", *["How much score is lost when participants fail or attack?"] * 2
+        "What does privacy cost?", "How well are members of the training data told?",
+        *["How much score is lost when participants fail or attack?"] * 2
     ]  # fmt: skip
     assert "not drawn" not in texts and "late" in texts

@@ -92,7 +92,14 @@ def test_a_run_is_attacked_and_leaves_a_table(tmp_path: Path):
         assert np.isnan(written.pop("epsilon")) and np.isnan(row["epsilon"])
         assert written == {column: row[column] for column in written}
     assert len(run.table(rows).splitlines()) == 10
+    told = results.rows(folder / "labels.parquet")
+    assert [(r["participant"], r["estimate"]) for r in told] == [
+        (k, name) for name in ("answers", "ratio", "guess") for k in (0, 1)
+    ]
+    assert all(0 <= r["error"] <= 1 and r.keys() == results.LABELS.keys() for r in told)
+    assert run.label_table(told).splitlines()[-1].endswith("–")
     assert {r["target"] for r in run.attack(folder, "solo", shadows=0)} == {"specialists"}
+    assert results.rows(folder / "labels.parquet") == []  # nobody sent anything
     for wrong in ({"contender": "centralized"}, {"shadows": 3}):
         with pytest.raises(ConfigError):
             run.attack(folder, **wrong)

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedsim import simulation
-from fedsim.attacks import run
+from fedsim.attacks import audit, run
 from fedsim.config import load
+from fedsim.progress import Quiet
+from fedsim.runtime.shadows import gather
 
 TREE = {
     "rounds": 2,
@@ -27,6 +30,19 @@ TREE = {
     "methods": ["solo"],
     "runtime": {"executor": "in_process"},
 }
+
+
+@pytest.mark.slow
+def test_shadows_on_ray_are_those_of_one_process(clean_process):
+    few = {"participants.count": 2, "participants.training.steps": 3, "methods": ["federated_distillation"]}
+    asked = audit.prepare(load(TREE, **few, **{"participants.models": ["mlp"]}), "federated_distillation")
+    there = gather(asked, 2, Quiet())
+    for k, observed in enumerate(there):
+        here = audit.shadow(asked, k)
+        assert observed.keys() == here.keys() == {"student", "responses", "specialists"}
+        for target, signals in here.items():
+            for name, values in signals.items():
+                assert np.array_equal(values, observed[target][name])
 
 
 @pytest.mark.slow

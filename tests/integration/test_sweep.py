@@ -54,6 +54,7 @@ set: {student.training.warmup: 0}
 space:
   student.training.learning_rate: [1.0e-3, 2.0e-3, 5.0e-3, 1.0e+30] # with the last one it diverges
 trackers: [tensorboard]
+attack: 0
 """)
     done = fedsim_command("sweep", path, f"output={folder}", "retries=1", status=1)
     assert "4 trials: 3 finished, 1 failed" in done.out
@@ -68,6 +69,9 @@ trackers: [tensorboard]
     assert list(table.status) == ["finished", "finished", "finished", "failed"]
     assert list(table["axis.student.training.learning_rate"]) == [1e-3, 2e-3, 5e-3, 1e30]
     assert table.reason[bad].startswith("the training loss is")
+    assert table["auc.student"][:3].between(0, 1).all() and table["auc.student"].isna()[bad]
+    assert "AUC, student" in done.out
+    assert set(load(folder).attacks.target) == {"student", "responses", "specialists"}
     good = table.iloc[0]
     run = load(folder / "trials" / good.name)
     assert good.score == run.summary.score.item() == good["score.federated_distillation"]

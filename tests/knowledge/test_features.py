@@ -34,7 +34,7 @@ def hidden(seed: int, width: int = 12) -> np.ndarray:
 def consensus(views: list[np.ndarray], rank: int) -> np.ndarray:
     total = ConsensusSum(1, len(SAMPLES), len(views))
     for view in views:
-        total.add(reduced(SAMPLES, [view], view.shape[1]))
+        total.add(0, reduced(SAMPLES, [view], view.shape[1]))
     return total.result(rank)[0]
 
 
@@ -91,9 +91,9 @@ def test_neither_order_nor_who_pools_changes_a_bit(order: list[int], cut: int):
     sent = [reduced(SAMPLES, [hidden(k), hidden(k + 50, 7)], 6) for k in range(5)]
     straight, left, right = (ConsensusSum(2, len(SAMPLES), 5) for _ in range(3))
     for features in sent:
-        straight.add(features)
+        straight.add(0, features)
     for place, k in enumerate(order):
-        (left if place < cut else right).add(sent[k])
+        (left if place < cut else right).add(k, sent[k])
     left.merge(right)
     for a, b in zip(straight.result(6), left.result(6), strict=True):
         assert a.tobytes() == b.tobytes()
@@ -161,7 +161,7 @@ def test_a_linear_map_finds_the_map_that_was_there():
 def test_no_scale_that_a_stranger_can_send_does_harm(scale: float):
     codes = rng(0).integers(-127, 128, (1, 40, 3)).astype(np.int8)
     total = ConsensusSum(1, 40, 2)
-    total.add(Features(SAMPLES, codes, np.full((1, 3), scale, np.float32)))
-    total.add(reduced(SAMPLES, [hidden(0)], 3))
+    total.add(0, Features(SAMPLES, codes, np.full((1, 3), scale, np.float32)))
+    total.add(1, reduced(SAMPLES, [hidden(0)], 3))
     (found,) = total.result(3)
     assert np.isfinite(found).all() and (np.var(found, axis=0) <= 1 + 1e-9).all()

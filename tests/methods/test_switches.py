@@ -130,6 +130,7 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "adaptation": ("image", {"adaptation": True, "weights": "density", "confidence": 1}),
     "adaptation, text": ("text", {"adaptation": True, "confidence": 2}),
     "adaptation, image-text": ("image_text", {"adaptation": True, "features": {"weight": 1}}),
+    "pate": ("image", {"pate": {"noise": 0.5, "threshold": 0.5}}),
     "all together": (
         "image",
         {
@@ -171,7 +172,7 @@ def from_store(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["personal", "best", "logits", "features", "prototypes", "adaptation", "all together"]
+    "name", ["personal", "best", "logits", "features", "prototypes", "adaptation", "pate", "all together"]
 )
 def test_hosts_pool_what_the_coordinator_would(name: str):
     modality, settings = SWITCHES[name]
@@ -270,6 +271,23 @@ def test_what_a_schedule_remembers_survives_a_restart(tmp_path: Path):
     assert (one and one.data) == (other and other.data)
 
 
+def test_votes_spend_what_was_asked_for_over_all_rounds():
+    play = Play(pate={"epsilon": 30.0, "delta": 1e-3})
+    spent = [play.round(round)[0].measures["privacy/epsilon"] for round in (1, 2, 3, 4)]
+    assert spent == sorted(spent) and spent[-1] == pytest.approx(30.0, abs=1e-5)
+
+
+def test_a_round_without_answers_teaches_nothing():
+    play = Play(pate={"noise": 1e-3, "threshold": 0.99})
+    before = play.weights()
+    _, up = play.open(1)
+    play.coordinator.receive([0], up[:1])  # one vote of three
+    closing = play.coordinator.close(1, None)
+    assert closing.measures["privacy/answered"] == 0 and np.isnan(closing.learn_loss)
+    assert np.array_equal(before, play.weights())
+    assert play.round(2)[0].statuses == dict.fromkeys(EVERYBODY, "ok")
+
+
 def test_claims_are_sent_where_somebody_reads_them():
     def sections(**settings: Any) -> Iterator[bool]:
         play = Play("text", **settings)
@@ -301,6 +319,11 @@ REFUSED = {
     "levels out of range": ({"levels": [0, 5]}, "levels"),
     "unknown levels": ({"levels": "finer"}, "levels"),
     "a hold of no round": ({"dadaquant": {"phi": 1}}, "dadaquant.phi"),
+    "votes and features": ({"pate": {"noise": 1}, "features": {"weight": 1}}, "features"),
+    "votes by claims": ({"pate": {"noise": 1}, "weights": "density", "confidence": 1}, "confidence"),
+    "votes and a defence": ({"pate": {"noise": 1}, "defence": "median"}, "defence"),
+    "two kinds of noise": ({"pate": {"noise": 1, "epsilon": 1}}, "pate"),
+    "an epsilon that no noise reaches": ({"pate": {"epsilon": 0.001}}, "pate"),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.errors import MessageError
-from fedsim.wire.container import DIRECTIONS, KINDS, SECTIONS, checksum, pack, unpack
+from fedsim.wire.container import DIRECTIONS, KINDS, SECTIONS, anatomy, checksum, pack, unpack
 
 SOME = pack("responses", "up", 3, 7, {"ids": b"abc", "meta": b"", "counts": bytes(100)})
 
@@ -105,3 +105,13 @@ def test_the_sender_is_told_what_does_not_fit() -> None:
 def test_the_error_survives_a_trip_between_processes() -> None:
     error = pickle.loads(pickle.dumps(MessageError("truncated", "3 of 4: bytes")))
     assert (error.reason, str(error)) == ("truncated", "truncated: 3 of 4: bytes")
+
+
+def test_the_anatomy_of_a_message_that_was_broken_on_the_way_is_all_header() -> None:
+    whole = pack("responses", "up", 1, 0, {"meta": b"abc", "ids": b"12345"})
+    assert anatomy(whole) == anatomy(whole, intact=False) == {"header": len(whole) - 8, "meta": 3, "ids": 5}
+    for place in range(len(whole)):
+        broken = bytearray(whole)
+        broken[place] ^= 0xC6  # also in the table, whose sections then have no name
+        assert anatomy(bytes(broken), intact=False) == {"header": len(whole)}
+    assert anatomy(bytes(9), intact=False) == {"header": 9}
