@@ -30,10 +30,10 @@ def latex(table: pd.DataFrame) -> str:
     bold, yardsticks aside. A comment says what the numbers rest on.
     """
     head, rows = texts(table)
-    best = _best(table)
+    winners = best(table)
     lines = [[_escaped(cell) for cell in row] for row in rows]
     column = next(place for place, name in enumerate(head) if name.endswith(("↑", "↓")))
-    for place in best:
+    for place in winners:
         lines[place][column] = rf"\textbf{{{lines[place][column]}}}"
     text_columns = 1 + ("setting" in head)
     body = [" & ".join(line) + r" \\" for line in lines]
@@ -108,7 +108,7 @@ def evidence(table: pd.DataFrame) -> str:
     return f"Scores are means over {size} seeds, ± half of the 95 % interval; single runs have none."
 
 
-def _best(table: pd.DataFrame) -> list[int]:
+def best(table: pd.DataFrame) -> list[int]:
     """Rows with the best score among the methods; none where metrics differ."""
     methods = ~table["algorithm"].map(style.is_reference).to_numpy(bool)
     if table["metric"].nunique() > 1 or not methods.any():

@@ -207,8 +207,10 @@ def _table(folder: AnyPath, table: str, columns: Iterable[str], missing: bool) -
     try:
         with storage.reading(path) as source, pq.ParquetFile(source, **options) as file:
             _check_schema(path, table, file.schema_arrow)
-            read = file.read(columns=plain.names, use_threads=False)
-            return pa.Table.from_arrays(read.select(plain.names).columns, schema=plain)
+            there = [name for name in plain.names if name in file.schema_arrow.names]
+            read, count = file.read(columns=there, use_threads=False), file.metadata.num_rows
+            parts = [read[c.name] if c.name in there else pa.nulls(count, c.type) for c in plain]
+            return pa.Table.from_arrays(parts, schema=plain)
     except KeyError:  # a text that is not there
         with storage.reading(path) as source:
             _check_schema(path, table, pq.read_schema(source))
@@ -228,6 +230,8 @@ def _check_schema(path: AnyPath, table: str, schema: pa.Schema) -> None:
         raise AnalysisError(f"{path}: written by {age} fedsim (schema {written}, this one reads {ours})")
     for column, (kind, _) in results.TABLES[table].items():
         if column not in schema.names:
+            if column in results.LATER.get(table, ()):
+                continue
             raise AnalysisError(f"{path}: column {column} is missing")
         found = schema.field(column).type
         if pa.types.is_dictionary(found):

@@ -66,13 +66,18 @@ def _labels(
     differing = [f for f in fields if len({str(fields.get(f)) for fields in told.values()}) > 1]
     names = short(differing)
     labels = {
-        key: ", ".join(f"{names[f]}={fields[f]}" for f in differing if f in fields)
+        key: ", ".join(f"{names[f]}={_text(fields[f])}" for f in differing if f in fields)
         for key, fields in told.items()
     }
     if any(len(label) > _LONGEST or not label for label in labels.values()):
         labels = dict(firsts)
     counts = pd.Series(list(labels.values())).value_counts()
     return {key: label if counts[label] == 1 else f"{label} ({firsts[key]})" for key, label in labels.items()}
+
+
+def _text(value: Any) -> str:
+    """A table's column of numbers is one of floats if one of them is: 10 stays 10."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _parse(config: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import settings as of_runs
 from analysis import statistics, style
 from analysis.figures import frame as f
+from analysis.outcomes import OUTCOMES
 
 CONTENDERS: dict[str, str] = {
     "contender": "label of the method; <label>_best and <label>_mean without a student",
@@ -22,6 +23,7 @@ CONTENDERS: dict[str, str] = {
     "score": "mean over them",
     "low": "lower end of the 95 % interval of the mean; NaN for a single run",
     "high": "its upper end",
+    "sd": "standard deviation of the runs; NaN for a single one",
     "ratio_to_centralized": "mean share of the centralised score; NaN without it",
     "bytes_up": "mean bytes of all messages to the coordinator, all rounds",
     "bytes_down": "mean bytes of all messages from the coordinator, all rounds",
@@ -33,7 +35,9 @@ CONTENDERS: dict[str, str] = {
 def contenders(summary: pd.DataFrame) -> pd.DataFrame:
     """One row per contender and setting, means over seeds; see CONTENDERS.
 
-    Methods come first, then what they are measured against. A repeated run counts once.
+    summary: may have the columns of OUTCOMES (`outcomes.per_run`), which the table then has as well: means
+    where every run has a number, else NaN. Methods come first, then what they are measured against. A
+    repeated run counts once.
     """
     key = ["contender", "setting", "metric"]
     table = statistics.means(summary, by=key).rename(columns={"mean": "score"})
@@ -41,9 +45,13 @@ def contenders(summary: pd.DataFrame) -> pd.DataFrame:
     sums = dict.fromkeys(list(CONTENDERS)[-4:], "mean")
     groups = statistics.independent(summary).groupby(key, sort=False)
     table = table.merge(groups.agg(facts | sums).reset_index(), on=key, validate="one_to_one")
+    more = [column for column in OUTCOMES if column in summary]
+    if more:
+        every = groups[more].mean().where(groups[more].count().eq(groups.size(), axis=0))
+        table = table.merge(every.reset_index(), on=key, validate="one_to_one")
     ranks = [style.rank(c, a) for c, a in zip(table["contender"], table["algorithm"], strict=True)]
     order = sorted(range(len(table)), key=lambda row: ranks[row])
-    return table.iloc[order][list(CONTENDERS)].reset_index(drop=True)
+    return table.iloc[order][[*CONTENDERS, *more]].reset_index(drop=True)
 
 
 def comparisons(summary: pd.DataFrame) -> pd.DataFrame:

@@ -107,14 +107,21 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from analysis import export, tables
+    from analysis import export, markdown, outcomes, tables
     from analysis.load import SUMMARY, AnalysisError, load
     from fedsim import results
 
+    if not 0 < options.target <= 1:
+        raise ConfigError("--target", options.target, "a share of the centralised score, above 0 up to 1")
     folders = [storage.locate(folder, "table") for folder in options.folders]
     try:
-        summary = load(folders, columns={"summary": SUMMARY}).summary
-        text = export.FORMATS[options.format](tables.contenders(summary))
+        if options.format == "markdown":
+            text = markdown.document(folders, options.target)
+        else:
+            whole = options.format == "csv"
+            read = load(folders, columns=outcomes.READ if whole else {"summary": SUMMARY})
+            summary = outcomes.per_run(read, options.target) if whole else read.summary
+            text = export.FORMATS[options.format](tables.contenders(summary))
     except AnalysisError as error:
         raise ConfigError("table", [str(f) for f in folders], f"folders of runs ({error})") from None
     if options.output:
@@ -196,9 +203,11 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "build one HTML report from run folders")
     report.add_argument("folders", nargs="+", metavar="FOLDER", help="of a run or a sweep, or a URI")
     report.add_argument("-o", "--output", help="HTML file; FOLDER/report.html of the first if absent")
-    table = add("table", _table, "print what the contenders reached: text, LaTeX or CSV")
-    table.add_argument("folders", nargs="+", metavar="FOLDER")
-    table.add_argument("--format", choices=("text", "latex", "csv"), default="text")
+    table = add("table", _table, "print what the contenders reached: text, LaTeX, CSV, or all in Markdown")
+    table.add_argument("folders", nargs="+", metavar="FOLDER", help="of a run or a sweep, or a URI")
+    table.add_argument("--format", choices=("text", "latex", "csv", "markdown"), default="text")
+    table.add_argument("--target", type=float, default=0.95, metavar="SHARE",
+                       help="of the centralised score, for bytes and rounds to target; 0.95")  # fmt: skip
     table.add_argument("-o", "--output", help="file to write; the terminal if absent")
     attack = add("attack", _attack, "try to tell who was in the training data of a finished run")
     attack.add_argument("folder", metavar="FOLDER")

@@ -209,6 +209,9 @@ class Device(Settings):
 
     flops_per_s: Positive = 1e12
     """Sustained speed: 1e11 a laptop core, 1e12 a small server, 5e13 a data-centre GPU in practice."""
+    flops_per_joule: Positive | None = None
+    """Operations for a joule, sustained, all of the machine counted: 5e9 a laptop, 1e11 a data-centre GPU in
+    practice. Where every device and the student's has one, energy is measured (`fedsim.energy`)."""
 
 
 class Link(Settings):
@@ -350,18 +353,55 @@ class Pretraining(Settings):
     learning_rate: Positive = 2e-3
 
 
+class Questions(Settings):
+    """A task that nobody trained for: multiple-choice questions in JSON lines (`fedsim.questions`)."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """What it is called in `measures.parquet`."""
+    path: str
+    """`question`, `choices` and `answer` in every line; relative paths start at the working directory."""
+    shots: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 5)
+    """Numbers of examples before a question; 0 is zero-shot. The largest number of items is set aside."""
+
+
+class FewShot(Source):
+    """Images: a labelled set of other classes, which the student's features are to tell apart by a few
+    examples (`fedsim.few_shot`)."""
+
+    shots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5)
+    """Numbers of examples of a class."""
+    ways: Annotated[int, Field(ge=2)] = 5
+    """Classes in an episode."""
+    queries: Annotated[int, Field(ge=1)] = 15
+    """Images of each class in an episode that are to be told apart."""
+    episodes: Annotated[int, Field(ge=1)] = 200
+
+
 class Evaluation(Settings):
     every: Annotated[int, Field(ge=1)] = 1
     """Evaluate the student every that many rounds, and in the last."""
     participants: Literal["last", "always", "never"] = "last"
-    """When specialists are scored on the global test set."""
+    """When specialists are scored on the global test set, and they and the student on what the institutions
+    keep to test themselves (`fedsim.breakdown`)."""
+    co2e_g_per_kwh: Positive | None = None
+    """Grams of CO₂e for a kWh, of the grid, to have it counted where energy is; e.g. 250."""
     generate: Annotated[int, Field(ge=0)] = 0
     """Text: let the student continue that many prompts of the test set whenever it is evaluated, and measure
-    ROUGE-L and distinct-n (`pip install 'fedsim[generation]'`); 0 measures nothing."""
+    ROUGE-L, BLEU and distinct-n (`pip install 'fedsim[generation]'`); 0 measures nothing."""
     prompt: Annotated[int, Field(ge=1)] = 16
     """Tokens of a window that are its prompt there, where the data has no prompts of its own."""
     longest: Annotated[int, Field(ge=1)] = 48
-    """Most tokens that are generated there."""
+    """Most tokens that are generated there, and for `instructions`."""
+    tasks: tuple[Questions, ...] = ()
+    """Text: what the student is asked after the last round."""
+    few_shot: FewShot | None = None
+    """Images, image–text: what the student's features are tried on after the last round."""
+    instructions: str | None = None
+    """Text: a file of JSON lines in the format of IFEval, whose instructions rules check after the last round
+    (`fedsim.instructions`)."""
+    retrieval: Annotated[int, Field(ge=0)] = 0
+    """Image–text: among that many pairs of the test set the student finds each image's text and each text's
+    image after the last round (recall@k, `fedsim.retrieval`); 0 measures nothing."""
 
 
 class Demand(Settings):

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import copy
 import json
-import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load
 
-from fedsim import adversaries, memory, storage
+from fedsim import adversaries, breakdown, memory, storage
 from fedsim.errors import ConfigError, RunError
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
+from fedsim.process import peak_mib
 from fedsim.results import TERMS
 from fedsim.storage import AnyPath
 from fedsim.training import HeadSpec
@@ -43,11 +43,14 @@ class Coordinator:
         public: Public,
         starts: dict[str, np.ndarray],
         student: BuildStudent = World.student,
+        tests: Mapping[int, Examples] | None = None,
     ) -> None:
+        """tests: participant → what it keeps to test itself, for the evaluation only."""
         self._student = student
         self.world = world
         self.public = public
         self.starts = starts
+        self._tests = tests or {}
         self._limit = int(world.config.runtime.message_limit_mib * 2**20)
         self._contender = ""
         self._round = -1
@@ -144,9 +147,15 @@ class Coordinator:
         if round % config.evaluation.every == 0 or round == config.rounds:
             score, loss = self._desk.learner.evaluate(self.public.test)
             measures |= self._generated()
+            if round == config.rounds:
+                from fedsim.exams import taken
+
+                measures |= taken(self.world, self._desk.learner, self.public)
             adversary = config.participants.adversary
             if adversary is not None and adversary.kind == "backdoor":
                 attack, _ = self._desk.learner.evaluate(adversaries.triggered(self.public.test))
+        if self._method.trains_student and self._method.judges_institutions(round):
+            measures |= breakdown.by_institution(self._desk.learner, self._tests)
         if target is not None:
             self._save(target / "coordinator")
         self._round, self._intake = round, None
@@ -158,7 +167,7 @@ class Coordinator:
             terms=terms,
             attack_success=attack,
             flops=flops,
-            peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            peak_memory_mib=peak_mib(),
             measures=measures,
         )
 

@@ -2,6 +2,8 @@
 
     rouge_l      mean F of the longest common subsequence of words with the reference (Lin 2004; the
                  `rouge-score` library, stemmed), 0 … 1
+    bleu         of the corpus (Papineni et al. 2002; the `sacrebleu` library's defaults: tokens as in mteval
+                 13a, up to four of them, exponential smoothing), 0 … 100
     distinct_1   different words, or pairs of words, among all that were generated (Li et al.,
     distinct_2   arXiv 1510.03055), 0 … 1
     length       mean number of generated tokens
@@ -46,6 +48,7 @@ def generated(world: World, learner: Learner, examples: Examples) -> dict[str, f
     right = tokenizers.decode(world.tokenizer, expected, end)
     return {
         "rouge_l": rouge_l(written, right),
+        "bleu": bleu(written, right),
         "distinct_1": distinct(written, 1),
         "distinct_2": distinct(written, 2),
         "length": len(tokens) / number,
@@ -76,6 +79,13 @@ def rouge_l(written: Sequence[str], expected: Sequence[str]) -> float:
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     found = [scorer.score(e, w)["rougeL"].fmeasure for w, e in zip(written, expected, strict=True)]
     return float(np.mean(found))
+
+
+def bleu(written: Sequence[str], expected: Sequence[str]) -> float:
+    """Of all pairs together, 0 … 100."""
+    from sacrebleu import corpus_bleu
+
+    return float(corpus_bleu(list(written), [list(expected)]).score)
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

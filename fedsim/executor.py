@@ -141,7 +141,8 @@ class InProcess:
         if world.config.pretraining.steps:
             starts = {model: self._host.pretrain(model) for model in world.architectures()}
         self._host.set_starts(starts)
-        self._coordinator = Coordinator(world, federation.public, starts)
+        tests = {shard.participant: shard.test for shard in federation.shards}
+        self._coordinator = Coordinator(world, federation.public, starts, tests=tests)
         self._world, self._shards = world, federation.shards
 
     def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Closing:

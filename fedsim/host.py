@@ -21,6 +21,7 @@ from fedsim.intake import Intake, Pooled, Terms
 from fedsim.learner import Specialist
 from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
+from fedsim.process import peak_mib
 from fedsim.seeding import generator
 from fedsim.storage import AnyPath
 from fedsim.training import Phase, Stream
@@ -153,9 +154,11 @@ class Host:
         if knowledge is not None:
             message = self._message(method, site, round, knowledge, told)
         flops = site.learner.flops
-        score = float("nan")
-        if self._scored(method, round) and not fate:
+        score = local = float("nan")
+        if not fate and method.keeps_specialists and method.judges_institutions(round):
             score, _ = site.learner.evaluate(self.public.test)
+            own = self.shards[site.participant].test
+            local = site.learner.evaluate(own)[0] if len(own) else local
         sent = len(message.data) if message else None
         if sent is not None:
             timing = self._clock.timing(site.participant, flops, received, sent)
@@ -178,6 +181,8 @@ class Host:
             loss=fit.loss if fit else float("nan"),
             score=score,
             epsilon=self._spent(method, round, site),
+            local_score=local,
+            peak_memory_mib=peak_mib(),
         )
         return report, message.data if message and not fate else None
 
@@ -214,12 +219,6 @@ class Host:
             data = adversaries.mangle(message.data, lies, site.memory, self._limit, rng)
             message = replace(message, data=data)
         return message
-
-    def _scored(self, method: Method, round: int) -> bool:
-        if not method.keeps_specialists:
-            return False
-        policy, last = self.world.config.evaluation.participants, round == self.world.config.rounds
-        return policy == "always" or (last and (policy == "last" or not method.trains_student))
 
     def _method(self, contender: str) -> Method:
         if contender not in self._methods:

@@ -27,6 +27,7 @@ from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
 from fedsim.guidance import guided_terms, prototype_term, pulls
 from fedsim.modalities.base import UNASKED, Modality, chunks
+from fedsim.modalities.image_text import ImageText
 from fedsim.models.flops import forward_flops, training_factor
 from fedsim.models.heads import Heads
 from fedsim.models.taps import LAST, tapped
@@ -309,6 +310,12 @@ class Learner:
         """The logits on the examples at `samples`, [R, K] float32: all of them at once."""
         return np.concatenate([z.cpu().numpy() for _, z in self._answers(examples, samples)])
 
+    def similarities(self, pairs: Examples, texts: np.ndarray) -> np.ndarray:
+        """Of all images and some texts, [N, T] float32: the logits of a dual encoder.   texts: [T, S]."""
+        candidates = ImageText(texts)
+        parts = self._answers(pairs, np.arange(len(pairs)), candidates)
+        return np.concatenate([z.cpu().numpy() for _, z in parts])
+
     def evaluate(self, examples: Examples) -> tuple[float, float]:
         """(metric, mean loss in nats) on labelled examples."""
         total, correct, rows = 0.0, 0, 0
@@ -319,6 +326,18 @@ class Learner:
             correct += int(torch.eq(logits_RK.argmax(-1), answers).sum())
             rows += int((answers != UNASKED).sum())
         return self.modality.score(total / rows, correct / rows), total / rows
+
+    def marks(self, examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each labelled example its summed loss in nats, its rows that are answered right, and its rows
+        that are asked about, [N] float64 each."""
+        parts = []
+        for index, logits_RK in self._answers(examples, np.arange(len(examples))):
+            answers, nll = self._known(examples, index), self._nll(examples, index, logits_RK)
+            right = torch.eq(logits_RK.argmax(-1), answers)
+            columns = torch.stack([nll.double(), right.double(), (answers != UNASKED).double()])
+            parts.append(columns.view(3, len(index), -1).sum(2).cpu().numpy())
+        loss, correct, rows = np.concatenate(parts, axis=1)
+        return loss, correct, rows
 
     def generate(
         self,

@@ -92,6 +92,11 @@ PARTICIPANTS: Columns = {
     "up_s": (_FLOAT, "virtual seconds of its upload"),
     "flops": (_FLOAT, "counted floating-point operations"),
     "wall_s": (_FLOAT, "measured seconds of its step"),
+    "local_score": (
+        _FLOAT,
+        "its specialist on its own test data, when `score` is evaluated; NaN without any",
+    ),
+    "peak_memory_mib": (_FLOAT, "largest resident memory of its host's process so far, MiB"),
 }
 
 MESSAGES: Columns = {
@@ -127,7 +132,11 @@ MEASURES: Columns = {
         "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
         "`privacy/epsilon`: of a whole participant, that pooling spent so far (`pate`), `privacy/answered`: "
         "questions of this round that had an answer, 0 … 1; "
-        "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`",
+        "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`; `group/<name>`, "
+        "`local/<participant>`: see `fedsim.breakdown`; after the last round `retrieval/<measure>`, "
+        "`few_shot/<n>_shot`, `task/<name>/<n>_shot/<measure>`, `instructions/<measure>`: see "
+        "`fedsim.exams`; "
+        "`energy/<measure>`: see `fedsim.energy`",
     ),
     "value": (_FLOAT, "its value"),
 }
@@ -146,6 +155,9 @@ TABLES: dict[str, Columns] = {
     "measures": MEASURES,
     "partition": PARTITION,
 }
+
+LATER = {"participants": ("local_score", "peak_memory_mib")}
+"""Columns that tables of this schema version didn't have at first: NaN where a folder is without them."""
 
 ATTACKS: Columns = {
     "method": (_TEXT, "contender"),

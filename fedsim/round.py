@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fedsim import events
+from fedsim import energy, events
 from fedsim.executor import Executor, Opening, Task
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
@@ -110,6 +110,8 @@ def _records(
                 "up_s": timing.up_s,
                 "flops": report.flops,
                 "wall_s": report.wall_s,
+                "local_score": report.local_score,
+                "peak_memory_mib": report.peak_memory_mib,
             }
         )
         sides = (("down", downloaded, opening.kind), ("up", report.sent, report.kind))
@@ -154,12 +156,13 @@ def _records(
     sent = [(reports[k].kind, reports[k].sections) for k in sorted(reports) if reports[k].sent is not None]
     sections = [{**common, "direction": "down", **row} for row in _anatomy(received)]
     sections += [{**common, "direction": "up", **row} for row in _anatomy(sent)]
-    return Records(summary, participants, messages, sections, measures(common, closing))
+    joules = energy.counted(method.world.config, {k: r.flops for k, r in reports.items()}, closing.flops)
+    return Records(summary, participants, messages, sections, measures(common, closing.measures | joules))
 
 
-def measures(common: Row, closing: Closing) -> list[Row]:
-    """The rows of what was measured of the student.   common: what all rows of a round hold."""
-    return [{**common, "name": name, "value": value} for name, value in closing.measures.items()]
+def measures(common: Row, values: Mapping[str, float]) -> list[Row]:
+    """The rows of what else was measured in a round.   common: what all rows of it hold."""
+    return [{**common, "name": name, "value": value} for name, value in values.items()]
 
 
 def _anatomy(messages: Iterable[tuple[str, dict[str, int]]]) -> list[Row]:

@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim import adversaries, plugins, privacy, results, shortage, storage
+from fedsim import adversaries, exams, plugins, privacy, results, shortage, storage
 from fedsim import config as configs
 from fedsim.checkpoints import PARTS, Checkpoints, hold
 from fedsim.config import RunConfig
@@ -135,9 +134,7 @@ def check_settings(config: RunConfig) -> None:
             expected = f"a method for {modality}; it works on {', '.join(sorted(reads))}"
             raise ConfigError(f"methods.{place}.name", entry.name, expected)
         METHODS[entry.name].check(config, entry, f"methods.{place}")
-    if config.evaluation.generate and (modality != "text" or find_spec("rouge_score") is None):
-        expected = "0" if modality != "text" else "0, or: pip install 'fedsim[generation]'"
-        raise ConfigError("evaluation.generate", config.evaluation.generate, expected)
+    exams.check(config, modality)
     if people.adapter is not None:
         _check_adapter(config)
     privacy.check_installed(config)
@@ -228,7 +225,9 @@ class _Run:
         try:
             building = beside.submit(federation.build, plan)
             self.executor.connect(self.config)
-            data = building.result()  # the last that can be wrong with a config comes out here
+            data = federation.held_out(
+                self.config, building.result()
+            )  # the last that can be wrong with a config comes out here
             privacy.check_shards(self.config, [len(shard.train) for shard in data.shards])
         finally:
             beside.shutdown(wait=False)  # nobody who interrupts waits for the data
@@ -382,7 +381,7 @@ def _start(world: World, contender: str, closing: Closing) -> Records:
         learn_loss=float("nan"),
     )
     common = {column: row[column] for column in ("method", "seed", "round")}
-    return Records(row, [], [], measures=measures(common, closing))
+    return Records(row, [], [], measures=measures(common, closing.measures))
 
 
 def world(config: RunConfig, data: federation.Federation) -> World:
@@ -405,6 +404,7 @@ def world(config: RunConfig, data: federation.Federation) -> World:
         proxy_labelled=text or not {"labels", "input_ids"}.isdisjoint(data.public.proxy.arrays),
         sizes=tuple(len(shard.train) for shard in data.shards),
         plugins=plugins.read(config.plugins),
+        exams=exams.read(config),
         tokenizer=data.tokenizer_json if text else None,
     )
 

@@ -87,11 +87,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Public:
-    """What everybody may see, and the test set that only the evaluation sees."""
+    """What everybody may see, and the test set that only the evaluation sees.
+
+    held_out: labelled images of another task for the evaluation, with groups of their own; None without.
+    """
 
     proxy: Examples
     validation: Examples
     test: Examples
+    held_out: Examples | None = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,8 @@ class Report:
         set; both NaN where there is none.   fate: what became of it: nothing special (empty),
         `diverged` (it sends nothing), `lost` or `late` (what it sent is never used).
     epsilon: what its training has spent of privacy so far; NaN without `participants.privacy`.
+    local_score: its specialist on its own test data, where `score` is known and there are any; else NaN.
+    peak_memory_mib: the host's largest memory so far.
     """
 
     participant: int
@@ -308,6 +314,8 @@ class Report:
     loss: float = float("nan")
     score: float = float("nan")
     epsilon: float = float("nan")
+    local_score: float = float("nan")
+    peak_memory_mib: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class World:
     adapter: what the student trains in place of all its weights, where the method in hand makes it of the
         participants' adapters.
     tokenizer: text, the text of its `tokenizer.json`.
+    exams: path → text of what the student is asked at the end, see `exams`.
     """
 
     config: RunConfig
@@ -43,6 +44,7 @@ class World:
     plugins: Mapping[str, str] = field(default_factory=dict)
     adapter: Adapter | None = None
     tokenizer: str | None = None
+    exams: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:

@@ -62,6 +62,20 @@ def test_a_table_can_be_empty_and_is_replaced_whole(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["partition.parquet"]  # no half-written file is left
 
 
+def test_parts_from_before_a_column_was_added_are_merged_with_later_ones(tmp_path: Path):
+    """A run that began with an older fedsim and is resumed."""
+    for name, score in (("old", NAN), ("new", 0.5)):
+        texts = {"method": "solo", "model": "mlp", "status": "ok", "metric": "accuracy"}
+        row = {**institution(1, 0, 0.25), **texts, "local_score": score}
+        write_table(tmp_path / f"{name}.parquet", "participants", [row])
+    old = pq.read_table(tmp_path / "old.parquet").drop_columns(list(results.LATER["participants"]))
+    pq.write_table(old, tmp_path / "old.parquet")
+    parts = [tmp_path / "old.parquet", tmp_path / "new.parquet"]
+    results.merge_tables(tmp_path / "participants.parquet", "participants", parts)
+    merged = pq.read_table(tmp_path / "participants.parquet")
+    assert merged["local_score"].to_pylist() == [None, 0.5] and merged["score"].to_pylist() == [0.25, 0.25]
+
+
 def test_a_column_that_nobody_documented_is_refused(tmp_path: Path):
     write_table(tmp_path / "partition.parquet", "partition", [])
     with pytest.raises(KeyError, match="colour"):

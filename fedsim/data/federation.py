@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedsim.config import DataConfig, RunConfig
+from fedsim.config import DataConfig, RunConfig, Source
 from fedsim.data import captions, tokenizers
 from fedsim.data.partition import PARTITIONERS, distribution
-from fedsim.data.proxy import UNKNOWN, join
+from fedsim.data.proxy import UNKNOWN, fitted, join
 from fedsim.data.sources import SOURCES, Raw
 from fedsim.data.splits import split, stratify
 from fedsim.errors import ConfigError
@@ -106,6 +106,39 @@ def build(plan: Plan) -> Federation:
     """Encode what is planned. Raises ConfigError where a split or a participant's training text
     doesn't fill one window."""
     return _build_text(plan) if plan.raw.modality == "text" else _build_images(plan)
+
+
+def held_out(config: RunConfig, data: Federation) -> Federation:
+    """The same with the images that `evaluation.few_shot` asks for, in the size and colours of the others.
+
+    Raises ConfigError where there are none, or too few of a class."""
+    asked = config.evaluation.few_shot
+    if asked is None:
+        return data
+    like, where = data.public.test.arrays["pixel_values"], "evaluation.few_shot"
+    of_source = {field: getattr(asked, field) for field in Source.model_fields}
+    settings = config.data.model_copy(
+        update={**of_source, "proxy": None, "modality": "image", "image_size": like.shape[-1]}
+    )
+    try:
+        raw = fitted(_load(settings, generator(config.seed, "data/held out")), like)
+    except ConfigError as error:
+        raise ConfigError(error.field.replace("data", where, 1), error.value, error.expected) from None
+    each = max(asked.shots) + asked.queries
+    enough = int((np.bincount(raw.groups) >= each).sum())
+    if enough < asked.ways:
+        expected = f"at most {enough}: so many classes have {each} images"
+        raise ConfigError(f"{where}.ways", asked.ways, expected)
+    assert raw.pixels is not None
+    columns = {"pixel_values": raw.pixels, "labels": raw.groups}
+    if data.tokenizer_json is not None:  # of a dual encoder: what its images are called
+        names = [config.data.templates[0].format(label=name) for name in raw.group_names]
+        ids = tokenizers.encode_captions(
+            data.tokenizer_json, names, len(data.prompt_ids[0]), data.end_of_text or 0
+        )
+        columns["input_ids"] = ids[raw.groups]
+    images = Examples(columns, raw.groups, raw.keys)
+    return replace(data, public=replace(data.public, held_out=images))
 
 
 def _load(data: DataConfig, rng: np.random.Generator) -> Raw:

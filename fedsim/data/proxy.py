@@ -21,7 +21,7 @@ def join(raw: Raw, other: Raw, data: DataConfig) -> tuple[Raw, np.ndarray]:
     Raises ConfigError where images don't fit together, or nothing is left.
     """
     if raw.pixels is not None:
-        other = _fitted(other, raw.pixels)
+        other = fitted(other, raw.pixels)
     kept = np.flatnonzero(~np.isin(other.keys, raw.keys))
     kept = kept[first_of_each(other.keys[kept])]  # pictures may have become equal by losing their colours
     if not len(kept):
@@ -45,7 +45,7 @@ def join(raw: Raw, other: Raw, data: DataConfig) -> tuple[Raw, np.ndarray]:
     return joined, np.arange(len(raw), len(joined), dtype=np.int64)
 
 
-def _fitted(other: Raw, like: np.ndarray) -> Raw:
+def fitted(other: Raw, like: np.ndarray) -> Raw:
     """With as many channels as the other images; keys are of the pixels as they are used."""
     pixels = _pixels(other)
     if pixels.shape[2:] != like.shape[2:]:

@@ -146,6 +146,12 @@ class Method(ABC):
             mechanism = Mechanism(asked.clip, sigma)
         return Stream(examples, size, augment=owner.training.augment, mechanism=mechanism)
 
+    def judges_institutions(self, round: int) -> bool:
+        """Whether it is looked at after this round how specialists do, and the student on the institutions'
+        own test data."""
+        policy, last = self.world.config.evaluation.participants, round == self.world.config.rounds
+        return policy == "always" or (last and (policy == "last" or not self.trains_student))
+
     def heads(self) -> HeadSpec | None:
         """What the student has beside its model while it learns; nothing by default."""
         return None

@@ -205,10 +205,19 @@ class FederatedDistillation(Method):
                     objective=Objective(response=1.0, task=self.settings.task),
                     teacher=as_pooled(told.responses),
                     weight=self.settings.digest,
+                    # A few hundred images are soon known by heart, the student's errors with them.
+                    augment=self.world.config.participants.training.augment,
                 )
             )
         elif self.settings.digest and self.world.proxy_labelled:
-            streams.append(Stream(site.public.proxy, self.settings.digest_batch, weight=self.settings.digest))
+            streams.append(
+                Stream(
+                    site.public.proxy,
+                    self.settings.digest_batch,
+                    weight=self.settings.digest,
+                    augment=self.world.config.participants.training.augment,
+                )
+            )
         fit = site.learner.fit(self.phase(round, site.participant, "local", *streams))
         if received is None and round > 1 and self.settings.frequency == "adaptive":
             return None, fit

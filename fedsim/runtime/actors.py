@@ -101,13 +101,19 @@ class CoordinatorActor:
         join(0, world, address, port)
 
     def prepare(
-        self, world: World, public: Public, models: Sequence[str], peers: Sequence[Any], *starts: np.ndarray
+        self,
+        world: World,
+        public: Public,
+        tests: dict[int, Examples],
+        models: Sequence[str],
+        peers: Sequence[Any],
+        *starts: np.ndarray,
     ) -> None:
         from fedsim.coordinator import Coordinator
         from fedsim.runtime.ranks import spread
 
         self._coordinator = Coordinator(
-            world, public, dict(zip(models, starts, strict=True)), student=spread(list(peers))
+            world, public, dict(zip(models, starts, strict=True)), spread(list(peers)), tests
         )
 
     def begin(

@@ -77,6 +77,7 @@ class OnRay:
     def prepare(self, world: World, federation: Federation) -> None:
         self._world = world
         self._public = ray.put(federation.public)
+        self._tests = ray.put({shard.participant: shard.test for shard in federation.shards})
         # One object for each host rather than for each participant: a thousand cost a second.
         self._shards = [
             ray.put([federation.shards[k] for k, home in self._home.items() if home == number])
@@ -118,7 +119,7 @@ class OnRay:
         ready += [peer.join.remote(rank, ranks, address, port) for rank, peer in enumerate(lane.peers, 1)]
         ready.append(
             lane.coordinator.prepare.remote(
-                self._world, self._public, self._models, lane.peers, *self._starts
+                self._world, self._public, self._tests, self._models, lane.peers, *self._starts
             )
         )
         return ready

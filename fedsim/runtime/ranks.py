@@ -31,6 +31,8 @@ MIRRORED = frozenset(
         "token_rows",
         "draw_tokens",
         "evaluate",
+        "marks",
+        "similarities",
         "weights",
         "parameters",
         "load_parameters",

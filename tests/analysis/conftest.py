@@ -5,6 +5,7 @@ The numbers are formulas, so that every test can say what it expects.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,12 @@ START = 240.0
 UP = {"federated_distillation": 40_000, "fedavg": 3_480_000}
 DOWN = {"federated_distillation": 15_000, "fedavg": 3_480_000}
 """Bytes of one message; nobody else sends."""
+
+
+def taught(participant: int) -> float:
+    """Every student on an institution's own data: better by a fifth, for the last one worse by a quarter."""
+    return alone(participant) * (0.8 if participant < INSTITUTIONS - 1 else 1.25)
+
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -85,6 +92,10 @@ def rows(
             })  # fmt: skip
             told = {"method": called[method], "seed": seed, "round": number}
             out["measures"].append({**told, "name": "train/task", "value": 2.5})
+            if number == ROUNDS and method != "solo":
+                out["measures"] += [
+                    {**told, "name": f"local/{p}", "value": taught(p)} for p in range(INSTITUTIONS)
+                ]
         if method in ("centralized", "proxy_only"):
             continue
         for number in range(1, ROUNDS + 1):
@@ -99,6 +110,7 @@ def rows(
                     "bytes_up": UP.get(method, 0), "bytes_down": DOWN.get(method, 0),
                     "down_s": 1.0 if method in UP else 0.0, "compute_s": 4.0 + 3 * p,
                     "up_s": 2.0 if method in UP else 0.0, "flops": 1e11, "wall_s": 0.3,
+                    "local_score": alone(p) if ended else None, "peak_memory_mib": 300.0 + p,
                 })  # fmt: skip
                 for way, size in (("down", DOWN), ("up", UP)):
                     if method in UP and p == 0:
@@ -211,42 +223,44 @@ def nested(fields: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-@pytest.fixture
-def make_sweep(tmp_path: Path) -> Callable[..., Path]:
-    """A sweep's folder as `fedsim.sweeps` leaves it: make_sweep(points, seeds=…, worse=…).
+def save_sweep(
+    root: Path,
+    points: list[dict[str, Any]],
+    seeds: int = 2,
+    worse: Callable[[dict[str, Any]], float] = lambda point: 0.0,
+    name: str = "study",
+    fields: Callable[[dict[str, Any]], dict[str, Any]] = lambda point: point,
+    attacked: Callable[[dict[str, Any]], float] | None = None,
+    **options: Any,
+) -> Path:
+    """A sweep's folder as `fedsim.sweeps` leaves it.
 
     points: of the grid, axis → value.   worse: point → what its scores are worse by.   The last of the
     trials, with one more seed, failed and has no folder.   attacked: point → AUC of the better of two
     attacks on the student, 0.1 more on specialists.
     """
+    folder, trials = root / name, []
+    for point in points:
+        for seed in range(seeds):
+            said = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
+            trial = f"{len(trials) + 1:04d}-{said}-seed={seed}"
+            tables = rows(seed=seed, worse=worse(point), **options)
+            save(folder / "trials" / trial, tables, seed=seed, config=nested(fields(point)))
+            if attacked is not None:
+                attacks = attack_rows(seed, attacked(point))
+                results.write_table(folder / "trials" / trial / "attacks.parquet", "attacks", attacks)
+            axes = {f"axis.{axis}": value for axis, value in {**point, "seed": seed}.items()}
+            trials.append({"trial": trial, "status": "finished", "reason": "", **axes, "score": 48.0})
+    bad = {**trials[-1], "trial": "9999-bad", "status": "failed", "reason": "it diverged", "score": None}
+    pd.DataFrame([*trials, bad]).to_parquet(folder / "trials.parquet")
+    (folder / "sweep.yaml").write_text(f"name: {name}\n")
+    return folder
 
-    def build(
-        points: list[dict[str, Any]],
-        seeds: int = 2,
-        worse: Callable[[dict[str, Any]], float] = lambda point: 0.0,
-        name: str = "study",
-        fields: Callable[[dict[str, Any]], dict[str, Any]] = lambda point: point,
-        attacked: Callable[[dict[str, Any]], float] | None = None,
-        **options: Any,
-    ) -> Path:
-        folder, trials = tmp_path / name, []
-        for point in points:
-            for seed in range(seeds):
-                said = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
-                trial = f"{len(trials) + 1:04d}-{said}-seed={seed}"
-                tables = rows(seed=seed, worse=worse(point), **options)
-                save(folder / "trials" / trial, tables, seed=seed, config=nested(fields(point)))
-                if attacked is not None:
-                    attacks = attack_rows(seed, attacked(point))
-                    results.write_table(folder / "trials" / trial / "attacks.parquet", "attacks", attacks)
-                axes = {f"axis.{axis}": value for axis, value in {**point, "seed": seed}.items()}
-                trials.append({"trial": trial, "status": "finished", "reason": "", **axes, "score": 48.0})
-        bad = {**trials[-1], "trial": "9999-bad", "status": "failed", "reason": "it diverged", "score": None}
-        pd.DataFrame([*trials, bad]).to_parquet(folder / "trials.parquet")
-        (folder / "sweep.yaml").write_text(f"name: {name}\n")
-        return folder
 
-    return build
+@pytest.fixture
+def make_sweep(tmp_path: Path) -> Callable[..., Path]:
+    """make_sweep(points, seeds=…, worse=…): see `save_sweep`."""
+    return functools.partial(save_sweep, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def test_lines_of_settings_stay_apart_and_carry_their_setting(grid):
     ours = [t for t in fig.data if t.legendgroup == "Federated distillation" and t.fill is None]
     assert sorted(t.y[-1] for t in ours) == [49.5, 52.5, 59.5, 62.5]
     assert {t.customdata[0] for t in ours} == set(grid.settings["setting"])
-    assert "count=4, alpha=10.0" in set(grid.settings["setting"])
+    assert "count=4, alpha=10" in set(grid.settings["setting"])
     assert [t.showlegend for t in ours] == [True, False, False, False]
 
 

@@ -219,3 +219,12 @@ def test_results_behind_a_uri(make, remote):
         shutil.copytree(folder, local, dirs_exist_ok=True)
     there, here = analysis.load(str(remote)), analysis.load(folder)
     assert there.rounds.drop(columns="run").equals(here.rounds.drop(columns="run"))
+
+
+def test_a_folder_from_before_a_column_was_added_has_no_number_there(run):
+    path = run / "participants.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(list(results.LATER["participants"])), path)
+    found = analysis.load(run, columns={"participants": ["participant", "local_score"]}).participants
+    assert len(found) > 0 and found["local_score"].isna().all()
+    assert found["local_score"].dtype == "float64"
+    assert analysis.load(run).participants["peak_memory_mib"].isna().all()
