@@ -135,6 +135,8 @@ def _cards(tables: Tables, settings: list[str]) -> tuple[list[Card], dict[str, N
             # Both were escaped for plotly; the page escapes again.
             title, caption = html.unescape(title), html.unescape(meta["caption"])
             narrow = dict(meta["narrow"])
+            if "height" in narrow:
+                narrow["height"] -= 30
             axis = layout.get("xaxis", {})
             if "title" in axis:
                 narrow["xaxis.title.text"] = axis["title"]["text"].replace(" (", "<br>(")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+PERCENTAGES = ("accuracy", "attack success")
+"""What is a share, and read in percent."""
 _PREFIXES = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -52,10 +54,10 @@ def time_unit(longest: float) -> tuple[float, str]:
 
 
 def score_text(score: float, metric: str) -> str:
-    """Accuracy as a percentage; anything else with one decimal, below ten with three digits."""
+    """Shares as a percentage; anything else with one decimal, below ten with three digits."""
     if not math.isfinite(score):
         return "–"
-    if metric == "accuracy":
+    if metric in PERCENTAGES:
         return f"{score:.1%}"
     return f"{score:,.1f}" if abs(score) >= 10 else significant(score)
 

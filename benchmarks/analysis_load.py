@@ -1,12 +1,13 @@
-"""Loading result folders: 1,000 runs of 50 rounds in less than 10 s and less than 1 GiB; and the report of
-half of them.
+"""Loading result folders: 1,000 runs of 50 rounds in less than 10 s and less than 1 GiB; the report of half
+of them, and one of 500 trials with a setting each, which opens in less than 2 s.
 
 The folders are copies of one real run (five contenders, five institutions), its tables rewritten to 50
-rounds, a hundred seeds and ten settings.
+rounds, a hundred seeds and ten settings; or to 500 settings.
 """
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks import browser
 from fedsim import config as configs
 from fedsim import results, simulation
 from fedsim.executor import InProcess
 
-RUNS, ROUNDS = 1000, 50
-SECONDS, MEBIBYTES = 10.0, 1024.0
+RUNS, ROUNDS, TRIALS = 1000, 50, 500
+SECONDS, MEBIBYTES, OPEN = 10.0, 1024.0, 2.0
 _MEASURE = """
 import re, sys, time
 from pathlib import Path
@@ -44,18 +46,18 @@ from pathlib import Path
 import analysis
 
 wall, cpu = time.perf_counter(), time.process_time()
-path = analysis.write(sorted(Path(sys.argv[1]).iterdir())[::2], sys.argv[2])
+path = analysis.write(sorted(Path(sys.argv[1]).iterdir())[::int(sys.argv[3])], sys.argv[2])
 print(time.perf_counter() - wall, time.process_time() - cpu, path.stat().st_size / 1e6)
 """
 
 
 def main() -> None:
-    """Print what loading takes: all tables, and the columns of a curve; then what a report takes."""
+    """Print what loading takes: all tables, and the columns of a curve; then what reports take."""
     with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as name:
         folder = Path(name)
         original, runs = _real(folder / "original"), folder / "runs"
         for number in range(RUNS):
-            _copy(original, runs / f"run-{number:04d}", number)
+            _copy(original, runs / f"run-{number:04d}", number // 10, 0.1 * (1 + number % 10))
         print(f"\nloading {RUNS:,} runs of {ROUNDS} rounds (limits: {SECONDS:.0f} s, {MEBIBYTES:.0f} MiB)")
         print(f"{'':<24}{'rows':>12}{'s':>9}{'CPU s':>9}{'MiB':>9}{'idle MiB':>10}")
         curve = {"rounds": ["method", "algorithm", "round", "metric", "higher_is_better", "score"]}
@@ -64,10 +66,31 @@ def main() -> None:
             done = subprocess.run(code, check=True, capture_output=True, text=True)
             wall, cpu, peak, idle, rows = map(float, done.stdout.split())
             print(f"{what:<24}{rows:>12,.0f}{wall:>9.2f}{cpu:>9.2f}{peak:>9.0f}{idle:>10.0f}")
-        code = [sys.executable, "-c", _REPORT, str(runs), str(folder / "report.html")]
-        done = subprocess.run(code, check=True, capture_output=True, text=True)
-        wall, cpu, size = map(float, done.stdout.split())
-        print(f"report of {RUNS // 2} runs: {wall:.1f} s, {cpu:.1f} CPU s, {size:.1f} MB")
+        _report(runs, folder / "report.html", 2, f"{RUNS // 2} runs of ten settings")
+        trials = folder / "trials"
+        for number in range(TRIALS):
+            _copy(original, trials / f"run-{number:04d}", 0, 0.01 * (1 + number))
+        _report(trials, folder / "trials.html", 1, f"{TRIALS} trials with a setting each")
+        _open(folder / "trials.html")
+
+
+def _report(runs: Path, page: Path, step: int, what: str) -> None:
+    code = [sys.executable, "-c", _REPORT, str(runs), str(page), str(step)]
+    done = subprocess.run(code, check=True, capture_output=True, text=True)
+    wall, cpu, size = map(float, done.stdout.split())
+    print(f"report of {what}: {wall:.1f} s, {cpu:.1f} CPU s, {size:.1f} MB")
+
+
+def _open(page: Path) -> None:
+    """Print what opening takes until all figures in sight are drawn, the median of five."""
+    program = browser.find()
+    if program is None:
+        print("opening it: not measured, no chromium was found")
+        return
+    with browser.Browser(program) as chromium:
+        seconds = [chromium.open(page) for _ in range(5)]
+    usual = statistics.median(seconds)
+    print(f"opening it: {usual:.2f} s, the first time {seconds[0]:.2f} s (limit: {OPEN:.0f} s)")
 
 
 def _real(folder: Path) -> Path:
@@ -84,10 +107,9 @@ def _real(folder: Path) -> Path:
     return Path(str(simulation.run(configs.load(tree), executor=InProcess()).folder))
 
 
-def _copy(original: Path, target: Path, number: int) -> None:
-    """The run with its last round repeated, under another seed, every tenth with another setting."""
+def _copy(original: Path, target: Path, seed: int, alpha: float) -> None:
+    """The run with its last round repeated, under another seed and setting."""
     target.mkdir(parents=True)
-    seed, alpha = number // 10, 0.1 * (1 + number % 10)
     for name in results.TABLES:
         table = pq.read_table(original / f"{name}.parquet")
         if "round" in table.column_names:

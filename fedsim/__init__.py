@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedsim.config import RunConfig, load
-from fedsim.errors import ConfigError, FedsimError, MessageError, RunError
+from fedsim.errors import ConfigError, FedsimError, MessageError, NotInstalledError, RunError
 
 if TYPE_CHECKING:
     from fedsim.simulation import Result
@@ -22,9 +22,19 @@ __version__ = "0.1.0"
 
 def run(config: RunConfig, *, resume: bool = False) -> Result:
     """Run a config to its end and return its tables; see `fedsim.simulation.run`."""
-    from fedsim import simulation  # pulls in pyarrow and the data package: not for `--help`
+    from fedsim import extras, simulation  # pulls in pyarrow and the data package: not for `--help`
 
+    extras.require_run("fedsim.run")
     return simulation.run(config, resume=resume)
 
 
-__all__ = ["ConfigError", "FedsimError", "MessageError", "RunConfig", "RunError", "load", "run"]
+__all__ = [
+    "ConfigError",
+    "FedsimError",
+    "MessageError",
+    "NotInstalledError",
+    "RunConfig",
+    "RunError",
+    "load",
+    "run",
+]

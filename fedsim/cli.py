@@ -1,7 +1,7 @@
 """The command line: thin, everything it does is a function of the package.
 
-Exit status: 0 done; 1 something happened on the way (the folder can be resumed); 2 the user can
-mend it (a wrong field, a missing file), said in one line; 130 or 143 interrupted by SIGINT or SIGTERM.
+Exit status: 0 done; 1 something happened on the way (the folder can be resumed); 2 the user can mend it
+(a wrong field, a missing file or library), said in one line; 130 or 143 interrupted by SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedsim import config as configs
-from fedsim import storage
+from fedsim import extras, storage, trees
 from fedsim.config import RunConfig
-from fedsim.errors import ConfigError, FedsimError
+from fedsim.errors import ConfigError, FedsimError, NotInstalledError
 from fedsim.interrupt import Interrupts
 from fedsim.storage import AnyPath
 
@@ -27,8 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupts = Interrupts()
     try:
         with interrupts:
+            if options.runs:
+                extras.require_run(options.name)
             return int(options.command(options))
-    except ConfigError as error:
+    except (ConfigError, NotInstalledError) as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 2
     except FedsimError as error:
@@ -165,7 +167,7 @@ def _source(options: argparse.Namespace, saved: str, example: str) -> tuple[str 
     folder, path, texts = getattr(options, "resume", None), options.config, options.overrides
     if folder is not None and path is not None and "=" in path:
         path, texts = None, [path, *texts]  # with --resume the config can be left out
-    overrides = dict(configs.parse_override(text) for text in texts)
+    overrides = dict(trees.parse_override(text) for text in texts)
     if folder is not None:
         overrides["output"] = folder
     if path is not None:
@@ -182,22 +184,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fedsim", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: object, help: str) -> argparse.ArgumentParser:
+    def add(name: str, command: object, help: str, *, runs: bool = False) -> argparse.ArgumentParser:
+        """runs: whether it needs more than looking at results does."""
         sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(command=command, name=name)
+        sub.set_defaults(command=command, name=name, runs=runs)
         return sub
 
-    run = add("run", _run, "run a config, or continue a run")
+    run = add("run", _run, "run a config, or continue a run", runs=True)
     run.add_argument("config", nargs="?", help="YAML file, e.g. experiments/quickstart.yaml")
     run.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. rounds=2 participants.count=8")
     run.add_argument("--resume", metavar="FOLDER", help="continue the run in this folder")
-    sweep = add("sweep", _sweep, "run the trials of a sweep side by side, or continue a sweep")
+    sweep = add("sweep", _sweep, "run the trials of a sweep side by side, or continue a sweep", runs=True)
     sweep.add_argument("config", nargs="?", help="YAML file, e.g. experiments/sweeps/quick.yaml")
     sweep.add_argument(
         "overrides", nargs="*", metavar="field=value", help="e.g. set.rounds=2 max_concurrent=2"
     )
     sweep.add_argument("--resume", metavar="FOLDER", help="continue the sweep in this folder")
-    validate = add("validate", _validate, "check a config or a sweep without starting anything")
+    validate = add("validate", _validate, "check a config or a sweep without starting anything", runs=True)
     validate.add_argument("config")
     validate.add_argument("overrides", nargs="*", metavar="field=value")
     report = add("report", _report, "build one HTML report from run folders")
@@ -209,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--target", type=float, default=0.95, metavar="SHARE",
                        help="of the centralised score, for bytes and rounds to target; 0.95")  # fmt: skip
     table.add_argument("-o", "--output", help="file to write; the terminal if absent")
-    attack = add("attack", _attack, "try to tell who was in the training data of a finished run")
+    attack = add("attack", _attack, "try to tell who was in the training data of a finished run", runs=True)
     attack.add_argument("folder", metavar="FOLDER")
     attack.add_argument("--contender", metavar="NAME", help="whose; that of the exported student if absent")
     attack.add_argument("--shadows", type=int, default=16, help="runs to learn from, an even number; 16")

@@ -7,8 +7,7 @@ be right). Every field carries its unit and a suggested value, so the JSON schem
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -17,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -25,7 +25,9 @@ from pydantic import (
 from fedsim import plugins, storage
 from fedsim.catalog import HUB
 from fedsim.errors import ConfigError
+from fedsim.findings import explain, one_of, types_in
 from fedsim.storage import AnyPath
+from fedsim.trees import override, read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -35,6 +37,15 @@ class Settings(BaseModel):
     """Base of all parts: frozen, and an unknown field is an error rather than ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` as true, which pydantic would take for 1."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool and bool not in types_in(kind):
+            raise ValueError("something else than true or false")
+        return value
 
 
 class Split(Settings):
@@ -50,7 +61,7 @@ class Split(Settings):
     @model_validator(mode="after")
     def _leaves_something(self) -> Split:
         if self.test + self.validation + self.proxy >= 1.0:
-            raise ValueError("test + validation + proxy must be below 1, the rest is the private data")
+            raise ValueError("a sum of test, validation and proxy below 1: the rest is the private data")
         return self
 
 
@@ -321,7 +332,7 @@ class Engine(Settings):
     @model_validator(mode="after")
     def _offload_needs(self) -> Engine:
         if self.offload == "cpu" and (self.optimizer != "fused" or self.zero_stage == 0):
-            raise ValueError("offload: cpu needs optimizer: fused and zero_stage 1, 2 or 3")
+            raise ValueError("optimizer: fused and zero_stage 1, 2 or 3 for offload: cpu")
         return self
 
 
@@ -337,7 +348,7 @@ class Student(Settings):
     @model_validator(mode="after")
     def _equal_shares(self) -> Student:
         if self.training.batch_size % self.engine.ranks:
-            raise ValueError("training.batch_size must be a multiple of engine.ranks: each takes its share")
+            raise ValueError("a training.batch_size that is a multiple of engine.ranks, which share it")
         return self
 
 
@@ -416,9 +427,9 @@ class Demand(Settings):
     @model_validator(mode="after")
     def _whole_gpus(self) -> Demand:
         if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError("gpus above 1 must be a whole number")
+            raise ValueError("a whole number of gpus above 1")
         if 0 < self.gpus < 0.0001:
-            raise ValueError("gpus must be 0 or at least 0.0001")
+            raise ValueError("0 gpus or at least 0.0001")
         return self
 
 
@@ -486,6 +497,7 @@ class RunConfig(Settings):
     """One run: several methods on the same data, student and seed."""
 
     name: str = "run"
+    """Of the folder below `runs/`, unless `output` says where."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     rounds: Annotated[int, Field(ge=1)] = 4
     output: str | None = None
@@ -502,6 +514,13 @@ class RunConfig(Settings):
     pretraining: Pretraining = Pretraining()
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip() or value.startswith(".") or {"/", "\\", "\0"} & set(value):
+            raise ValueError("the name of a folder: no slash, no dot in front")
+        return value
 
     @property
     def folder(self) -> AnyPath:
@@ -537,52 +556,10 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise explain(error, tree) from None
+        raise explain(error, tree, RunConfig) from None
     plugins.load(plugins.read(config.plugins))
     _check_methods(config)
     return config
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`participants.count=8` → ("participants.count", 8); the value is read as YAML."""
-    dotted, found, value = text.partition("=")
-    if not found or not dotted:
-        raise ConfigError("override", text, "field=value, e.g. participants.count=8")
-    try:
-        return dotted.strip(), _number(yaml.safe_load(value))
-    except yaml.YAMLError:
-        raise ConfigError(dotted, value, "a YAML value") from None
-
-
-def read_yaml(path: AnyPath, above: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
-    """The tree of a file, laid over the file that its `base:` names (relative to it).
-
-    above: the files that led here by their `base:`.
-    """
-    tree = read_tree(path)
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    above = (*above, path.resolve())
-    if not isinstance(base, str) or (path.parent / base).resolve() in above:
-        raise ConfigError("base", base, f"the path of another YAML file, seen from {path}")
-    return _merge(read_yaml(path.parent / base, above), tree)
-
-
-def read_tree(path: AnyPath) -> dict[str, Any]:
-    """The mapping that a YAML file holds, as it stands there. Raises ConfigError."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise ConfigError("config", str(path), "an existing YAML file") from None
-    except IsADirectoryError:
-        raise ConfigError("config", str(path), "a YAML file, not a folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = str(error).replace("\n", " ")
-        raise ConfigError("config", str(path), f"valid YAML ({where})") from None
-    if not isinstance(tree, dict):
-        raise ConfigError("config", str(path), "a mapping of fields")
-    return tree
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -599,56 +576,6 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(dict(merged[key]), value) if both else value
-    return merged
-
-
-def override(tree: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """The tree with one field, given by its dotted path, set to a value; the caller's own stays as it is.
-
-    Raises ConfigError where the path leads through something that holds no fields.
-    """
-    changed = dict(tree)
-    _set(changed, dotted, value)
-    return changed
-
-
-def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    node: Any = tree
-    for name in parents:
-        place: Any = _index(node, name, dotted) if isinstance(node, list) else name
-        child = node[place] if isinstance(node, list) else node.get(name)
-        if node is tree.get("methods") and isinstance(child, str):
-            child = {"name": child}
-        if child is not None and not isinstance(child, dict | list):
-            raise ConfigError(dotted, value, f"a field that exists: {name} is {child!r} and holds no fields")
-        # Copied, because the tree may be the caller's own.
-        node[place] = list(child) if isinstance(child, list) else dict(child or {})
-        node = node[place]
-    node[_index(node, leaf, dotted) if isinstance(node, list) else leaf] = value
-
-
-def _index(items: list[Any], name: str, dotted: str) -> int:
-    if name.isdigit() and int(name) < len(items):
-        return int(name)
-    raise ConfigError(dotted, name, f"an index below {len(items)}")
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; people mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _check_methods(config: RunConfig) -> None:
     from fedsim.methods import METHODS
 
@@ -656,66 +583,12 @@ def _check_methods(config: RunConfig) -> None:
     for place, method in enumerate(config.methods):
         where = f"methods.{place}"
         if method.name not in METHODS:
-            raise ConfigError(f"{where}.name", method.name, _one_of(method.name, METHODS))
+            raise ConfigError(f"{where}.name", method.name, one_of(method.name, METHODS))
         if method.contender in seen:
             raise ConfigError(f"{where}.label", method.contender, "a label that no other contender has")
         seen.add(method.contender)
         try:
             METHODS[method.name].Settings.model_validate(method.options)
         except ValidationError as error:
-            raise explain(error, method.options, where, METHODS[method.name].Settings) from None
-
-
-def _one_of(value: str, known: Mapping[str, Any] | list[str]) -> str:
-    near = difflib.get_close_matches(value, list(known), n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return "one of " + ", ".join(sorted(known)) + hint
-
-
-def explain(
-    error: ValidationError, tree: Any, prefix: str = "", model: type[BaseModel] = RunConfig
-) -> ConfigError:
-    """The first of pydantic's findings as field, value, what would be right."""
-    first = error.errors()[0]
-    # Where a field has several types, pydantic adds the name of the one it tried last.
-    path = [str(p) for p in _written(first["loc"], tree) if not {"-", "["} & set(str(p))]
-    field = ".".join([prefix, *path] if prefix else path) or "config"
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
-        if prefix:  # a method's entry holds more than the method's own settings
-            known += [name for name in MethodConfig.model_fields if name not in known]
-        return ConfigError(field, first["input"], "a known field: " + _one_of(path[-1], known))
-    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return ConfigError(field, first["input"], expected)
-
-
-def _written(path: tuple[int | str, ...], tree: Any) -> Iterator[int | str]:
-    """A path as the user wrote it: without the index of a mapping that stands for a list of one."""
-    for part in path:
-        if isinstance(part, int) and isinstance(tree, Mapping):
-            continue
-        yield part
-        inside = isinstance(tree, list | tuple) and isinstance(part, int) and part < len(tree)
-        tree = tree[part] if inside else tree.get(part) if isinstance(tree, Mapping) else None
-
-
-def _fields_at(model: Any, path: list[str]) -> list[str]:
-    """The field names of the nested model that `path` leads to."""
-    for name in path:
-        info = model.model_fields.get(name)
-        if info is None:
-            continue  # an index of a list
-        found = [t for t in [info.annotation, *_arguments(info.annotation)] if _is_model(t)]
-        model = found[0] if found else model
-    return list(model.model_fields)
-
-
-def _arguments(annotation: Any) -> list[Any]:
-    flat: list[Any] = []
-    for argument in getattr(annotation, "__args__", ()):
-        flat += [argument, *_arguments(argument)]
-    return flat
-
-
-def _is_model(candidate: Any) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+            settings, beside = METHODS[method.name].Settings, MethodConfig.model_fields
+            raise explain(error, method.options, settings, where, beside) from None

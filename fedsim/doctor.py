@@ -32,6 +32,8 @@ def examine() -> int:
     for name, check in CHECKS.items():
         try:
             finding = check()
+        except ImportError as error:
+            finding = Finding(False, str(error), "pip install 'fedsim[run]'")
         except Exception as error:
             finding = Finding(False, f"{type(error).__name__}: {error}", "reinstall: `make setup`")
         mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "note")

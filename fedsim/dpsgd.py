@@ -18,7 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedsim.modalities.base import Inputs, Modality
-from fedsim.training import Mechanism, Objective
+from fedsim.training import Mechanism, Objective, Stream
 
 BOTH = Objective(response=1.0, task=1.0)
 """An example by itself learns from the public questions and its own answer."""
@@ -95,3 +95,34 @@ def private_gradient(
         added += deviation * torch.from_numpy(noise).to(added.device)
         added /= expected
     return sums, total / expected
+
+
+def learn(
+    model: nn.Module,
+    modality: Modality,
+    stream: Stream,
+    batch: np.ndarray,
+    device: torch.device,
+    variation: np.random.Generator | None,
+    noise: np.random.Generator,
+) -> Tensor:
+    """Add a stream's noisy gradient to the parameters'; the weighted loss, which leads to no parameter.
+
+    batch: which of its examples.   variation: what augmented ones are varied by.
+    """
+    taught = stream.teacher is not None or stream.guide is not None
+    if stream.mechanism is None or taught or not stream.objective.task:
+        raise ValueError("private examples are learnt by their answers")
+    inputs = modality.inputs(stream.examples, batch, device)
+    if stream.augment and variation is not None and len(batch):
+        inputs = modality.augment(inputs, variation)
+    targets = modality.targets(stream.examples, batch, device)
+    gradients, loss = private_gradient(
+        model, modality, inputs, targets, stream.mechanism, stream.batch_size, noise
+    )
+    weight = stream.weight * stream.objective.task
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            gradient = weight * gradients[name]
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    return (weight * loss).detach().requires_grad_()

@@ -24,6 +24,10 @@ class ConfigError(FedsimError):
         return type(self), (self.field, self.value, self.expected)
 
 
+class NotInstalledError(FedsimError):
+    """A library is missing that an extra would have brought (exit status 2)."""
+
+
 class MessageError(FedsimError):
     """A message is truncated, corrupted, oversized or carries values that can't be.
 

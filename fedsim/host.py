@@ -18,16 +18,17 @@ from fedsim import adversaries, events, memory, privacy, storage
 from fedsim.config import Adapter
 from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
-from fedsim.learner import Specialist
 from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
 from fedsim.process import peak_mib
 from fedsim.seeding import generator
+from fedsim.specialist import Specialist
 from fedsim.storage import AnyPath
 from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard
 from fedsim.wire.container import Buffer, anatomy
 from fedsim.wire.messages import decode, encode
+from fedsim.wire.stages import stages
 from fedsim.world import World
 
 MEMORY = "memory.safetensors"
@@ -159,7 +160,10 @@ class Host:
             score, _ = site.learner.evaluate(self.public.test)
             own = self.shards[site.participant].test
             local = site.learner.evaluate(own)[0] if len(own) else local
-        sent = len(message.data) if message else None
+        sent, sections = None, {}
+        if message is not None:
+            honest = site.participant not in self._adversaries
+            sent, sections = len(message.data), anatomy(message.data, honest)
         if sent is not None:
             timing = self._clock.timing(site.participant, flops, received, sent)
             if events.lost(self.world.config, round, site.participant):
@@ -177,7 +181,8 @@ class Host:
             wall_s=time.perf_counter() - began,
             sent=sent,
             kind=message.kind if message else "",
-            sections=anatomy(message.data, site.participant not in self._adversaries) if message else {},
+            sections=sections,
+            stages=stages(knowledge, sections) if knowledge is not None else {},
             loss=fit.loss if fit else float("nan"),
             score=score,
             epsilon=self._spent(method, round, site),

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedsim import dpsgd, generation, losses, policy_gradient, storage
-from fedsim.aggregation.exact import Pooled
-from fedsim.aggregation.responses import dense
+from fedsim.aggregation.responses import of_samples
 from fedsim.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.errors import DivergedError
 from fedsim.guidance import guided_terms, prototype_term, pulls
@@ -33,8 +32,8 @@ from fedsim.models.heads import Heads
 from fedsim.models.taps import LAST, tapped
 from fedsim.seeding import generator, torch_seed
 from fedsim.storage import AnyPath
-from fedsim.student.engine import Engine, State, TorchEngine
-from fedsim.training import Fit, Lesson, Mechanism, Objective, Phase, Stream
+from fedsim.student.engine import Engine, State
+from fedsim.training import Fit, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
 from fedsim.wire.feedback import Feedback
 from fedsim.wire.quantise import QUANTISERS, TAILED
@@ -89,7 +88,7 @@ class Learner:
                 if stream.mechanism is None:
                     found = self._terms(stream, of_stream[step], variation)
                 else:
-                    found = self._private_terms(stream, stream.mechanism, of_stream[step], variation, noise)
+                    found = {"task": self._learn_privately(stream, of_stream[step], variation, noise)}
                 for name, term in found.items():
                     terms[name] = terms[name] + term if name in terms else term
             if anchors:
@@ -139,7 +138,7 @@ class Learner:
         if self.heads is not None:
             terms, self.heads.domains = guided_terms(self.heads, stream, batch), None
         if want.response and stream.teacher is not None:
-            teacher_RK = _dense(stream.teacher, batch).to(logits_RK.device)
+            teacher_RK = torch.from_numpy(of_samples(stream.teacher, batch)).to(logits_RK.device)
             wanted = self.modality.wanted(stream.examples, batch, self.engine.device)
             told_RK = logits_RK
             if wanted is not None:
@@ -151,67 +150,26 @@ class Learner:
             if task is not None:
                 terms["task"] = stream.weight * want.task * task
         if stream.lesson is not None:
-            of_lesson = self._lesson_terms(stream.examples, stream.lesson, batch, logits_RK)
+            answers = self._known(stream.examples, batch)
+            asked = answers != UNASKED
+            of_lesson = policy_gradient.lesson_terms(logits_RK[asked], answers[asked], stream.lesson, batch)
             terms |= {name: stream.weight * term for name, term in of_lesson.items()}
         if not terms:
             raise ValueError("a stream has neither a teacher nor answers to learn from")
         return terms
 
-    def _lesson_terms(
-        self, examples: Examples, lesson: Lesson, batch: np.ndarray, logits_RK: Tensor
-    ) -> dict[str, Tensor]:
-        """The policy gradient on the sequences at `batch`, per token of an average sequence, so that neither
-        padding nor who shares a batch changes what a token weighs."""
-        answers = self._known(examples, batch)
-        asked = answers != UNASKED
-        logits, tokens = logits_RK[asked], answers[asked]
-        spans = [np.arange(lesson.offsets[i], lesson.offsets[i + 1]) for i in batch]
-        index = np.concatenate(spans)
-
-        def of_batch(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(values[index]).to(logits.device)
-
-        scale = of_batch(lesson.weights) / (len(batch) * lesson.offsets[-1] / (len(lesson.offsets) - 1))
-        old, advantages = of_batch(lesson.old)[:, None], of_batch(lesson.advantages)[:, None]
-        long_term = policy_gradient.sampled(logits, tokens[:, None], old, advantages, lesson.clip)
-        terms = {"long_term": (scale * long_term).sum()}
-        if lesson.drawn is not None:
-            assert lesson.drawn_old is not None and lesson.drawn_advantages is not None
-            drawn, before = of_batch(lesson.drawn), of_batch(lesson.drawn_old)
-            earns = of_batch(lesson.drawn_advantages)
-            single_step = policy_gradient.sampled(logits, drawn, before, earns, lesson.clip)
-            terms["single_step"] = (scale * single_step).sum()
-        if lesson.teacher is not None:
-            teacher_RK = _dense(lesson.teacher, index).to(logits.device)
-            terms["single_step"] = (scale * policy_gradient.single_step(logits, teacher_RK)).sum()
-        return terms
-
-    def _private_terms(
+    def _learn_privately(
         self,
         stream: Stream,
-        mechanism: Mechanism,
         batch: np.ndarray,
         variation: np.random.Generator | None,
         noise: np.random.Generator,
-    ) -> dict[str, Tensor]:
-        """The loss on private examples; its noisy gradient is added to the parameters' at once."""
-        taught = stream.teacher is not None or stream.guide is not None
-        if self.engine.world > 1 or taught or not stream.objective.task:
-            raise ValueError("private examples are learnt by their answers, on one rank")
-        inputs = self.modality.inputs(stream.examples, batch, self.engine.device)
-        if stream.augment and variation is not None and len(batch):
-            inputs = self.modality.augment(inputs, variation)
-        targets = self.modality.targets(stream.examples, batch, self.engine.device)
-        gradients, loss = dpsgd.private_gradient(
-            self.engine.model, self.modality, inputs, targets, mechanism, stream.batch_size, noise
-        )
-        weight = stream.weight * stream.objective.task
-        for name, parameter in self.engine.model.named_parameters():
-            if name in gradients:
-                gradient = weight * gradients[name]
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        # What is left of the loss for the engine leads to no parameter.
-        return {"task": (weight * loss).detach().requires_grad_()}
+    ) -> Tensor:
+        """The loss on private examples, whose noisy gradient is added to the parameters' at once."""
+        if self.engine.world > 1:
+            raise ValueError("private examples are learnt on one rank")
+        engine = self.engine
+        return dpsgd.learn(engine.model, self.modality, stream, batch, engine.device, variation, noise)
 
     # Answering ------------------------------------------------------------------------------------
 
@@ -504,42 +462,6 @@ class Learner:
         return forward_flops(self.engine.model, self.modality.asked(inputs, want))
 
 
-class Specialist(Learner):
-    """A participant's learner: plain torch, so that it can be set back for another participant."""
-
-    _torch: TorchEngine
-    _start: np.ndarray | None = None
-
-    @property  # type: ignore[override]
-    def engine(self) -> TorchEngine:
-        """The engine, after what `reset` left to do."""
-        if self._start is not None:
-            start, self._start = self._start, None
-            self._torch.load_vector(start)
-        return self._torch
-
-    @engine.setter
-    def engine(self, engine: TorchEngine) -> None:
-        self._torch = engine
-
-    @property
-    def nbytes(self) -> int:
-        """What its weights and moments take in memory."""
-        return self._torch.nbytes
-
-    def reset(self, vector: np.ndarray) -> None:
-        """As new: these weights, and an optimiser that has not stepped yet.
-
-        The weights are written when they are needed: often the coordinator's come before that.
-        """
-        self._torch.reset()
-        self._start = vector
-
-    def load_parameters(self, vector: np.ndarray) -> None:
-        self._start = None
-        super().load_parameters(vector)
-
-
 def _seed_torch(seed: int) -> None:
     """As torch.manual_seed, which where CUDA is not in use spends 0.3 ms on noting down its caller."""
     torch.default_generator.manual_seed(seed)
@@ -552,9 +474,3 @@ def _seeded(key: tuple[int | str, ...]) -> tuple[int, ...]:
     if not isinstance(seed, int):
         raise TypeError("a key begins with the run's seed")
     return (seed, *rest)  # type: ignore[arg-type]
-
-
-def _dense(teacher: Pooled, batch: np.ndarray) -> Tensor:
-    """The teacher's rows of the examples at `batch`, [R, K] fp32."""
-    p = teacher.positions
-    return torch.from_numpy(dense(teacher, (batch[:, None] * p + np.arange(p)).ravel()))

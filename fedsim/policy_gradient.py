@@ -17,9 +17,13 @@ Legend: R rows (generated tokens of a batch, prompts and padding left out), K cl
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from fedsim.aggregation.responses import of_samples
+from fedsim.training import Lesson
 
 FLOOR = 1e-3
 """Mass that a teacher has at least at all the classes together that it didn't name: a quantised
@@ -46,3 +50,29 @@ def sampled(
     ratio = (F.log_softmax(logits_RK, dim=-1).gather(-1, tokens_RJ) - old_RJ).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     return -torch.minimum(ratio * advantages_RJ, clipped * advantages_RJ).mean(-1)
+
+
+def lesson_terms(logits_RK: Tensor, tokens_R: Tensor, lesson: Lesson, batch: np.ndarray) -> dict[str, Tensor]:
+    """The terms of a lesson on its sequences at `batch`, per token of an average sequence, so that neither
+    padding nor who shares a batch changes what a token weighs.
+
+    logits_RK, tokens_R: at all tokens of these sequences, one sequence after the other.
+    """
+    index = np.concatenate([np.arange(lesson.offsets[i], lesson.offsets[i + 1]) for i in batch])
+
+    def of_batch(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values[index]).to(logits_RK.device)
+
+    scale = of_batch(lesson.weights) / (len(batch) * lesson.offsets[-1] / (len(lesson.offsets) - 1))
+    old, advantages = of_batch(lesson.old)[:, None], of_batch(lesson.advantages)[:, None]
+    long_term = sampled(logits_RK, tokens_R[:, None], old, advantages, lesson.clip)
+    terms = {"long_term": (scale * long_term).sum()}
+    if lesson.drawn is not None:
+        assert lesson.drawn_old is not None and lesson.drawn_advantages is not None
+        drawn, before = of_batch(lesson.drawn), of_batch(lesson.drawn_old)
+        earns = of_batch(lesson.drawn_advantages)
+        terms["single_step"] = (scale * sampled(logits_RK, drawn, before, earns, lesson.clip)).sum()
+    if lesson.teacher is not None:
+        teacher_RK = torch.from_numpy(of_samples(lesson.teacher, index)).to(logits_RK.device)
+        terms["single_step"] = (scale * single_step(logits_RK, teacher_RK)).sum()
+    return terms

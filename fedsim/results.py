@@ -40,6 +40,9 @@ _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TERMS = ("response", "task", "feature", "prototype")
 """The terms of a student's training loss that have a column each."""
 
+STAGES = ("float32", "quantised", "listed", "sent")
+"""The stages of the codec whose bytes are measured, in their order; see `fedsim.wire.stages`."""
+
 SCHEMA_VERSION = 1
 """Written into every table's metadata; raised when a column changes its meaning."""
 
@@ -136,7 +139,8 @@ MEASURES: Columns = {
         "`local/<participant>`: see `fedsim.breakdown`; after the last round `retrieval/<measure>`, "
         "`few_shot/<n>_shot`, `task/<name>/<n>_shot/<measure>`, `instructions/<measure>`: see "
         "`fedsim.exams`; "
-        "`energy/<measure>`: see `fedsim.energy`",
+        "`energy/<measure>`: see `fedsim.energy`; `wire/up/<stage>`: bytes of what participants sent after a "
+        "stage of the codec, see `fedsim.wire.stages`",
     ),
     "value": (_FLOAT, "its value"),
 }

@@ -11,7 +11,7 @@ from fedsim import energy, events
 from fedsim.executor import Executor, Opening, Task
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
-from fedsim.results import TERMS, Row
+from fedsim.results import STAGES, TERMS, Row
 from fedsim.storage import AnyPath
 from fedsim.types import Closing, Report
 
@@ -157,12 +157,21 @@ def _records(
     sections = [{**common, "direction": "down", **row} for row in _anatomy(received)]
     sections += [{**common, "direction": "up", **row} for row in _anatomy(sent)]
     joules = energy.counted(method.world.config, {k: r.flops for k, r in reports.items()}, closing.flops)
-    return Records(summary, participants, messages, sections, measures(common, closing.measures | joules))
+    measured = measures(common, closing.measures | _stages(reports) | joules)
+    return Records(summary, participants, messages, sections, measured)
 
 
 def measures(common: Row, values: Mapping[str, float]) -> list[Row]:
     """The rows of what else was measured in a round.   common: what all rows of it hold."""
     return [{**common, "name": name, "value": value} for name, value in values.items()]
+
+
+def _stages(reports: Mapping[int, Report]) -> dict[str, float]:
+    """The bytes of all messages to the coordinator after each stage of the codec."""
+    total: Counter[str] = Counter()
+    for report in reports.values():
+        total.update(report.stages)
+    return {f"wire/up/{stage}": float(total[stage]) for stage in STAGES if stage in total}
 
 
 def _anatomy(messages: Iterable[tuple[str, dict[str, int]]]) -> list[Row]:

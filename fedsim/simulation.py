@@ -11,24 +11,20 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import queue
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim import adversaries, exams, plugins, privacy, results, shortage, storage
-from fedsim import config as configs
 from fedsim.checkpoints import PARTS, Checkpoints, hold
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation, tokenizers
 from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
 from fedsim.executor import Executor, InProcess
+from fedsim.folders import finished, open_folder, usable
 from fedsim.manifest import manifest, model_card
 from fedsim.methods import METHODS
 from fedsim.methods.base import Method
@@ -37,8 +33,7 @@ from fedsim.network import Clock
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
 from fedsim.round import Place, Records, measures, run_round
-from fedsim.runtime import in_job_copy
-from fedsim.storage import AnyPath, StorageError
+from fedsim.storage import AnyPath
 from fedsim.types import Closing, Interface
 from fedsim.world import World
 
@@ -109,7 +104,10 @@ def check(config: RunConfig) -> federation.Plan:
 
     Raises ConfigError."""
     check_settings(config)
-    return federation.plan(config)
+    plan = federation.plan(config)
+    if plan.raw.modality != "text":  # whose windows only `build` counts
+        privacy.check_shards(config, [len(train) for train, _ in plan.shards])
+    return plan
 
 
 def check_settings(config: RunConfig) -> None:
@@ -183,8 +181,8 @@ def run(
     """
     progress = progress or Quiet()
     plan = check(config)
-    with _usable(config.folder):
-        folder = _open_folder(config, resume)
+    with usable(config.folder, resume):
+        folder = open_folder(config, resume)
         lock = hold(folder)
     runner = executor or _executor(config)
     try:
@@ -426,89 +424,3 @@ def _executor(config: RunConfig) -> Executor:
     from fedsim.runtime.executor import OnRay
 
     return OnRay()
-
-
-def _open_folder(config: RunConfig, resume: bool) -> AnyPath:
-    """The run's folder: new and empty, or an earlier one with the same config."""
-    folder = config.folder if resume or config.output else free(config.folder)
-    check_lasts(folder)
-    saved = folder / "config.yaml"
-    if resume:
-        if not saved.exists():
-            raise ConfigError("resume", str(folder), "the folder of an earlier run (it holds config.yaml)")
-        _same(configs.load(saved), config)
-        return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(
-            "output",
-            str(folder),
-            f"a new folder: this one is in use; `fedsim run --resume {folder}` continues it",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    results.write_text(saved, configs.to_yaml(config))
-    return folder
-
-
-@contextmanager
-def _usable(folder: AnyPath) -> Iterator[None]:
-    """Say as an error of the config what is wrong with the place of the results."""
-    try:
-        yield
-    except (OSError, StorageError) as error:
-        short = shortage.explained(error, storage.local_part(folder))
-        if short is not None:
-            raise short from error
-        detail = shortage.first_line(error)
-        raise ConfigError("output", str(folder), f"a folder that can be written to ({detail})") from error
-
-
-def check_lasts(folder: AnyPath) -> None:
-    """Raise ConfigError for a folder that a job's end would take along."""
-    if not folder.is_absolute() and in_job_copy(Path.cwd()):
-        raise ConfigError(
-            "output", str(folder), "an absolute path: this job works in a copy of yours, which Ray removes"
-        )
-
-
-def finished(folder: AnyPath) -> bool:
-    """Whether nothing is left to do in a run's folder; the report is the last that is written."""
-    facts = folder / "manifest.json"
-    if not facts.exists() or not (folder / "report.html").exists():
-        return False
-    return bool(json.loads(facts.read_text(encoding="utf-8"))["status"] == "finished")
-
-
-def free(folder: AnyPath) -> AnyPath:
-    """The first of runs/NAME, runs/NAME-2, … that does not exist."""
-    candidates = (folder.with_name(f"{folder.name}-{k}") for k in itertools.count(2))
-    return folder if not folder.exists() else next(c for c in candidates if not c.exists())
-
-
-def _same(old: RunConfig, new: RunConfig) -> None:
-    """Refuse to continue a run with another config; where it runs may differ."""
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    for tree in (before, after):
-        tree["threads"] = tree["runtime"]["threads"]  # part of the arithmetic
-        for free in ("runtime", "output", "name"):
-            tree.pop(free)
-    difference = first_difference(before, after)
-    if difference:
-        field, was, now = difference
-        raise ConfigError(f"resume: {field}", now, f"{was!r}, as the run began")
-
-
-def first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:
-    """Where two trees of dicts and lists first differ: dotted path, value in a, value in b."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in {**a, **b}:
-            found = first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
-            if found:
-                return found
-        return None
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for place, pair in enumerate(zip(a, b, strict=True)):
-            found = first_difference(*pair, f"{path}.{place}")
-            if found:
-                return found
-        return None
-    return None if a == b else (path, a, b)

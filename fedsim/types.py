@@ -293,7 +293,7 @@ class Report:
 
     flops: counted floating-point operations of the step.   wall_s: measured seconds.
     sent: bytes of its message; None where it sends none.   kind: the knowledge inside.
-    sections: its bytes by section, the header among them.
+    sections: its bytes by section, the header among them.   stages: its bytes after each stage of the codec.
     loss: mean training loss on its own shard, nats.   score: its specialist on the global test
         set; both NaN where there is none.   fate: what became of it: nothing special (empty),
         `diverged` (it sends nothing), `lost` or `late` (what it sent is never used).
@@ -310,6 +310,7 @@ class Report:
     sent: int | None
     kind: str = ""
     sections: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, int] = field(default_factory=dict)
     fate: str = ""
     loss: float = float("nan")
     score: float = float("nan")

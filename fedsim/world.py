@@ -16,9 +16,10 @@ from fedsim.types import METRICS, Interface, Metric
 if TYPE_CHECKING:  # torch is imported only in processes that compute
     from torch import nn
 
-    from fedsim.learner import Learner, Specialist
+    from fedsim.learner import Learner
     from fedsim.methods.base import Method
     from fedsim.modalities.base import Modality
+    from fedsim.specialist import Specialist
     from fedsim.training import HeadSpec
 
 
@@ -92,7 +93,7 @@ class World:
         """A participant's learner: plain torch on its own device, from the public start."""
         import torch
 
-        from fedsim.learner import Specialist
+        from fedsim.specialist import Specialist
         from fedsim.student.engine import TorchEngine
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,9 +5,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+from fedsim import extras
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted([*(ROOT / "fedsim").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")])
@@ -83,6 +87,29 @@ import analysis.load, analysis.figures, analysis.report
 print(sorted({"torch", "ray", "deepspeed", "transformers"} & set(sys.modules)))
 """
     assert python(code).strip() == "[]"
+
+
+def declared(*groups: str) -> set[str]:
+    """The libraries that pyproject.toml names: the base's, or those of some extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["dependencies"] if not groups else []
+    lines = lines + [line for group in groups for line in project["optional-dependencies"][group]]
+    return {re.match(r"[a-z0-9-]+", line).group() for line in lines}
+
+
+def library(name: str) -> str:
+    """What is installed to import `name`."""
+    found = packages_distributions().get(name, [{"mlflow": "mlflow-skinny"}.get(name, name)])
+    return found[0].lower().replace("_", "-")
+
+
+def test_every_library_is_declared():
+    names = {name.split(".")[0] for path in CODE for name in imports(path)}
+    used = {library(name) for name in names - sys.stdlib_module_names - {"fedsim", "analysis"}}
+    known = declared() | declared("run", "adapters", "generation", "privacy", "trackers")
+    assert len(used) > 20 and used <= known
+    assert {library(name) for name in extras.RUN} == declared("run")
+    assert not declared() & declared("run")
 
 
 BLOCKED = """

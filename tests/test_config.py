@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from fedsim import config as configs
+from fedsim import trees
 from fedsim.cli import main
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError
@@ -26,7 +27,7 @@ IMAGES: dict[str, Any] = {
 # Reading ------------------------------------------------------------------------------------------
 
 
-def test_a_written_config_reads_as_the_same(tmp_path: Path):
+def test_a_written_config_reads_as_thesame(tmp_path: Path):
     config = configs.load(IMAGES, seed=7, student__training__learning_rate=3e-4)
     (tmp_path / "written.yaml").write_text(configs.to_yaml(config), encoding="utf-8")
     assert configs.load(tmp_path / "written.yaml") == config
@@ -91,7 +92,7 @@ def test_a_base_is_laid_under_the_file_that_names_it(tmp_path: Path):
     ],
 )
 def test_an_override_is_read_as_yaml(text: str, field: str, value: object):
-    assert configs.parse_override(text) == (field, value)
+    assert trees.parse_override(text) == (field, value)
 
 
 def test_the_schema_carries_the_fields_descriptions():
@@ -148,7 +149,7 @@ WRONG = {
         ["runtime.participants_per_actor=few"],
         ["participants_per_actor: 'few'", "integer"],
     ),
-    "not a mapping": (["data=3"], ["data", "3", "DataConfig"]),
+    "not a mapping": (["data=3"], ["data", "3", "expected a mapping of fields"]),
     "alpha 0": (["participants.partition.alpha=0"], ["partition.alpha", " 0 ", "greater than 0"]),
     "alpha negative": (["participants.partition.alpha=-1"], ["partition.alpha", "-1", "greater than 0"]),
     "alpha not a number": (["participants.partition.alpha=.nan"], ["partition.alpha", "nan", "finite"]),
@@ -198,6 +199,40 @@ WRONG = {
     ),
     "memory below none": (["runtime.participant.memory_mib=-1"], ["runtime.participant.memory_mib", "-1"]),
     "part of a second GPU": (["runtime.participant.gpus=1.5"], ["runtime.participant", "1.5", "whole"]),
+    "truth for a number": (["participants.count=yes"], ["participants.count", "True", "than true or false"]),
+    "number for a truth": (["methods.0.feedback=2"], ["methods.0.feedback", "2", "true or false"]),
+    "text for a number": (["student.training.learning_rate=x"], ["learning_rate", "'x'", "a number\n"]),
+    "number for a text": (["name=3"], ["name: 3", "expected text"]),
+    "one for a list": (["participants.models=mlp"], ["participants.models", "'mlp'", "expected a list"]),
+    "list of none": (["participants.models=[]"], ["participants.models", "[]", "a list of at least 1"]),
+    "field without a value": (["evaluation="], ["evaluation", "None", "a mapping of fields"]),
+    "neither of several types": (["methods.0.levels=many"], ["levels", "integer or a list or 'dadaquant'"]),
+    "name of another folder": (["name=../a"], ["name", "'../a'", "no slash"]),
+    "vast minimum": (
+        ["participants.partition.minimum=10000"],
+        ["partition.minimum", "10000", "at most 7"],
+    ),
+    "unknown attack": (["participants.adversary.kind=lie"], ["adversary.kind", "'lie'", "'label_flip', "]),
+    "nobody honest": (["participants.adversary.share=1.0"], ["adversary.share", "1.0", "less than 1"]),
+    "unknown defence": (["methods.0.defence=meddian"], ["methods.0.defence", "'meddian'", "'median'"]),
+    "too many suspected": (["methods.0.suspected=0.6"], ["methods.0.suspected", "0.6", "less than 0.5"]),
+    "negative ε": (["participants.privacy.epsilon=-1"], ["privacy.epsilon", "-1", "greater than 0"]),
+    "ε that no noise gives": (
+        ["participants.privacy.epsilon=0.0001", "participants.training.batch_size=4"],
+        ["participants.privacy.epsilon", "0.0001", "more: no noise is enough"],
+    ),
+    "ε and noise": (["participants.privacy={epsilon: 8, noise: 1}"], ["privacy", "either epsilon or noise"]),
+    "negative weight": (["methods.0.features.weight=-1"], ["features.weight", "-1", "or equal to 0"]),
+    "unknown reference": (["methods.0.delta=down"], ["methods.0.delta", "'down'", "'none', 'up' or 'both'"]),
+    "unknown coder": (["methods.0.coder=gzip"], ["methods.0.coder", "'gzip'", "'ans', 'huffman' or 'raw'"]),
+    "no message fits": (
+        ["runtime.message_limit_mib=0"],
+        ["runtime.message_limit_mib", "0", "greater than 0"],
+    ),
+    "unequal shares": (["student.engine.ranks=3"], ["student", "'ranks': 3", "a multiple of engine.ranks"]),
+    "output that is a file": (["output=config.yaml"], ["output", "'config.yaml'", "a folder, not a file"]),
+    "output below a file": (["output=config.yaml/x"], ["output", "'config.yaml/x'", "can be written to"]),
+    "output nobody knows": (["output=foo://bar"], ["output", "'foo://bar'", "a URI that can be reached"]),
 }
 
 
@@ -268,6 +303,19 @@ def test_a_folder_in_use_is_not_written_to(refused):
     assert [p.name for p in Path("used").iterdir()] == ["mine.txt"]
 
 
+def test_a_place_that_can_not_be_written_to_is_named(refused, small_disk: Path):
+    folder = small_disk / "run"
+    with pytest.raises(OSError, match="No space"), (small_disk / "all").open("wb") as file:
+        while True:
+            file.write(bytes(2**16))
+    assert f"output: '{folder}' is not valid; expected a folder on a disk that has room" in refused(
+        "run", IMAGES, f"output={folder}"
+    )
+    assert not folder.exists()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert "expected a folder that can be written to" in refused("run", IMAGES, f"output={folder}")
+
+
 def test_a_folder_without_a_run_can_not_be_resumed(refused):
     Path("empty").mkdir()
     line = refused.answer("run", "--resume", "empty")
@@ -294,12 +342,12 @@ def test_a_run_is_not_resumed_with_another_config(refused, change: str, said: li
 
 
 def test_where_a_run_goes_on_may_differ():
-    from fedsim.simulation import _same
+    from fedsim.folders import same
 
     old = configs.load(IMAGES)
-    _same(old, configs.load(IMAGES, runtime__executor="in_process", output="elsewhere", name="other"))
+    same(old, configs.load(IMAGES, runtime__executor="in_process", output="elsewhere", name="other"))
     with pytest.raises(ConfigError, match="rounds"):
-        _same(old, configs.load(IMAGES, rounds=5))
+        same(old, configs.load(IMAGES, rounds=5))
 
 
 def test_validate_says_what_is_valid(tmp_path: Path, capsys):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from analysis.figures.contenders import final_scores, pareto, traffic
-from analysis.figures.curves import score_by_bytes, score_by_round, score_by_time
+from analysis.figures.curves import attack_success, score_by_bytes, score_by_round, score_by_time
 from analysis.figures.hardening import (
     ablation,
     attacked_runs,
@@ -26,7 +26,8 @@ from analysis.figures.hardening import (
     variants,
 )
 from analysis.figures.institutions import clock, equity, gain, partition, timeline
-from analysis.figures.messages import anatomy, codec_stages
+from analysis.figures.losses import losses
+from analysis.figures.messages import anatomy, codec_stages, stages
 from analysis.figures.resources import device_hours, memory
 from analysis.figures.sweeps import bandwidth, heat_map, loss_weights, response, scaling
 from analysis.load import Tables
@@ -40,6 +41,7 @@ HEADINGS: dict[str, dict[str, Draw]] = {
         "score-by-bytes": lambda t: score_by_bytes(t.rounds),
         "score-by-time": lambda t: score_by_time(t.rounds),
         "pareto": lambda t: pareto(t.summary),
+        "losses": lambda t: losses(t.rounds),
     },
     "Settings": {
         "response": lambda t: response(t.summary, t.settings),
@@ -50,11 +52,13 @@ HEADINGS: dict[str, dict[str, Draw]] = {
         "privacy": lambda t: privacy(private_runs(t.summary, t.settings)),
         "membership": lambda t: membership(attacked_runs(t.attacks, t.settings)),
         "robustness": lambda t: robustness(troubled_runs(t.summary, t.settings)),
+        "attack-success": lambda t: attack_success(t.rounds),
         "scaling": lambda t: scaling(t.summary, t.settings),
     },
     "Messages": {
         "traffic": lambda t: traffic(t.summary),
         "anatomy": lambda t: anatomy(t.sections, t.rounds),
+        "codec-stages": lambda t: codec_stages(stages(t.measures, t.rounds)),
     },
     "Institutions": {
         "gain": lambda t: gain(t.participants, t.rounds),
@@ -76,6 +80,7 @@ __all__ = [
     "HEADINGS",
     "ablation",
     "anatomy",
+    "attack_success",
     "attacked_runs",
     "bandwidth",
     "clock",
@@ -86,6 +91,7 @@ __all__ = [
     "gain",
     "heat_map",
     "loss_weights",
+    "losses",
     "membership",
     "memory",
     "pareto",
@@ -98,6 +104,7 @@ __all__ = [
     "score_by_bytes",
     "score_by_round",
     "score_by_time",
+    "stages",
     "timeline",
     "traffic",
     "troubled_runs",

@@ -142,7 +142,7 @@ def traffic(summary: pd.DataFrame) -> go.Figure:
     axis = f.byte_axis(sent, "bytes of all rounds (log scale)")
     low, high = axis["range"]
     span = high - low
-    fig.layout.meta["narrow"]["xaxis.range"] = [low - 0.35 * span, high + 0.8 * span]
+    fig.layout.meta["narrow"]["xaxis.range"] = [low - 0.5 * span, high + 0.8 * span]
     axis["range"] = [low - 0.16 * span, high + 0.16 * span]
     fig.update_layout(xaxis=axis, yaxis=f.category_rows(names))
     return fig

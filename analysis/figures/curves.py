@@ -119,6 +119,23 @@ def score_by_time(rounds: pd.DataFrame, targets: Iterable[float] = ()) -> go.Fig
     return fig
 
 
+def attack_success(rounds: pd.DataFrame) -> go.Figure:
+    """How often does the student fall for the attackers' trigger?
+
+    One line per contender and setting, of the runs with a backdoor: the share of test images with its trigger
+    that the student takes for what the attackers want.
+    """
+    rows = rounds[rounds["attack_success"].between(0, 1)]
+    if rows.empty:
+        raise NoDataError("no run has a backdoor")
+    rows = rows.assign(score=rows["attack_success"], metric="attack success", higher_is_better=False)
+    fig = f.figure("How often does the student fall for the attackers' trigger?", _each(rows))
+    _lines(fig, rows, "round", lambda row: f"round {row['round']:.0f}")
+    yaxis = f.score_axis(rows) | {"rangemode": "tozero"}
+    fig.update_layout(xaxis=f.round_axis(rows["round"]), yaxis=yaxis)
+    return fig
+
+
 def _summed(rounds: pd.DataFrame, column: str) -> pd.DataFrame:
     """Scored rows with the column's sum over all rounds so far, in the order of the table."""
     rows = rounds.sort_values(["run", "method", "round"], kind="stable").copy()

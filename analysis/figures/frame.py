@@ -59,7 +59,7 @@ def metric_title(frame: pd.DataFrame) -> str:
 def score_axis(frame: pd.DataFrame, *, may_be_log: bool = False) -> dict[str, Any]:
     """The axis of the score; logarithmic where a lower-is-better score spans more than a decade."""
     axis: dict[str, Any] = {"title": {"text": metric_title(frame)}}
-    if frame["metric"].iloc[0] == "accuracy":
+    if frame["metric"].iloc[0] in units.PERCENTAGES:
         axis["tickformat"] = ".0%"
     low, high = float(frame["score"].min()), float(frame["score"].max())
     if may_be_log and low > 0 and high / low > 10 and not frame["higher_is_better"].iloc[0]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from analysis import style, units
 from analysis.figures import frame as f
 from analysis.load import NoDataError
+from fedsim import results
 
 _WORDS = {
     "header": "header and table", "meta": "sizes", "samples": "which samples", "lengths": "classes per row",
     "ids": "class ids", "counts": "probabilities", "claims": "claims", "vector": "parameters",
+    "base": "which reference", "kept": "changes to a reference", "codes": "rounded numbers",
 }  # fmt: skip
+_STAGES = {"quantised": "quantised", "listed": "what is not zero", "sent": "coded, as sent"}
 _WAYS = {"up": "▲", "down": "▼"}
 _COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILLION, style.PURPLE, style.SKY, style.GREY)
 
@@ -55,6 +60,11 @@ def anatomy(sections: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
             ],
             hoverinfo="text",
         )  # fmt: skip
+    # On a phone the names are wrapped, and the legend has a line for each section.
+    fig.layout.meta["narrow"] |= {
+        "yaxis.ticktext": ["<br>".join(map(_wrapped, name.split("<br>"))) for name in names],
+        "height": fig.layout.height + 20 * len(order),
+    }
     fig.update_layout(
         barmode="stack",
         legend={"traceorder": "normal"},
@@ -62,6 +72,27 @@ def anatomy(sections: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
         yaxis=f.category_rows(names) | {"ticktext": names},
     )
     return fig
+
+
+def stages(measures: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
+    """The columns that `codec_stages` draws, all rounds and runs together, of the contenders whose messages
+    pass any stage at all, with their colour."""
+    names = {f"wire/up/{stage}": stage for stage in results.STAGES}
+    looks = style.looks(rounds)
+    rows = measures[measures["name"].isin(list(names)) & measures["method"].isin(list(looks))]
+    totals = rows.groupby(["method", "name"], sort=False)["value"].sum()
+    table = [
+        (
+            looks[str(method)].plain,
+            _STAGES.get(stage, stage),
+            float(totals[method, name]),
+            looks[str(method)].colour,
+        )
+        for name, stage in names.items()
+        for method, passed in rows.groupby("method", sort=False)["name"].nunique().items()
+        if passed > 2 and (method, name) in totals.index
+    ]
+    return pd.DataFrame(table, columns=["message", "stage", "bytes", "colour"])
 
 
 def codec_stages(table: pd.DataFrame) -> go.Figure:
@@ -73,25 +104,33 @@ def codec_stages(table: pd.DataFrame) -> go.Figure:
     rows = table[table["bytes"] > 0]
     if rows.empty:
         raise NoDataError("the bytes after each stage of the codec were not recorded")
-    stages = list(dict.fromkeys(rows["stage"]))
-    fig = f.figure("What does each stage of the codec save?", "Bytes after each stage; "
-                   "the factor is against the first.", f.rows_height(len(stages), 160))  # fmt: skip
+    order = list(dict.fromkeys(rows["stage"]))
+    caption = "Bytes of all messages to the coordinator after each stage; the factor is against the first."
+    fig = f.figure("What does each stage of the codec save?", caption, f.rows_height(len(order), 160))
     for place, (message, group) in enumerate(rows.groupby("message", sort=False)):
         raw = float(group["bytes"].iloc[0])
+        colour = group["colour"].iloc[0] if "colour" in group else _COLOURS[place % len(_COLOURS)]
         fig.add_scatter(
-            x=list(group["bytes"]), y=[stages.index(s) for s in group["stage"]], mode="lines+markers+text",
+            x=list(group["bytes"]), y=[order.index(s) for s in group["stage"]], mode="lines+markers+text",
             name=style.label(str(message)), text=[f"÷ {units.significant(raw / b)}" for b in group["bytes"]],
-            textposition="top center", cliponaxis=False,
-            marker={"size": 12, "color": _COLOURS[place % len(_COLOURS)]},
-            line={"color": _COLOURS[place % len(_COLOURS)], "width": 2},
+            textposition="middle right", cliponaxis=False,
+            marker={"size": 12, "color": colour}, line={"color": colour, "width": 2},
             hovertext=[
                 f"<b>{style.label(str(s))}</b><br>{units.bytes_text(b)}"
                 for s, b in zip(group["stage"], group["bytes"], strict=True)
             ],
             hoverinfo="text",
         )  # fmt: skip
+    axis = f.byte_axis(rows["bytes"], "bytes (log scale)")
+    low, high = axis["range"]
+    fig.layout.meta["narrow"]["xaxis.range"] = [low, high + 0.3 * (high - low)]  # room for the labels
+    axis["range"] = [low, high + 0.08 * (high - low)]
     fig.update_layout(
-        xaxis=f.byte_axis(rows["bytes"], "bytes (log scale)"),
-        yaxis=f.category_rows([style.label(str(s)) for s in stages]),
+        xaxis=axis,
+        yaxis=f.category_rows([style.label(str(s)) for s in order]),
     )
     return fig
+
+
+def _wrapped(text: str) -> str:
+    return "<br>".join(textwrap.wrap(text, 15, break_long_words=False))

@@ -35,6 +35,8 @@
   const fit = (element, figure) => {
     const size = narrow(element) ? "narrow" : "wide";
     const values = size === "narrow" ? figure.narrow : figure.wide;
+    // In the next frame: the observer that asks for this would be told of it in this one.
+    if (values.height) requestAnimationFrame(() => { element.style.height = `${values.height}px`; });
     const done = figure.size === size ? Promise.resolve() : Plotly.relayout(element, values);
     figure.size = size;
     return done.then(() => Plotly.Plots.resize(element));

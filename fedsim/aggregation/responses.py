@@ -132,6 +132,12 @@ def dense(pooled: Pooled, rows: np.ndarray) -> np.ndarray:
     return probs
 
 
+def of_samples(pooled: Pooled, places: np.ndarray) -> np.ndarray:
+    """The same of all rows of the samples at `places` [n], [n · p, K] float32."""
+    p = pooled.positions
+    return dense(pooled, (places[:, None] * p + np.arange(p)).ravel())
+
+
 def sharpen(pooled: Pooled, beta: float) -> Pooled:
     """Enhanced ERA, p^β ÷ Σ p^β row by row; β = 1 is the identity."""
     if beta == 1.0:

@@ -40,7 +40,7 @@ from fedsim.types import Examples, Public, Responses, Shard, concatenate
 from fedsim.world import World
 
 if TYPE_CHECKING:
-    from fedsim.learner import Specialist
+    from fedsim.specialist import Specialist
 
 Observed = dict[str, dict[str, np.ndarray]]
 """Target → signal → [N], for all examples in question, participant by participant."""

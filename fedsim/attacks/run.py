@@ -6,7 +6,7 @@ import math
 from statistics import fmean
 
 from fedsim import config as configs
-from fedsim import results, simulation
+from fedsim import folders, results, simulation
 from fedsim.attacks import audit
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError
@@ -27,7 +27,7 @@ def attack(
     Raises ConfigError for what can't be attacked.
     """
     progress = progress or Quiet()
-    if not (folder / "config.yaml").exists() or not simulation.finished(folder):
+    if not (folder / "config.yaml").exists() or not folders.finished(folder):
         raise ConfigError("attack", str(folder), "the folder of a finished run")
     if shadows < 0 or shadows % 2:
         raise ConfigError("shadows", shadows, "an even number: every example is in half of them")

@@ -85,6 +85,9 @@ def distribution(groups: np.ndarray, parts: Sequence[np.ndarray], n_groups: int)
 
 def _check(examples: int, participants: int, settings: Partition) -> None:
     if examples < participants * settings.minimum:
+        if examples < settings.minimum:
+            expected = f"at most {examples}, all private examples there are"
+            raise ConfigError("participants.partition.minimum", settings.minimum, expected)
         at_most = examples // settings.minimum
         raise ConfigError(
             "participants.count",

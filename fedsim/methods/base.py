@@ -22,8 +22,9 @@ import numpy as np
 
 from fedsim import adversaries, privacy
 from fedsim import config as configs
+from fedsim.aggregation.exact import Pooled
 from fedsim.config import Adapter, MethodConfig, RunConfig
-from fedsim.training import Fit, HeadSpec, Mechanism, Phase, Stream
+from fedsim.training import Fit, HeadSpec, Mechanism, Objective, Phase, Stream
 from fedsim.types import COORDINATOR, METRICS, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation, Style
 
@@ -145,6 +146,18 @@ class Method(ABC):
             sigma = privacy.noise_for(asked, size / len(examples), owner.training.steps * config.rounds)
             mechanism = Mechanism(asked.clip, sigma)
         return Stream(examples, size, augment=owner.training.augment, mechanism=mechanism)
+
+    def taught(self, public: Public, answers: Pooled, who: int) -> Stream:
+        """Training on the proxy samples that were answered, by the answers alone."""
+        config = self.world.config
+        training = (config.student if who == COORDINATOR else config.participants).training
+        return Stream(
+            examples=public.proxy.take(answers.samples),
+            batch_size=training.batch_size,
+            objective=Objective(response=1.0, task=0.0),
+            teacher=answers,
+            augment=training.augment,
+        )
 
     def judges_institutions(self, round: int) -> bool:
         """Whether it is looked at after this round how specialists do, and the student on the institutions'

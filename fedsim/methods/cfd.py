@@ -30,13 +30,13 @@ from pydantic import Field
 
 from fedsim import events
 from fedsim.aggregation.changes import changed, keep, kept, patched
-from fedsim.aggregation.exact import CountSum, Pooled
+from fedsim.aggregation.exact import CountSum
 from fedsim.aggregation.responses import as_pooled
 from fedsim.config import Settings
 from fedsim.errors import MessageError
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.federated_distillation import proxy_slice
-from fedsim.training import Fit, Objective, Stream
+from fedsim.training import Fit
 from fedsim.types import COORDINATOR, Knowledge, Responses
 from fedsim.wire.messages import Expectation
 
@@ -105,7 +105,7 @@ class CFD(Method):
             before = kept(site.memory, "down")
             labels = received if before is None else patched(before, received)
             keep(site.memory, "down", labels)
-            lesson = self._lesson(site, site.participant, as_pooled(labels))
+            lesson = self.taught(site.public, as_pooled(labels), site.participant)
             site.learner.fit(self.phase(round, site.participant, "distil", lesson))
         mine = self.labelled(site.shard.train, site.participant)
         fit = site.learner.fit(self.phase(round, site.participant, "local", mine))
@@ -139,7 +139,7 @@ class CFD(Method):
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         assert isinstance(pool, LabelPool)
-        lesson = self._lesson(desk, COORDINATOR, pool.sum.result())
+        lesson = self.taught(desk.public, pool.sum.result(), COORDINATOR)
         return desk.learner.fit(self.phase(round, COORDINATOR, "distil", lesson))
 
     def _levels(self, sender: int) -> int:
@@ -153,15 +153,4 @@ class CFD(Method):
             levels=self._levels(sender),
             quantiser="largest_remainder",
             key=self.key(round, sender, "express"),
-        )
-
-    def _lesson(self, who: Site | Desk, sender: int, labels: Pooled) -> Stream:
-        config = self.world.config
-        owner = config.student if sender == COORDINATOR else config.participants
-        return Stream(
-            examples=who.public.proxy.take(labels.samples),
-            batch_size=owner.training.batch_size,
-            objective=Objective(response=1.0, task=0.0),
-            teacher=labels,
-            augment=owner.training.augment,
         )

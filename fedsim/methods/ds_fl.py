@@ -28,7 +28,7 @@ from fedsim.config import Settings
 from fedsim.errors import ConfigError
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.federated_distillation import proxy_slice
-from fedsim.training import Fit, Objective, Stream
+from fedsim.training import Fit
 from fedsim.types import COORDINATOR, Knowledge, Responses
 from fedsim.wire.messages import Expectation
 
@@ -74,7 +74,7 @@ class DSFL(Method):
         self, site: Site, round: int, received: Knowledge | None
     ) -> tuple[Knowledge | None, Fit | None]:
         if isinstance(received, Responses):
-            labels = self._labels(site, site.participant, as_pooled(received))
+            labels = self.taught(site.public, as_pooled(received), site.participant)
             site.learner.fit(self.phase(round, site.participant, "distil", labels))
         mine = self.labelled(site.shard.train, site.participant)
         fit = site.learner.fit(self.phase(round, site.participant, "local", mine))
@@ -130,16 +130,5 @@ class DSFL(Method):
 
     def _learn(self, desk: Desk, round: int, pooled: Pooled) -> Fit | None:
         """The global model learns the pooled labels."""
-        labels = self._labels(desk, COORDINATOR, pooled)
+        labels = self.taught(desk.public, pooled, COORDINATOR)
         return desk.learner.fit(self.phase(round, COORDINATOR, "distil", labels))
-
-    def _labels(self, who: Site | Desk, sender: int, pooled: Pooled) -> Stream:
-        config = self.world.config
-        owner = config.student if sender == COORDINATOR else config.participants
-        return Stream(
-            examples=who.public.proxy.take(pooled.samples),
-            batch_size=owner.training.batch_size,
-            objective=Objective(response=1.0, task=0.0),
-            teacher=pooled,
-            augment=owner.training.augment,
-        )

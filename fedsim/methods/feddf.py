@@ -34,12 +34,12 @@ from fedsim.errors import ConfigError, MessageError
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.fedavg import ParameterMean
 from fedsim.methods.federated_distillation import proxy_slice
-from fedsim.training import Fit, Objective, Stream
+from fedsim.training import Fit
 from fedsim.types import COORDINATOR, Knowledge, Parameters
 from fedsim.wire.messages import Expectation
 
 if TYPE_CHECKING:
-    from fedsim.learner import Specialist
+    from fedsim.specialist import Specialist
 
 _MOST_LOGITS = 2**27
 """Logits of one teacher that are held: every class of every row has one."""
@@ -162,13 +162,7 @@ class FedDF(Method):
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         assert isinstance(pool, TeacherPool)
         student = self.world.config.student
-        lesson = Stream(
-            examples=desk.public.proxy.take(pool.samples),
-            batch_size=student.training.batch_size,
-            objective=Objective(response=1.0, task=0.0),
-            teacher=pool.teacher(),
-            augment=student.training.augment,
-        )
+        lesson = self.taught(desk.public, pool.teacher(), COORDINATOR)
         phase = self.phase(round, COORDINATOR, "distil", lesson)
         for kind in self.kinds:
             delivered = pool.means[kind].sum.weight > 0

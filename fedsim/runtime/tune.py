@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
@@ -18,10 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayTaskError
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from fedsim import simulation
+from fedsim import folders, simulation
 from fedsim.checkpoints import Checkpoints
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError
@@ -171,7 +169,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         ours, seconds = self._trials[_name(trial)], self._took(trial)
         row = score(ours)
         reached = f"{row['metric']} {row['score']:.4g}" if row else "no score"
-        if simulation.finished(ours.config.folder):
+        if folders.finished(ours.config.folder):
             self._progress.ended(f"{ours.name}: {reached}, {seconds:.1f} s")
         else:
             reason = f"by the scheduler after round {(trial.last_result or {}).get('round')}"
@@ -199,16 +197,20 @@ def _name(trial: Any) -> str:
 
 
 def _reason(trial: Any) -> str:
-    """Why a trial failed, in one line, without Ray's wrapping where there is an error inside."""
+    """Why a trial failed, in one line, from the text that Tune keeps of each failure, one after the other.
+
+    Below a traceback stands what was raised; without one Ray says what became of the process.
+    """
     try:
-        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
-    except Exception:  # an error that can't be read is one we didn't raise
+        said = Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):  # there is none
         return "it ended without a reason"
-    if isinstance(error, RayTaskError):
-        error = error.cause
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _line(error)
+    lines = said.rpartition("\nFailure # ")[2].splitlines()[1:]
+    frames = [place for place, line in enumerate(lines[:-1]) if line.startswith("  ")]
+    if not frames:
+        return lines[0].strip() if lines else "it ended without a reason"
+    kind, _, text = lines[frames[-1] + 1].partition(": ")
+    return text.strip() or kind
 
 
 def _line(error: BaseException) -> str:

@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
-from fedsim import config as configs
-from fedsim import storage
+from fedsim import storage, trees
 from fedsim.config import Settings
 from fedsim.errors import ConfigError
+from fedsim.findings import explain
 from fedsim.storage import AnyPath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -162,7 +162,7 @@ def load(path: str | AnyPath, **overrides: Any) -> SweepConfig:
     `{"set.rounds": 2, "space.participants.count": [5, 10]}`.
     """
     path = storage.locate(path, "sweep")
-    tree = configs.read_tree(path)
+    tree = trees.read_tree(path)
     tree.setdefault("name", path.stem)
     tree["base"] = _base(path, tree.get("base"))
     for dotted, value in overrides.items():
@@ -170,18 +170,18 @@ def load(path: str | AnyPath, **overrides: Any) -> SweepConfig:
         if part in ("set", "space") and field:
             tree[part] = {**(tree.get(part) or {}), field: value}
         else:
-            tree = configs.override(tree, dotted, value)
+            tree = trees.override(tree, dotted, value)
     try:
         sweep = SweepConfig.model_validate(tree)
     except ValidationError as error:
-        raise configs.explain(error, tree, model=SweepConfig) from None
+        raise explain(error, tree, SweepConfig) from None
     _check(sweep)
     return sweep
 
 
 def is_sweep(path: str | AnyPath) -> bool:
     """Whether a file describes a sweep rather than a run. Raises ConfigError where it can't be read."""
-    return bool({"space", "scenarios"} & set(configs.read_tree(storage.locate(path, "config"))))
+    return bool({"space", "scenarios"} & set(trees.read_tree(storage.locate(path, "config"))))
 
 
 def to_yaml(sweep: SweepConfig) -> str:
@@ -192,7 +192,7 @@ def to_yaml(sweep: SweepConfig) -> str:
 def _base(path: AnyPath, base: Any) -> dict[str, Any]:
     """The run config's tree. A base that is a mapping may have a `base` of its own: not followed."""
     if isinstance(base, str):
-        return configs.read_yaml(path.parent / base)
+        return trees.read_yaml(path.parent / base)
     if not isinstance(base, dict):
         raise ConfigError("base", base, f"the path of a run config, seen from {path}")
     return base

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedsim import results, simulation, storage
+from fedsim import folders, results, simulation, storage
 from fedsim.checkpoints import hold
 from fedsim.errors import ConfigError
 from fedsim.progress import Trials
@@ -97,8 +97,8 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
     Finished and stopped trials are not touched; failed ones are tried again. Trials that fail do not end
     a sweep: see `Outcome.failed`. Raises ConfigError for what the user can mend, before anything starts.
     """
-    folder = sweep.folder if resume or sweep.output else simulation.free(sweep.folder)
-    simulation.check_lasts(folder)
+    folder = sweep.folder if resume or sweep.output else folders.free(sweep.folder)
+    folders.check_lasts(folder)
     folder = folder.absolute()  # workers have working directories of their own
     sweep = sweep.model_copy(update={"output": str(folder)})
     trials = expand(sweep)
@@ -131,7 +131,7 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
 
 def state(trial: Trial) -> State:
     """How far a trial is, from what lies in the sweep's folder."""
-    if simulation.finished(trial.config.folder):
+    if folders.finished(trial.config.folder):
         return State("finished")
     try:
         return State(**json.loads(_mark(trial).read_text(encoding="utf-8")))
@@ -183,7 +183,7 @@ def _open(sweep: SweepConfig, resume: bool) -> None:
             raise ConfigError("resume", str(folder), "the folder of an earlier sweep (it holds sweep.yaml)")
         before, now = sweep_configs.load(saved).model_dump(mode="json"), sweep.model_dump(mode="json")
         for field in DECIDES:
-            difference = simulation.first_difference(before[field], now[field], field)
+            difference = folders.first_difference(before[field], now[field], field)
             if difference:
                 where, was, wanted = difference
                 raise ConfigError(f"resume: {where}", wanted, f"{was!r}, as the sweep began")

@@ -4,7 +4,7 @@ container.py   the frame of every message      messages.py   what is inside, one
 inner.py       codecs of features, prototypes reading.py     what decoders begin with
 quantise.py    probabilities → counts          entropy.py    streams of integers → bits
 delta.py       counts against a reference      cache.py      what both ends hold of earlier rounds
-feedback.py    errors of quantising, kept
+feedback.py    errors of quantising, kept     stages.py      what each stage of it all saves
 
 To add a codec for another kind of knowledge: a pair of functions (knowledge → sections, sections
 → knowledge), its kind and section names in `container.KINDS` and `container.SECTIONS`, and one

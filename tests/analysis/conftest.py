@@ -27,6 +27,12 @@ UP = {"federated_distillation": 40_000, "fedavg": 3_480_000}
 DOWN = {"federated_distillation": 15_000, "fedavg": 3_480_000}
 """Bytes of one message; nobody else sends."""
 
+STAGES = {
+    "federated_distillation": {"float32": 200.0, "quantised": 50.0, "listed": 2.0, "sent": 1.0},
+    "fedavg": {"float32": 1.0, "sent": 1.0},
+}
+"""How many times the bytes of what is sent a message has after each stage of the codec."""
+
 
 def taught(participant: int) -> float:
     """Every student on an institution's own data: better by a fifth, for the last one worse by a quarter."""
@@ -56,10 +62,12 @@ def rows(
     seed: int = 0,
     labels: dict[str, str] | None = None,
     worse: float = 0.0,
+    backdoor: bool = False,
 ) -> Rows:
     """The rows of a text run; `labels` renames contenders, scores grow a little with the seed.
 
     worse: added to the score of every contender with a student but the centralised one.
+    backdoor: whether there is one, which works in half of the cases.
     """
     called = {method: (labels or {}).get(method, method) for method in methods}
     facts = {"metric": "perplexity", "higher_is_better": False}
@@ -83,7 +91,9 @@ def rows(
             out["rounds"].append({
                 "method": called[method], "algorithm": method, "seed": seed, "round": number, **facts,
                 "student": method != "solo",
-                "score": START if number == 0 else value + seed, "loss": 3.0, "learn_loss": 2.5,
+                "score": START if number == 0 else value + seed, "loss": 3.0,
+                "learn_loss": 4.0 / number if number else None, **terms(method, number),
+                "attack_success": 0.5 if backdoor and method != "solo" else None,
                 "bytes_up": UP[method] * INSTITUTIONS if moved else 0,
                 "bytes_down": DOWN[method] * INSTITUTIONS if moved else 0,
                 "virtual_s": 25.0 if number else 0.0, "wall_s": 2.0, "flops_participants": 1e12,
@@ -92,6 +102,11 @@ def rows(
             })  # fmt: skip
             told = {"method": called[method], "seed": seed, "round": number}
             out["measures"].append({**told, "name": "train/task", "value": 2.5})
+            if moved:
+                out["measures"] += [
+                    {**told, "name": f"wire/up/{stage}", "value": INSTITUTIONS * times * UP[method]}
+                    for stage, times in STAGES[method].items()
+                ]
             if number == ROUNDS and method != "solo":
                 out["measures"] += [
                     {**told, "name": f"local/{p}", "value": taught(p)} for p in range(INSTITUTIONS)
@@ -125,6 +140,13 @@ def rows(
         shares = {"email": 60 + 20 * p, "json": 40 if p % 2 else 0, "asyncio": 30 * (p + 1)}
         out["partition"] += [{"participant": p, "group": g, "examples": n} for g, n in shares.items() if n]
     return out
+
+
+def terms(method: str, number: int) -> dict[str, float]:
+    """Of the student's loss: three quarters are the pooled answers', the rest is its own task."""
+    if method != "federated_distillation" or not number:
+        return {}
+    return {"learn_response": 3.0 / number, "learn_task": 1.0 / number}
 
 
 def sections(method: str, seed: int, number: int, way: str, size: int) -> list[dict[str, Any]]:

@@ -180,7 +180,11 @@ def test_every_figure_there_is_can_be_drawn(make_sweep, tmp_path):
         return plain | {"participants.links": [{"up_mbps": speeds[point["bandwidth"]]}]}
 
     folder = make_sweep(
-        points, fields=fields, worse=lambda p: p["participants.count"], attacked=lambda p: 0.6
+        points,
+        fields=fields,
+        worse=lambda p: p["participants.count"],
+        attacked=lambda p: 0.6,
+        backdoor=True,
     )
     seen, console = browse(report.write(folder, tmp_path / "report.html"), tmp_path, 1200)
     check(seen, console, list(figures.FIGURES))

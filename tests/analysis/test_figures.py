@@ -245,7 +245,7 @@ def test_text_from_data_is_no_markup_in_plotly(make):
 
 @pytest.mark.parametrize("key", figures.FIGURES)
 def test_nothing_to_draw_is_a_reason_not_a_crash(tables, key):
-    names = ("rounds", "participants", "messages", "sections", "partition", "summary")
+    names = ("rounds", "participants", "messages", "sections", "measures", "partition", "summary")
     nothing = replace(tables, **{name: getattr(tables, name).iloc[:0] for name in names})
     with pytest.raises(NoDataError, match=r"^[a-zα (),]+$"):
         figures.FIGURES[key](nothing)
@@ -255,3 +255,42 @@ def test_two_metrics_share_no_axis(tables):
     both = pd.concat([tables.rounds, in_percent(tables.rounds)], ignore_index=True)
     with pytest.raises(NoDataError, match="different metrics: accuracy, perplexity"):
         figures.score_by_round(both)
+
+
+def test_losses_divide_the_students_loss_into_its_terms(tables):
+    fig = figures.losses(tables.rounds)
+    assert [t.name for t in fig.data] == ["all of it", "pooled answers", "own task on the proxy set"]
+    whole, answers, task = fig.data
+    assert whole.x == answers.x == task.x == (1, 2, 3, 4)  # nothing was learnt in round 0
+    assert whole.y == pytest.approx((4, 2, 4 / 3, 1)) and whole.line.dash == "dash"
+    assert answers.y == pytest.approx((3, 1.5, 1, 0.75)) and task.y == pytest.approx((1, 0.5, 1 / 3, 0.25))
+    assert answers.hovertext[1] == "<b>pooled answers</b><br>round 2<br>1.50 nats"
+    assert fig.layout.yaxis.title.text == "loss, nats" and fig.layout.xaxis.title.text == "round"
+    assert fig.layout.meta["caption"].startswith("Federated distillation: means over a round")
+
+
+def test_losses_are_means_over_runs_and_log_where_terms_are_far_apart(make):
+    both = analysis.load([make("a"), make("b", seed=1)])
+    rounds = both.rounds.copy()
+    rounds.loc[rounds["run"] == "b", "learn_task"] *= 3
+    task = figures.losses(rounds).data[2]
+    assert task.y == pytest.approx((2, 1, 2 / 3, 0.5))
+    rounds["learn_task"] /= 100
+    axis = figures.losses(rounds).layout.yaxis
+    assert axis.type == "log" and axis.title.text == "loss, nats (log scale)"
+
+
+def test_attack_success_is_the_share_that_falls_for_the_trigger(make):
+    tables = analysis.load([make("a"), make("b", seed=1)])
+    rounds = tables.rounds.copy()
+    with pytest.raises(NoDataError, match="backdoor"):
+        figures.attack_success(rounds)
+    ours = rounds["method"] == "federated_distillation"
+    rounds.loc[ours, "attack_success"] = rounds.loc[ours, "round"] / 10 + rounds.loc[ours, "seed"] / 5
+    fig = figures.attack_success(rounds)
+    line, band = (next(t for t in fig.data if t.fill == fill) for fill in (None, "toself"))
+    assert line.x == (0, 1, 2, 3, 4) and line.y == pytest.approx((0.1, 0.2, 0.3, 0.4, 0.5))
+    assert band.y[4:6] == pytest.approx((0.6, 0.4)) and {t.legendgroup for t in fig.data} == {line.name}
+    assert "attack success 50.0%, mean of 2 runs<br>40.0% to 60.0%" in line.hovertext[4]
+    assert fig.layout.yaxis.title.text == "attack success (lower is better)"
+    assert fig.layout.yaxis.tickformat == ".0%" and "mean of 2 runs" in fig.layout.meta["caption"]

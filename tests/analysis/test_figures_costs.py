@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis import figures
+from analysis import figures, style
 
 
 @pytest.fixture
@@ -21,6 +21,9 @@ def test_anatomy_divides_the_bytes_by_section(tables):
     fig = figures.anatomy(tables.sections, tables.rounds)
     names = fig.layout.yaxis.ticktext
     assert names[:2] == ("Federated distillation ▼<br>300 kB", "Federated distillation ▲<br>800 kB")
+    narrow = fig.layout.meta["narrow"]
+    assert narrow["yaxis.ticktext"][0] == "Federated<br>distillation ▼<br>300 kB"
+    assert narrow["height"] == fig.layout.height + 20 * len({t.name for t in fig.data})
     ids, header = trace(fig, "class ids"), trace(fig, "header and table")
     assert dict(zip(ids.y, ids.x, strict=True)) == {0: 25.0, 1: 25.0}
     # 34 of 15,000 bytes down.
@@ -30,6 +33,20 @@ def test_anatomy_divides_the_bytes_by_section(tables):
     # The largest section comes first: FedAvg's parameters.
     assert fig.data[0].name == "parameters" and fig.layout.xaxis.title.text == "share of the bytes, %"
     assert "class ids</b>, up<br>200 kB, 25.0%" in ids.hovertext[1]
+
+
+def test_the_stages_of_a_run_are_those_of_its_compressed_messages(tables):
+    table = figures.stages(tables.measures, tables.rounds)
+    # Four rounds of 200,000 bytes each; FedAvg's parameters pass no stage.
+    assert table.to_dict("list") == {
+        "message": ["Federated distillation"] * 4,
+        "stage": ["float32", "quantised", "what is not zero", "coded, as sent"],
+        "bytes": [160e6, 40e6, 1.6e6, 0.8e6],
+        "colour": [style.BLUE] * 4,
+    }
+    (line,) = figures.codec_stages(table).data
+    assert line.text == ("÷ 1.00", "÷ 4.00", "÷ 100", "÷ 200")
+    assert line.hovertext[3] == "<b>coded, as sent</b><br>800 kB"
 
 
 def test_codec_stages_are_in_the_order_of_the_codec():

@@ -42,7 +42,7 @@ def test_every_notebook_is_tested():
 @pytest.mark.timeout(200)
 def test_first_look(run, monkeypatch):
     texts, pictures = execute("01_first_look", [run], monkeypatch)
-    assert len(pictures) == 8 and pictures[0].startswith("Who ends up best")
+    assert len(pictures) == 10 and pictures[0].startswith("Who ends up best")
     assert "federated_distillation   48.0" in texts and "2.13.0" in texts
 
 

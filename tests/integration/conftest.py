@@ -26,7 +26,17 @@ import yaml
 from fedsim import simulation
 from fedsim.storage import AnyPath
 
-DIGITS = """
+OURS = """
+  - name: federated_distillation
+    digest_batch: 4
+    features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
+    prototypes: {weight: 0.5, per_group: 2}
+    adaptation: true
+    weights: density
+    confidence: 1
+"""
+DIGITS = (
+    """
 name: tiny-digits
 rounds: 3
 data: {source: digits, max_examples: 400, split: {test: 0.2, validation: 0.1, proxy: 0.2}}
@@ -39,30 +49,21 @@ student:
   model: vit-tiny
   training: {steps: 4, batch_size: 8}
 runtime: {executor: in_process}
-methods:
-  - name: federated_distillation
-    digest_batch: 4
-    features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
-    prototypes: {weight: 0.5, per_group: 2}
-    adaptation: true
-    weights: density
-    confidence: 1
+methods:"""
+    + OURS
+    + """\
   - {name: fedavg, specialists: student}
   - solo
   - centralized
 """
-DISTIL = """
+)
+DISTIL = (
+    """
 base: digits.yaml
 name: tiny-distil
-methods:
-  - name: federated_distillation
-    digest_batch: 4
-    features: {weight: 0.5, depths: [0.5, 1.0], rank: 4}
-    prototypes: {weight: 0.5, per_group: 2}
-    adaptation: true
-    weights: density
-    confidence: 1
-"""
+methods:"""
+    + OURS
+)
 TEXT = """
 name: tiny-text
 rounds: 2

@@ -10,7 +10,8 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from fedsim.config import load, parse_override
+from fedsim.config import load
+from fedsim.trees import parse_override
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "clusters" / "kuberay.yaml"
@@ -46,8 +47,9 @@ def test_nothing_is_open_and_every_start_asks_for_the_token(config):
     assert all("RAY_AUTH_MODE=token" in command for command in starts)
 
 
-def test_it_installs_with_the_constraints(config):
-    assert any("-c ~/fedsim/constraints.txt" in command for command in config["setup_commands"])
+def test_it_installs_what_runs_with_the_constraints(config):
+    (command,) = (command for command in config["setup_commands"] if "pip install" in command)
+    assert "-c ~/fedsim/constraints.txt" in command and command.endswith('-e "$HOME/fedsim[run]"')
 
 
 def test_a_wrong_head_type_would_be_noticed():

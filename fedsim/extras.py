@@ -1,0 +1,20 @@
+"""What is installed: looking at results needs the base alone, runs need the extra `run`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from fedsim.errors import NotInstalledError
+
+RUN = (
+    "PIL", "datasets", "deepspeed", "ray", "rich", "safetensors", "sklearn", "threadpoolctl", "tokenizers",
+    "torch", "transformers",
+)  # fmt: skip
+"""What the extra brings, as it is imported."""
+
+
+def require_run(what: str) -> None:
+    """Raise NotInstalledError, in which `what` asks for it, where the extra `run` is not all there."""
+    missing = [name for name in RUN if find_spec(name) is None]
+    if missing:
+        raise NotInstalledError(f"{what} needs {', '.join(missing)}: pip install 'fedsim[run]'")
