@@ -129,7 +129,7 @@ def attacked_runs(attacks: pd.DataFrame | None, settings: pd.DataFrame, x: str =
     """The columns that `membership` draws, from the attacks on runs whose privacy budget varies."""
     column = field(settings, x)
     if attacks is None or attacks.empty:
-        raise NoDataError("no run was attacked (fedsim attack, attack in a sweep)")
+        raise NoDataError("no run was attacked (fedsim attack, or attack in a sweep)")
     if column is None:
         raise NoDataError(f"no privacy budget (a setting called {x}) varies over the runs")
     rows = attacks.drop(columns="epsilon").merge(settings[["run", column]], on="run")
