@@ -365,7 +365,7 @@ class Pretraining(Settings):
 
 
 class Questions(Settings):
-    """A task that nobody trained for: multiple-choice questions in JSON lines (`fedsim.questions`)."""
+    """A task that nobody trained for: multiple-choice questions in JSON lines, see `evaluation.questions`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     """What it is called in `measures.parquet`."""
@@ -377,7 +377,7 @@ class Questions(Settings):
 
 class FewShot(Source):
     """Images: a labelled set of other classes, which the student's features are to tell apart by a few
-    examples (`fedsim.few_shot`)."""
+    examples (`fedsim.evaluation.few_shot`)."""
 
     shots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5)
     """Numbers of examples of a class."""
@@ -393,7 +393,7 @@ class Evaluation(Settings):
     """Evaluate the student every that many rounds, and in the last."""
     participants: Literal["last", "always", "never"] = "last"
     """When specialists are scored on the global test set, and they and the student on what the institutions
-    keep to test themselves (`fedsim.breakdown`)."""
+    keep to test themselves (`fedsim.evaluation.breakdown`)."""
     co2e_g_per_kwh: Positive | None = None
     """Grams of CO₂e for a kWh, of the grid, to have it counted where energy is; e.g. 250."""
     generate: Annotated[int, Field(ge=0)] = 0
@@ -409,10 +409,10 @@ class Evaluation(Settings):
     """Images, image–text: what the student's features are tried on after the last round."""
     instructions: str | None = None
     """Text: a file of JSON lines in the format of IFEval, whose instructions rules check after the last round
-    (`fedsim.instructions`)."""
+    (`fedsim.evaluation.instructions`)."""
     retrieval: Annotated[int, Field(ge=0)] = 0
     """Image–text: among that many pairs of the test set the student finds each image's text and each text's
-    image after the last round (recall@k, `fedsim.retrieval`); 0 measures nothing."""
+    image after the last round (recall@k, `fedsim.evaluation.retrieval`); 0 measures nothing."""
 
 
 class Demand(Settings):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load
 
-from fedsim import adversaries, breakdown, memory, storage
+from fedsim import adversaries, memory, storage
 from fedsim.errors import ConfigError, RunError
+from fedsim.evaluation import breakdown
 from fedsim.intake import Intake, Pooled, Terms
 from fedsim.methods.base import Desk, Method
 from fedsim.process import peak_mib
@@ -148,7 +149,7 @@ class Coordinator:
             score, loss = self._desk.learner.evaluate(self.public.test)
             measures |= self._generated()
             if round == config.rounds:
-                from fedsim.exams import taken
+                from fedsim.evaluation.exams import taken
 
                 measures |= taken(self.world, self._desk.learner, self.public)
             adversary = config.participants.adversary
@@ -186,7 +187,7 @@ class Coordinator:
         """What the student makes of prompts of the test set, where the config asks for it."""
         if not self.world.config.evaluation.generate:
             return {}
-        from fedsim.evaluation import generated
+        from fedsim.evaluation.generated import generated
 
         found = generated(self.world, self._desk.learner, self.public.test)
         return {f"test/{name}": value for name, value in found.items()}

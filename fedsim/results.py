@@ -135,10 +135,10 @@ MEASURES: Columns = {
         "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
         "`privacy/epsilon`: of a whole participant, that pooling spent so far (`pate`), `privacy/answered`: "
         "questions of this round that had an answer, 0 … 1; "
-        "`train/excess_error_<l>`, `test/<measure>`: see `fedsim.evaluation`; `group/<name>`, "
-        "`local/<participant>`: see `fedsim.breakdown`; after the last round `retrieval/<measure>`, "
+        "`train/excess_error_<l>`, `test/<measure>`: see `evaluation.generated`; `group/<name>`, "
+        "`local/<participant>`: see `evaluation.breakdown`; after the last round `retrieval/<measure>`, "
         "`few_shot/<n>_shot`, `task/<name>/<n>_shot/<measure>`, `instructions/<measure>`: see "
-        "`fedsim.exams`; "
+        "`evaluation.exams`; "
         "`energy/<measure>`: see `fedsim.energy`; `wire/up/<stage>`: bytes of what participants sent after a "
         "stage of the codec, see `fedsim.wire.stages`",
     ),

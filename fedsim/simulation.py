@@ -18,11 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from fedsim import adversaries, exams, plugins, privacy, results, shortage, storage
+from fedsim import adversaries, plugins, privacy, results, shortage, storage
 from fedsim.checkpoints import PARTS, Checkpoints, hold
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation, tokenizers
 from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
+from fedsim.evaluation import exams
 from fedsim.executor import Executor, InProcess
 from fedsim.folders import finished, open_folder, usable
 from fedsim.manifest import manifest, model_card

@@ -42,7 +42,7 @@ from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import as_pooled
 from fedsim.aggregation.rollouts import RolloutPool
 from fedsim.config import Settings
-from fedsim.evaluation import excess_error
+from fedsim.evaluation.generated import excess_error
 from fedsim.methods.base import Desk, Pool, Site
 from fedsim.methods.prompted import Prompted, PromptSettings
 from fedsim.sequences import merged

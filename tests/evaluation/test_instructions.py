@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fedsim.instructions import RULES, Item, followed, measure, parse, readings
+from fedsim.evaluation.instructions import RULES, Item, followed, measure, parse, readings
 
 AT_LEAST, LESS = "at least", "less than"
 CASES = [

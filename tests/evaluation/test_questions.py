@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from fedsim import data
 from fedsim.config import load
 from fedsim.data import tokenizers
+from fedsim.evaluation.questions import Item, answered, parse, windows
 from fedsim.process import set_up
-from fedsim.questions import Item, answered, parse, windows
 from fedsim.simulation import world
 
 ITEMS = [

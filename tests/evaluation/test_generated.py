@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedsim.evaluation import bleu, distinct, excess_error, rouge_l
+from fedsim.evaluation.generated import bleu, distinct, excess_error, rouge_l
 
 
 def test_rouge_l_is_the_f_of_the_longest_common_subsequence():

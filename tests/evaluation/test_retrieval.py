@@ -6,8 +6,8 @@ import torch
 
 from fedsim import data
 from fedsim.config import load
+from fedsim.evaluation.retrieval import recalls, retrieved
 from fedsim.process import set_up
-from fedsim.retrieval import recalls, retrieved
 from fedsim.simulation import world
 
 

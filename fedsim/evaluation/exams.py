@@ -1,11 +1,11 @@
 """What a student is put to after the last round, beside its score: parts of the test set, held-out tasks,
 instructions, retrieval.
 
-    group/<name>                     `fedsim.breakdown`
-    retrieval/<measure>              `fedsim.retrieval`
-    few_shot/<n>_shot                `fedsim.few_shot`
-    task/<name>/<n>_shot/<measure>   `fedsim.questions`
-    instructions/<measure>           `fedsim.instructions`, of the likeliest answer
+    group/<name>                     `fedsim.evaluation.breakdown`
+    retrieval/<measure>              `fedsim.evaluation.retrieval`
+    few_shot/<n>_shot                `fedsim.evaluation.few_shot`
+    task/<name>/<n>_shot/<measure>   `fedsim.evaluation.questions`
+    instructions/<measure>           `fedsim.evaluation.instructions`, of the likeliest answer
 
 The driver reads the files and finds what is wrong with them; their text travels to the coordinator.
 """
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim import breakdown, few_shot, instructions, questions, retrieval
 from fedsim.config import RunConfig
 from fedsim.data import tokenizers
 from fedsim.errors import ConfigError
+from fedsim.evaluation import breakdown, few_shot, instructions, questions, retrieval
 from fedsim.types import Examples, Public
 
 if TYPE_CHECKING:
