@@ -14,15 +14,8 @@ from fedsim.types import Features, Mixture, Prototypes
 from fedsim.wire import decode, memory_limit
 from fedsim.wire.container import join, pack, unpack
 from fedsim.wire.entropy import encode_symbols
-from tests.wire.test_messages import (
-    assert_same,
-    expectation,
-    features_of,
-    prototypes_of,
-    reason,
-    responses_of,
-    send,
-)
+from tests.wire.hostile import expectation, features_of, prototypes_of, responses_of, send
+from tests.wire.test_messages import assert_same, reason
 
 
 @settings(deadline=None)
