@@ -147,7 +147,7 @@ class Command:
         except subprocess.TimeoutExpired:
             self.kill_all()
             raise
-        left = self.left(patience=10)
+        left = self.left(patience=30)  # Ray's agents look for their parent now and then
         folders = self.folders()
         self.kill_all()
         assert not left, f"still running: {left}"
