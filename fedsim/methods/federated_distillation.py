@@ -30,7 +30,7 @@ from pydantic import Field
 
 from fedsim import events, schedules
 from fedsim.aggregation.disagreement import Disagreement
-from fedsim.aggregation.exact import CountSum
+from fedsim.aggregation.exact import CountSum, Pooled
 from fedsim.aggregation.geometric import LogSum
 from fedsim.aggregation.gnmax import GNMaxPool, GNMaxSettings, epsilon_of
 from fedsim.aggregation.mixture import AnswerPool, MixturePool, as_mixture
@@ -198,26 +198,11 @@ class FederatedDistillation(Method):
         if told.responses is not None:
             if self.settings.delta == "both":
                 cache.note(site.memory, told.responses, round)
-            streams.append(
-                Stream(
-                    examples=site.public.proxy.take(told.responses.samples),
-                    batch_size=self.settings.digest_batch,
-                    objective=Objective(response=1.0, task=self.settings.task),
-                    teacher=as_pooled(told.responses),
-                    weight=self.settings.digest,
-                    # A few hundred images are soon known by heart, the student's errors with them.
-                    augment=self.world.config.participants.training.augment,
-                )
-            )
+            answered = site.public.proxy.take(told.responses.samples)
+            wanted = Objective(response=1.0, task=self.settings.task)
+            streams.append(self._digested(answered, wanted, as_pooled(told.responses)))
         elif self.settings.digest and self.world.proxy_labelled:
-            streams.append(
-                Stream(
-                    site.public.proxy,
-                    self.settings.digest_batch,
-                    weight=self.settings.digest,
-                    augment=self.world.config.participants.training.augment,
-                )
-            )
+            streams.append(self._digested(site.public.proxy, Objective()))
         fit = site.learner.fit(self.phase(round, site.participant, "local", *streams))
         if received is None and round > 1 and self.settings.frequency == "adaptive":
             return None, fit
@@ -230,6 +215,12 @@ class FederatedDistillation(Method):
             assert own.losses is not None
             answers = replace(answers, skills=own.losses.astype(np.float32))
         return self.insight.with_own(site, round, told, answers), fit
+
+    def _digested(self, examples: Examples, objective: Objective, teacher: Pooled | None = None) -> Stream:
+        # Varied: a few hundred images are soon known by heart, the student's errors with them.
+        augment = self.world.config.participants.training.augment
+        want = self.settings
+        return Stream(examples, want.digest_batch, objective, teacher, want.digest, augment)
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
         answers = self._expect_answers(direction, round, sender)

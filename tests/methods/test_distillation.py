@@ -15,7 +15,7 @@ from fedsim.training import Objective, Phase, Stream
 from fedsim.types import COORDINATOR, Responses
 from fedsim.wire import decode
 from fedsim.wire.quantise import largest_remainder
-from tests.methods.small import DISTIL, K, Small, dense, of, said, weights
+from tests.methods.small import DISTIL, K, Small, dense, of, rng, said, weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +84,22 @@ def test_participants_learn_from_what_came_down():
     taught, _ = method.participant_step(site, 2, received)
     alone, _ = method.participant_step(small.site(), 2, None)
     assert of(taught)[:, 3].mean() > of(alone)[:, 3].mean() + 0.2
+
+
+def test_a_participant_varies_the_images_that_it_digests_as_it_does_its_own():
+    small = Small({**DISTIL, "digest": 0.7, "task": 0.2})
+    method, site, alone = small.world.method("federated_distillation"), small.site(1), small.site(1).learner
+    samples = method.samples(2)
+    rows = rng(0).dirichlet(np.ones(10), len(samples)).astype(np.float32)
+    lengths, ids, counts = largest_remainder(rows, 255)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    received = Responses(samples, 1, 10, 255, offsets, ids, counts)
+    method.participant_step(site, 2, received)
+    asked = small.federation.public.proxy.take(samples)
+    told = Stream(asked, 4, Objective(1.0, 0.2), as_pooled(received), weight=0.7, augment=True)
+    mine = Stream(small.shards[1].train, 8, augment=True)
+    alone.fit(Phase((mine, told), small.config.participants.training, 2, 3, (0, 2, 1, "local")))
+    assert np.array_equal(alone.parameters().vector, site.learner.parameters().vector)
 
 
 def test_a_participant_of_solo_does_what_a_learner_does_alone():
