@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedsim.evaluation import lines
+
 Rule = Callable[..., bool]
 """(answer, the instruction's keyword arguments) → whether it is followed."""
 
@@ -36,15 +38,7 @@ class Item:
 
 def parse(text: str) -> list[Item]:
     """Items of lines of JSON. Raises ValueError that names the line and what is wrong with it."""
-    items = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                items.append(_item(json.loads(line)))
-            except (ValueError, TypeError, KeyError) as error:
-                what = f"no {error}" if isinstance(error, KeyError) else error
-                raise ValueError(f"line {number}: {what}") from None
-    return items
+    return lines.parse(text, _item)
 
 
 def followed(item: Item, answer: str) -> list[bool]:

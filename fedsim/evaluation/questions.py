@@ -14,7 +14,6 @@ number of examples. A prompt that is longer than the window loses its beginning.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.data import tokenizers
+from fedsim.evaluation import lines
 from fedsim.types import Examples
 
 if TYPE_CHECKING:
@@ -37,15 +37,7 @@ class Item:
 
 def parse(text: str) -> list[Item]:
     """Items of lines of JSON. Raises ValueError that names the line and what is wrong with it."""
-    items = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                items.append(_item(json.loads(line)))
-            except (ValueError, TypeError, KeyError) as error:
-                what = f"no {error}" if isinstance(error, KeyError) else error
-                raise ValueError(f"line {number}: {what}") from None
-    return items
+    return lines.parse(text, _item)
 
 
 def answered(
