@@ -26,17 +26,22 @@ def open_folder(config: RunConfig, resume: bool) -> AnyPath:
             raise ConfigError("resume", str(folder), "the folder of an earlier run (it holds config.yaml)")
         same(configs.load(saved), config)
         return folder
+    make(folder, "run")
+    results.write_text(saved, configs.to_yaml(config))
+    return folder
+
+
+def make(folder: AnyPath, command: str) -> None:
+    """A new folder, for `fedsim <command>`. Raises ConfigError for a file or a folder in use."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError("output", str(folder), "a folder, not a file")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
             "output",
             str(folder),
-            f"a new folder: this one is in use; `fedsim run --resume {folder}` continues it",
+            f"a new folder: this one is in use; `fedsim {command} --resume {folder}` continues it",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    results.write_text(saved, configs.to_yaml(config))
-    return folder
 
 
 @contextmanager

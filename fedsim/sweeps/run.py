@@ -188,13 +188,7 @@ def _open(sweep: SweepConfig, resume: bool) -> None:
                 where, was, wanted = difference
                 raise ConfigError(f"resume: {where}", wanted, f"{was!r}, as the sweep began")
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(
-            "output",
-            str(folder),
-            f"a new folder: this one is in use; `fedsim sweep --resume {folder}` continues it",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    folders.make(folder, "sweep")
     results.write_text(saved, sweep_configs.to_yaml(sweep))
 
 
