@@ -9,6 +9,7 @@ and `seed`.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from fedsim.errors import FedsimError
 from fedsim.storage import AnyPath, RemotePath
 
 READERS = 16
-"""Folders read at the same time: behind a URI it is waiting that takes the time."""
+"""Folders read at the same time behind a URI, where it is waiting that takes the time."""
 _METHODS = ["method", "algorithm", "student", "seed"]
 SUMMARY = ("algorithm", "student", "seed", *results.SUMMARY)
 """Columns of the summary."""
@@ -102,7 +103,7 @@ def load(
     wanted = _wanted(columns)
     found = _find(paths)
     names = _names(found.folders)
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(_readers(found.folders)) as pool:
         reading = [
             pool.submit(_load_one, *it, wanted, strict) for it in zip(names, found.folders, strict=True)
         ]
@@ -139,6 +140,11 @@ def _attacks(runs: Iterable[Run], labels: Iterable[str]) -> pd.DataFrame | None:
             rows.insert(0, "run", run.name)
             found.append(rows)
     return pd.concat(found, ignore_index=True) if found else None
+
+
+def _readers(folders: Iterable[AnyPath]) -> int:
+    remote = any(isinstance(folder, RemotePath) for folder in folders)
+    return READERS if remote else min(os.cpu_count() or 1, 4)
 
 
 def _wanted(columns: Mapping[str, Iterable[str]] | None) -> dict[str, list[str]]:
@@ -206,8 +212,9 @@ def _table(folder: AnyPath, table: str, columns: Iterable[str], missing: bool) -
     options = {"read_dictionary": texts, "pre_buffer": isinstance(path, RemotePath)}
     try:
         with storage.reading(path) as source, pq.ParquetFile(source, **options) as file:
-            _check_schema(path, table, file.schema_arrow)
-            there = [name for name in plain.names if name in file.schema_arrow.names]
+            written = file.schema_arrow  # made anew whenever it is asked for
+            _check_schema(path, table, written)
+            there = [name for name in plain.names if name in written.names]
             read, count = file.read(columns=there, use_threads=False), file.metadata.num_rows
             parts = [read[c.name] if c.name in there else pa.nulls(count, c.type) for c in plain]
             return pa.Table.from_arrays(parts, schema=plain)
@@ -242,7 +249,7 @@ def _check_schema(path: AnyPath, table: str, schema: pa.Schema) -> None:
 
 def _summary(folder: AnyPath, rounds: pa.Table, missing: bool) -> pa.Table:
     """summary.json, or the same rows computed from the tables where a run hasn't written it yet."""
-    methods = rounds.select(_METHODS).to_pydict()
+    methods = _first_of_each(rounds.select(_METHODS), "method")
     path = folder / "summary.json"
     if missing:
         none = not (folder / "participants.parquet").exists()
@@ -272,6 +279,13 @@ def _summary(folder: AnyPath, rounds: pa.Table, missing: bool) -> pa.Table:
     except (pa.ArrowException, TypeError) as error:
         raise AnalysisError(f"{path}: a value of another kind than expected ({_line(error)})") from None
     return pa.table(columns)
+
+
+def _first_of_each(rows: pa.Table, column: str) -> dict[str, list[Any]]:
+    """The rows in which a text stands for the first time, by columns."""
+    codes = rows[column].combine_chunks().indices.to_numpy()
+    first: dict[str, list[Any]] = rows.take(np.sort(np.unique(codes, return_index=True)[1])).to_pydict()
+    return first
 
 
 def _manifest(path: AnyPath) -> dict[str, Any]:
@@ -363,7 +377,7 @@ def _stack(name: str, parts: list[pa.Table], names: list[str], labels: pd.Series
     while whole.num_columns:  # one by one: the texts written out are the larger part
         column = whole.column_names[0]
         values, whole = whole[column], whole.remove_column(0)
-        written = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
+        written = values.cast(pa.large_string()) if pa.types.is_dictionary(values.type) else values
         series = written.to_pandas()
         if written.num_chunks == 1:  # Arrow's own memory, which can't be written to
             series = series.copy()
