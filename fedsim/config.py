@@ -65,7 +65,7 @@ class Split(Settings):
         return self
 
 
-MODALITIES = {"stdlib": "text", "digits": "image", "synthetic": "image"}
+MODALITIES = {"stdlib": "text", "manual": "text", "digits": "image", "photos": "image", "synthetic": "image"}
 """What the sources read that always read the same."""
 
 
@@ -73,10 +73,11 @@ class Source(Settings):
     """Where examples come from."""
 
     source: str = "stdlib"
-    """`stdlib` (source text of Python's standard library), `digits` (scikit-learn's handwritten
-    digits), `synthetic` (images made from the seed, as many as wanted), `files` (text, JSONL, CSV,
-    Parquet, WebDataset tar, an image folder or a saved `datasets` folder at `path`), `hub` (a Hugging
-    Face dataset called `path`; needs a network), or one of a plugin."""
+    """`stdlib` (source text of Python's standard library), `manual` (its reference manual), `digits`
+    (scikit-learn's handwritten digits), `photos` (patches of its photographs), `synthetic` (images made
+    from the seed, as many as wanted), `files` (text, JSONL, CSV, Parquet, WebDataset tar, an image folder
+    or a saved `datasets` folder at `path`), `hub` (a Hugging Face dataset called `path`; needs a network),
+    or one of a plugin."""
     path: str | None = None
     """File, folder, glob, or hub name; relative paths start at the working directory. Of the hub also
     `c4`, `wikipedia`, `bookcorpus`, `imagenet`, `coco`, `openimages`, `conceptual_captions`, `sbu`, which
@@ -126,8 +127,8 @@ class DataConfig(Source):
     """A source of its own for the proxy set, e.g. `{source: hub, path: c4, max_examples: 5000}`; all of
     it is the proxy set, less what is also in the other data, and `split.proxy` is not used."""
     modality: Literal["text", "image", "image_text"] | None = None
-    """Told by the source for `stdlib`, `digits` and `synthetic`, but a source of images is also one of
-    image–text where that is asked for; needed for `files` and `hub`."""
+    """Told by the sources that always read the same, but one of images is also one of image–text where that
+    is asked for; needed for `files` and `hub`."""
     split: Split = Split()
     window: Annotated[int, Field(ge=8, le=65536)] = 64
     """Text: tokens in one training window. Image–text: most tokens of a caption, its end included."""

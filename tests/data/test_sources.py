@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedsim.config import DataConfig
-from fedsim.data.sources import stdlib
+from fedsim.data.sources import manual, photos, stdlib
 from fedsim.data.sources.raw import chunks, draw_evenly, from_documents, from_pixels
 from fedsim.errors import ConfigError
 
@@ -98,3 +98,26 @@ def test_this_library_gives_a_dozen_domains_of_some_size():
     sizes = np.bincount(raw.groups, weights=[len(text) for text in raw.documents])
     assert sizes.min() > 20_000
     assert max(map(len, raw.documents)) <= 2048
+
+
+def test_photographs_are_cut_into_patches_row_by_row():
+    raw = photos.load(DataConfig(source="photos"), rng())
+    assert raw.pixels is not None and raw.pixels.shape == (len(raw), 3, 8, 8)
+    # 427 × 640 pixels halved are 213 × 320: 26 rows of 40 patches each, most of them unlike any other.
+    assert 2000 < len(raw) <= 2 * 26 * 40
+    assert set(raw.groups.tolist()) == {0, 1} and raw.group_names == ("china", "flower")
+    above = [raw.pixels[i, :, -1].astype(int) for i in range(40)]
+    below = [raw.pixels[40 + i, :, 0].astype(int) for i in range(40)]
+    near = np.mean([np.abs(a - b).mean() for a, b in zip(above, below, strict=True)])
+    far = np.mean([np.abs(a - b).mean() for a, b in zip(above, below[20:] + below[:20], strict=True)])
+    assert near < far / 2  # neighbours in the photograph are neighbours here
+    larger = photos.load(DataConfig(source="photos", image_size=32, max_examples=20), rng())
+    assert larger.pixels is not None and larger.pixels.shape == (20, 3, 32, 32)
+
+
+def test_the_manual_is_prose_that_the_library_does_not_hold():
+    raw = manual.load(DataConfig(source="manual"), rng())
+    assert len(raw) > 200 and all(len(text) <= 2048 for text in raw.documents)
+    assert sum("statement" in text for text in raw.documents) > 50
+    code = stdlib.load(DataConfig(), rng())
+    assert not set(raw.keys.tolist()) & set(code.keys.tolist())
