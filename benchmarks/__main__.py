@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import analysis_load, codec, memory, rounds, startup, step, tokens
+from benchmarks import analysis_load, codec, large, memory, rounds, startup, step, tokens
 
 BENCHMARKS = {
     "codec": codec.main,
     "tokens": tokens.main,
+    "large": large.main,
     "step": step.main,
     "rounds": rounds.main,
     "startup": startup.main,

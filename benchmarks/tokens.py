@@ -125,7 +125,7 @@ def _one_thread() -> None:
 # ---- text
 
 
-def _domains() -> list[list[str]]:
+def domains() -> list[list[str]]:
     """Two domains of documents: code, and news or else the other half of the code."""
     root = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings"}
@@ -144,13 +144,13 @@ def _prepare(folder: Path) -> None:
 
     from fedsim.data.tokenizers import train
 
-    domains = _domains()
-    tokenizer = Tokenizer.from_str(train([text for domain in domains for text in domain], CLASSES))
+    texts = domains()
+    tokenizer = Tokenizer.from_str(train([text for domain in texts for text in domain], CLASSES))
     if tokenizer.get_vocab_size() != CLASSES:
         raise SystemExit(f"the text has only {tokenizer.get_vocab_size():,} tokens")
     rng = np.random.default_rng(0)
     each = (PROXY + VALIDATION + PUBLIC) // 2 + SHARD
-    for k, domain in enumerate(domains):
+    for k, domain in enumerate(texts):
         ids: list[int] = []
         for place in rng.permutation(len(domain)):
             ids += [*tokenizer.encode(domain[place][:4_000]).ids, 0]
