@@ -68,6 +68,12 @@ class Split(Settings):
 MODALITIES = {"stdlib": "text", "manual": "text", "digits": "image", "photos": "image", "synthetic": "image"}
 """What the sources read that always read the same."""
 
+NOT_OF_BUNDLED = (
+    "path", "subset", "hub_split", "revision", "text_column", "prompt_column", "image_column",
+    "caption_column", "label_column", "label_names", "header",
+)  # fmt: skip
+"""Settings that those sources have no use for."""
+
 
 class Source(Settings):
     """Where examples come from."""
@@ -115,6 +121,15 @@ class Source(Settings):
             known = HUB[value["path"]]
             value = {**known, **value, "path": known["path"]}
         return value
+
+    @model_validator(mode="after")
+    def _is_read(self) -> Source:
+        """What a source would pass over in silence was meant for another."""
+        if self.source in MODALITIES:
+            for name in NOT_OF_BUNDLED:
+                if getattr(self, name) != Source.model_fields[name].default:
+                    raise ValueError(f"no {name}, which {self.source} doesn't read, or another source")
+        return self
 
 
 class DataConfig(Source):
@@ -200,7 +215,7 @@ class Training(Settings):
 
     steps: Annotated[int, Field(ge=0)] = 50
     """Optimiser steps per round."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_size: Annotated[int, Field(ge=1, le=2**20)] = 16
     """Examples per step (text: windows), over all ranks together."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """`sgd` is without momentum, as FedAvg's paper has it."""
@@ -361,7 +376,7 @@ class Pretraining(Settings):
     needs no labels but models that cut images into patches."""
     steps: Annotated[int, Field(ge=0)] = 0
     """0 starts from random weights."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_size: Annotated[int, Field(ge=1, le=2**20)] = 16
     learning_rate: Positive = 2e-3
 
 
@@ -458,7 +473,7 @@ class Runtime(Settings):
     others wait on disk. Absent: the actor's part of half of its machine's memory."""
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads per actor. Part of the arithmetic: results are bit-identical at equal threads."""
-    message_limit_mib: Positive = 256.0
+    message_limit_mib: Annotated[float, Field(ge=0.001, allow_inf_nan=False)] = 256.0
     """Largest message that is accepted, in MiB; larger ones are rejected unread."""
 
     @field_validator("participant", mode="before", json_schema_input_type=Demand | tuple[Demand, ...])

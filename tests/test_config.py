@@ -227,7 +227,15 @@ WRONG = {
     "unknown coder": (["methods.0.coder=gzip"], ["methods.0.coder", "'gzip'", "'ans', 'huffman' or 'raw'"]),
     "no message fits": (
         ["runtime.message_limit_mib=0"],
-        ["runtime.message_limit_mib", "0", "greater than 0"],
+        ["runtime.message_limit_mib", "0", "greater than or equal to 0.001"],
+    ),
+    "more than any set": (
+        ["student.training.batch_size=100000000"],
+        ["student.training.batch_size", "100000000", "less than or equal to 1048576"],
+    ),
+    "a setting of other sources": (
+        ["data.source=digits", "data.label_names=[zero, one]"],
+        ["data", "no label_names, which digits doesn't read"],
     ),
     "unequal shares": (["student.engine.ranks=3"], ["student", "'ranks': 3", "a multiple of engine.ranks"]),
     "output that is a file": (["output=config.yaml"], ["output", "'config.yaml'", "a folder, not a file"]),
