@@ -68,12 +68,6 @@ class Split(Settings):
 MODALITIES = {"stdlib": "text", "manual": "text", "digits": "image", "photos": "image", "synthetic": "image"}
 """What the sources read that always read the same."""
 
-NOT_OF_BUNDLED = (
-    "path", "subset", "hub_split", "revision", "text_column", "prompt_column", "image_column",
-    "caption_column", "label_column", "label_names", "header",
-)  # fmt: skip
-"""Settings that those sources have no use for."""
-
 
 class Source(Settings):
     """Where examples come from."""
@@ -121,15 +115,6 @@ class Source(Settings):
             known = HUB[value["path"]]
             value = {**known, **value, "path": known["path"]}
         return value
-
-    @model_validator(mode="after")
-    def _is_read(self) -> Source:
-        """What a source would pass over in silence was meant for another."""
-        if self.source in MODALITIES:
-            for name in NOT_OF_BUNDLED:
-                if getattr(self, name) != Source.model_fields[name].default:
-                    raise ValueError(f"no {name}, which {self.source} doesn't read, or another source")
-        return self
 
 
 class DataConfig(Source):

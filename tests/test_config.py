@@ -235,7 +235,7 @@ WRONG = {
     ),
     "a setting of other sources": (
         ["data.source=digits", "data.label_names=[zero, one]"],
-        ["data", "no label_names, which digits doesn't read"],
+        ["data.label_names", "('zero', 'one')", "nothing: digits doesn't read it"],
     ),
     "unequal shares": (["student.engine.ranks=3"], ["student", "'ranks': 3", "a multiple of engine.ranks"]),
     "output that is a file": (["output=config.yaml"], ["output", "'config.yaml'", "a folder, not a file"]),

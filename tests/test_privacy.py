@@ -9,7 +9,7 @@ from scipy import optimize, special
 from fedsim import privacy, simulation
 from fedsim.config import Privacy, RunConfig, load
 from fedsim.errors import ConfigError
-from fedsim.executor import InProcess
+from tests.power_cut import Dies
 
 
 @pytest.mark.parametrize(
@@ -148,16 +148,6 @@ def test_who_is_not_asked_spends_nothing(tmp_path):
         expected = [privacy.spent(Privacy(noise=2.0), 2.0, rate, int(4 * k)) for k in times]
         assert rows.epsilon.tolist() == expected
     assert len(table) == 6
-
-
-class Dies(InProcess):
-    """The process ends in round 2: the specialists have taken their noisy steps, nothing is committed."""
-
-    def close(self, lane, round, *rest):
-        closing = super().close(lane, round, *rest)
-        if round == 2:
-            raise OSError("power cut")
-        return closing
 
 
 def test_a_run_that_is_cut_off_draws_the_same_noise_and_spends_the_same(tmp_path):

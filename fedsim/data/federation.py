@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedsim.config import DataConfig, RunConfig, Source
+from fedsim.config import MODALITIES, DataConfig, RunConfig, Source
 from fedsim.data import captions, tokenizers
 from fedsim.data.partition import PARTITIONERS, distribution
 from fedsim.data.proxy import UNKNOWN, fitted, join
@@ -24,6 +24,12 @@ from fedsim.seeding import generator
 from fedsim.types import Examples, Public, Shard
 
 T = TypeVar("T")
+
+NOT_OF_BUNDLED = (
+    "prompt_column", "caption_column", "label_column", "label_names", "text_column", "image_column",
+    "path", "subset", "hub_split", "revision", "header",
+)  # fmt: skip
+"""Settings that the sources of `MODALITIES` would pass over in silence: they were meant for another."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,10 @@ def held_out(config: RunConfig, data: Federation) -> Federation:
 
 
 def _load(data: DataConfig, rng: np.random.Generator) -> Raw:
+    if data.source in MODALITIES:
+        for name in NOT_OF_BUNDLED:
+            if (value := getattr(data, name)) != DataConfig.model_fields[name].default:
+                raise ConfigError(f"data.{name}", value, f"nothing: {data.source} doesn't read it")
     raw = _known(SOURCES, "data.source", data.source)(data, rng)
     if raw.modality == "image" and data.modality == "image_text":
         raw = replace(raw, modality="image_text")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -189,6 +189,20 @@ class Method(ABC):
         size: parameters of the model that the receiver holds.
         """
         return None
+
+    def answers(self, direction: str, round: int, sender: int, levels: int, **more: Any) -> Expectation:
+        """For `expect`: answers about the proxy set in `levels` quanta; `more` as Expectation has it."""
+        return Expectation(
+            kind="responses",
+            direction=direction,
+            round=round,
+            sender=sender,
+            classes=self.world.interface.classes,
+            positions=self.world.positions,
+            levels=levels,
+            proxy_size=self.world.proxy_size,
+            **more,
+        )
 
     def agreed(self, expected: Expectation, pool: Pool, told: Knowledge | None = None) -> Expectation:
         """What is expected of participants, with what was settled when the round was opened: an empty

@@ -122,16 +122,7 @@ class CFD(Method):
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
         if direction == "down" and round == 1:
             return None
-        return Expectation(
-            kind="responses",
-            direction=direction,
-            round=round,
-            sender=sender,
-            classes=self.world.interface.classes,
-            positions=self.world.positions,
-            levels=self._levels(sender),
-            proxy_size=self.world.proxy_size,
-        )
+        return self.answers(direction, round, sender, self._levels(sender))
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         sums = CountSum(self.world.positions, self.world.interface.classes, self._levels(0))

@@ -91,17 +91,7 @@ class DSFL(Method):
         about = round if direction == "up" else round - 1
         if about < 1:
             return None
-        return Expectation(
-            kind="responses",
-            direction=direction,
-            round=round,
-            sender=sender,
-            classes=self.world.interface.classes,
-            positions=self.world.positions,
-            levels=self.settings.levels,
-            proxy_size=self.world.proxy_size,
-            samples=self.samples(about),
-        )
+        return self.answers(direction, round, sender, self.settings.levels, samples=self.samples(about))
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         positions, classes = self.world.positions, self.world.interface.classes

@@ -230,16 +230,12 @@ class FederatedDistillation(Method):
         if direction == "down" and (round == 1 or not self.settings.digest):
             return None
         ordered = self.settings.curriculum != "none" and round > 1
-        return Expectation(
-            kind="responses",
-            direction=direction,
-            round=round,
-            sender=sender,
-            classes=self.world.interface.classes,
-            positions=self.world.positions,
-            levels=self._levels(round),
+        return self.answers(
+            direction,
+            round,
+            sender,
+            self._levels(round),
             coarser=self.settings.levels == "dadaquant",
-            proxy_size=self.world.proxy_size,
             samples=None if ordered else self.samples(round),
             groups=self._groups if direction == "up" and self.settings.personal else 0,
             tail=self.settings.quantiser in TAILED,

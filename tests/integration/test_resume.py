@@ -11,6 +11,7 @@ import fedsim
 from analysis.report import write
 from fedsim import simulation
 from fedsim.executor import InProcess
+from tests.power_cut import Dies
 
 RAY = ("runtime.executor=ray", "runtime.participants_per_actor=5")
 # Two helpers of Ray notice at once that their raylet is gone, but want to tell the control store, which
@@ -48,16 +49,6 @@ def test_after_kill_9_everything_ends_by_itself(fedsim_command, configs, tmp_pat
     command.wait_for(folder / "checkpoints" / "federated_distillation" / "round-0001.json")
     command.process.kill()
     assert not command.left(patience=120)
-
-
-class Dies(InProcess):
-    """The process ends in round 2: the coordinator has saved, the round is not committed."""
-
-    def close(self, lane, round, *rest):
-        closing = super().close(lane, round, *rest)
-        if round == 2:
-            raise OSError("power cut")
-        return closing
 
 
 @pytest.mark.parametrize("stage", ["partial", "renamed", "stale report"])

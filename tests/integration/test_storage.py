@@ -13,7 +13,7 @@ import fedsim
 from analysis.load import load
 from analysis.report import write
 from fedsim import RunError, simulation
-from fedsim.executor import InProcess
+from tests.power_cut import Dies
 
 ON_RAY = ("runtime.executor=ray", "runtime.participants_per_actor=2")
 DISTIL = ("federated_distillation",)
@@ -33,16 +33,6 @@ def interrupt(command, remote) -> None:
     assert command.process.wait(10) == -signal.SIGKILL
     command.kill_all()
     assert not (remote / "report.html").exists()
-
-
-class Dies(InProcess):
-    """The process ends in round 2: the states are written, the round is not committed."""
-
-    def close(self, lane, round, *rest):
-        closing = super().close(lane, round, *rest)
-        if round == 2:
-            raise OSError("power cut")
-        return closing
 
 
 def test_a_run_in_a_store_goes_on_and_is_read_where_it_is(

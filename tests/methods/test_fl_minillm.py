@@ -15,6 +15,7 @@ from fedsim.errors import ConfigError, MessageError
 from fedsim.executor import InProcess
 from fedsim.simulation import world as make_world
 from fedsim.types import Rollouts, Sequences
+from tests.power_cut import Dies
 
 rng = np.random.default_rng(0)
 ASKED = Sequences(np.array([2, 5, 9]), np.array([0, 4, 5, 9]), np.arange(1, 10, dtype=np.int32))
@@ -177,13 +178,6 @@ def test_what_was_measured_is_in_a_table(ran):
 
 
 def test_a_run_that_was_cut_off_ends_as_if_nothing_had_happened(ran, tmp_path):
-    class Dies(InProcess):
-        def close(self, lane, round, *rest):
-            closing = super().close(lane, round, *rest)
-            if round == 2:
-                raise OSError("power cut")
-            return closing
-
     config = tiny(tmp_path, **{"methods.0.label": "again", "methods.1.label": "sparse"})
     config = config.model_copy(update={"methods": config.methods[1:2]})
     with pytest.raises(OSError, match="power cut"):
