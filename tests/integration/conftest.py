@@ -93,6 +93,12 @@ methods:
   - proxy_only
   - solo
 """
+SEQUENCES = """
+base: text.yaml
+name: tiny-sequences
+methods:
+  - {name: fl_minillm, prompt: 4, longest: 8, sequences: 12, draws: 4, batch: 4}
+"""
 
 # Of the rounds table, what the seed decides; the rest is measured time and memory.
 DECIDED = [
@@ -306,10 +312,11 @@ def start_head(
 
 @pytest.fixture(scope="session")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The config files: `digits` (all kinds of methods), `distil` (one of them), `text`."""
+    """The config files: `digits` (all kinds of methods), `distil` (one of them), `text`, `sequences`."""
     folder = tmp_path_factory.mktemp("configs")
     files = {}
-    for name, content in (("digits", DIGITS), ("distil", DISTIL), ("text", TEXT)):
+    contents = {"digits": DIGITS, "distil": DISTIL, "text": TEXT, "sequences": SEQUENCES}
+    for name, content in contents.items():
         files[name] = folder / f"{name}.yaml"
         files[name].write_text(content)
         assert yaml.safe_load(content)

@@ -43,6 +43,23 @@ def test_after_kill_9_of_the_driver(fedsim_command, configs, digits_run, assert_
 
 
 @pytest.mark.slow
+def test_after_kill_9_while_they_teach_each_other(
+    fedsim_command, configs, assert_same_results, clean_process, tmp_path
+):
+    """What FL-MiniLLM keeps between rounds, sequences that are to be scored next, is not lost either."""
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
+    simulation.run(fedsim.load(configs["sequences"], output=str(undisturbed)))
+    command = fedsim_command.start("run", configs["sequences"], f"output={folder}", *RAY)
+    command.wait_for(folder / "checkpoints" / "fl_minillm" / "round-0001.json")
+    command.process.kill()
+    assert command.process.wait(10) == -signal.SIGKILL
+    command.kill_all()
+    done = fedsim_command("run", "--resume", folder)
+    assert "fl_minillm round 2/2" in done.err and "fl_minillm round 1/2" not in done.err
+    assert_same_results(folder, undisturbed)
+
+
+@pytest.mark.slow
 def test_after_kill_9_everything_ends_by_itself(fedsim_command, configs, tmp_path):
     folder = tmp_path / "run"
     command = fedsim_command.start("run", configs["distil"], f"output={folder}", *RAY)
