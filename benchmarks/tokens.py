@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 CLASSES, WINDOW = 2**15, 64
 ROWS = WINDOW - 1
-PROXY, VALIDATION, PUBLIC, SHARD = 128, 64, 1024, 512  # windows
+PROXY, VALIDATION, PUBLIC, SHARD = 256, 64, 1024, 512  # windows
 BATCH, RATE = 4, 3e-3
-START_STEPS, SPECIALIST_STEPS, STUDENT_STEPS = 200, 60, 50
+START_STEPS, SPECIALIST_STEPS, STUDENT_STEPS = 256, 60, 64  # the student's: once through the proxy set
 TASK = 0.3  # weight of the next token itself in the student's loss
 SEEDS = (0, 1, 2)
 
@@ -62,7 +62,7 @@ class Setting:
 
 SETTINGS = (
     Setting(),
-    Setting("systematic", 24),
+    Setting("systematic", 30),
     Setting("sample", 28),
     Setting("sample", 12),
     Setting("sample", 4),
@@ -224,9 +224,11 @@ def _train(
     optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=0.1)
     decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
     rng = np.random.default_rng((seed, 1))
+    passes = -(-steps * BATCH // len(windows))
+    order = np.concatenate([rng.permutation(len(windows)) for _ in range(passes)])
     model.train()
-    for _ in range(steps):
-        chosen = rng.choice(len(windows), BATCH, replace=False)
+    for step in range(steps):
+        chosen = order[step * BATCH : (step + 1) * BATCH]
         logits = _logits(model, windows[chosen])
         loss = F.cross_entropy(logits, torch.from_numpy(windows[chosen][:, 1:].ravel()))
         if teacher is not None:

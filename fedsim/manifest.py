@@ -52,6 +52,7 @@ def manifest(world: World, data: Federation, began: float) -> dict[str, Any]:
             },
             "proxy_bytes": sum(column.nbytes for column in public.proxy.arrays.values()),
             "fingerprints": data.fingerprints,
+            "left_out": data.left_out,
         },
         "models": list(world.architectures()),
     }

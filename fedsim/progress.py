@@ -17,6 +17,9 @@ class Progress(Protocol):
     def phase(self, what: str) -> None:
         """A part of the run begins."""
 
+    def note(self, what: str) -> None:
+        """Something that the reader should know of, and that stays in sight."""
+
     def round(self, row: Row, rounds: int) -> None:
         """A contender has finished a round; `row` is the one of the rounds table."""
 
@@ -28,6 +31,8 @@ class Quiet:
     """Says nothing: for notebooks and tests."""
 
     def phase(self, what: str) -> None: ...
+
+    def note(self, what: str) -> None: ...
 
     def round(self, row: Row, rounds: int) -> None: ...
 
@@ -41,6 +46,9 @@ class Lines:
         self._out, self._began = out, time.monotonic()
 
     def phase(self, what: str) -> None:
+        self._say(what)
+
+    def note(self, what: str) -> None:
         self._say(what)
 
     def round(self, row: Row, rounds: int) -> None:
@@ -71,6 +79,9 @@ class Live:
     def phase(self, what: str) -> None:
         with self._guard:
             self._phase = what
+
+    def note(self, what: str) -> None:
+        self._live.console.print(what, markup=False, highlight=False)
 
     def round(self, row: Row, rounds: int) -> None:
         with self._guard:

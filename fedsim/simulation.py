@@ -230,6 +230,11 @@ class _Run:
             privacy.check_shards(self.config, [len(shard.train) for shard in data.shards])
         finally:
             beside.shutdown(wait=False)  # nobody who interrupts waits for the data
+        if data.left_out:
+            rows, window = len(plan.raw), self.config.data.window
+            self.progress.note(
+                f"{data.left_out:,} of {rows:,} rows are longer than data.window ({window}) and left out"
+            )
         self.progress.phase("starting actors")
         self.executor.start(self.config)
         self.data, self.world = data, world(self.config, data)

@@ -59,6 +59,7 @@ class Federation:
     distribution: [participants, groups] int64, private documents or images, train and test.
     fingerprints: BLAKE2b (hex) of `proxy`, `validation`, `test`, `private` and `tokenizer`.
     description: one line for reports.   origin: where from and its licence, for model cards.
+    left_out: text with prompts, rows that are longer than a window.
     """
 
     modality: str
@@ -75,6 +76,7 @@ class Federation:
     origin: str
     prompts: tuple[str, ...] = ()
     prompt_ids: tuple[tuple[int, ...], ...] = ()
+    left_out: int = 0
 
 
 def plan(config: RunConfig) -> Plan:
@@ -239,10 +241,12 @@ def _build_text(plan: Plan) -> Federation:
                 f"participant {participant} don't fill one window of {data.window} tokens",
             )
         shards.append(shard)
+    parts = [*public_parts.values(), *(part for shard in shards for part in (shard.train, shard.test))]
     return _assemble(
         plan,
         Public(**public_parts),
         shards,
+        left_out=len(raw) - sum(map(len, parts)) if asked else 0,
         classes=tokenizers.size(tokenizer_json),
         tokenizer_json=tokenizer_json,
         end_of_text=end,

@@ -222,6 +222,18 @@ def test_answers_are_what_is_predicted_of_instructions(tmp_path):
         assert ids[length - 1] == federation.end_of_text and not ids[length:].any()
 
 
+def test_rows_that_are_longer_than_a_window_are_counted(tmp_path):
+    whole = simulation.federation.build(simulation.check(tiny(tmp_path)))
+    assert whole.left_out == 0
+    lengths = whole.public.proxy.arrays["length"]
+    window = int(np.median(lengths))
+    assert window < lengths.max()
+    short = simulation.federation.build(simulation.check(tiny(tmp_path, **{"data.window": window})))
+    parts = [short.public.proxy, short.public.validation, short.public.test]
+    parts += [part for shard in short.shards for part in (shard.train, shard.test)]
+    assert sum(map(len, parts)) == 400 - short.left_out and short.left_out > 0
+
+
 def refused(changed: dict[str, Any], folder: Path) -> ConfigError:
     with pytest.raises(ConfigError) as error:
         simulation.check(tiny(folder, **changed))
