@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -17,13 +18,19 @@ def headline(tables: Tables) -> str:
         several = tables.summary["metric"].nunique() > 1
         return "Runs with different metrics." if several else "No contender has a score yet."
     student, score = picked
-    ratio = float(student["ratio_to_centralized"].mean())
-    reached = f"{student['metric'].iloc[0]} {score}"
-    reached += f" on average over {len(student)} runs" if len(student) > 1 else ""
-    name = _name(tables.summary, student)
-    if not math.isfinite(ratio):
+    name, metric = _name(tables.summary, student), str(student["metric"].iloc[0])
+    means = student.groupby("setting")[["score", "ratio_to_centralized"]].mean()
+    if len(means) > 1:  # a mean over settings would be of nothing that was run
+        score = _range(means["score"], lambda value: units.score_text(value, metric))
+    ratio = _range(means["ratio_to_centralized"], units.percent_text)
+    reached = f"{metric} {score}"
+    if len(means) > 1:
+        reached += f", depending on which of {len(means):,} settings"
+    elif len(student) > 1:
+        reached += f" on average over {len(student)} runs"
+    if not ratio:
         return f"{name} reaches {reached}; no centralised run says how good that is."
-    return f"{name} reaches {units.percent_text(ratio)} of centralised training, {reached}."
+    return f"{name} reaches {ratio} of centralised training, {reached}."
 
 
 def context(tables: Tables) -> str:
@@ -35,7 +42,8 @@ def context(tables: Tables) -> str:
     mine = float((student["bytes_up"] + student["bytes_down"]).mean())
     parts: list[str] = []
     if mine > 0:
-        sentence = f"It sends {units.bytes_text(mine)} in all"
+        several = " on average" if len(student) > 1 else ""
+        sentence = f"It sends {units.bytes_text(mine)} in all{several}"
         other = summary[summary["algorithm"] == "fedavg"]
         other = other[other["contender"] == other["contender"].iloc[0]] if len(other) else other
         theirs = float((other["bytes_up"] + other["bytes_down"]).mean()) if len(other) else 0.0
@@ -94,6 +102,13 @@ def _student(summary: pd.DataFrame) -> tuple[pd.DataFrame, str] | None:
     first = next((c for c in scored["contender"] if (c, "federated_distillation") in order), order[0][0])
     rows = scored[scored["contender"] == first]
     return rows, units.score_text(float(rows["score"].mean()), str(rows["metric"].iloc[0]))
+
+
+def _range(values: pd.Series[float], text: Callable[[float], str]) -> str:
+    """The smallest and the largest in words, one where they read the same; empty without any."""
+    known = values.dropna()
+    ends = dict.fromkeys(text(float(end)) for end in (known.min(), known.max())) if len(known) else {}
+    return " to ".join(ends)
 
 
 def _compare(student: pd.DataFrame, other: pd.DataFrame) -> str:

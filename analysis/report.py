@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from analysis import headline, page, provenance, style
@@ -45,28 +44,25 @@ def write(
     path: str | AnyPath,
     *,
     title: str = "",
-    trials: pd.DataFrame | None = None,
 ) -> AnyPath:
     """Write the report of these run folders or sweeps to `path`, and return it; all may be URIs.
 
-    title: of the sweep or the runs if empty.   trials: of a sweep, as `fedsim.sweeps.Outcome.table`; read
-    from the sweep's folder if absent. What is missing is said in the report and left out; only a folder
-    that is no run is an AnalysisError.
+    title: of the sweep or the runs if empty. What is missing is said in the report and left out; only a
+    folder that is no run is an AnalysisError.
     """
     path = storage.locate(path)
     tables = load(folders, strict=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, render(tables, title, trials))
+    write_text(path, render(tables, title))
     return path
 
 
-def render(tables: Tables, title: str = "", trials: pd.DataFrame | None = None) -> str:
+def render(tables: Tables, title: str = "") -> str:
     """The page as text; see `write`."""
-    trials = tables.trials if trials is None else trials
     settings = list(dict.fromkeys(tables.settings["setting"]))
     cards, left_out = _cards(tables, settings)
     shown = [page.contenders(tables), page.comparisons(tables)]
-    shown += [page.trials(trials)] if trials is not None else [page.runs(tables)]
+    shown += [page.trials(tables.trials)] if tables.trials is not None else [page.runs(tables)]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis"),
         autoescape=True,

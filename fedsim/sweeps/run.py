@@ -195,14 +195,11 @@ def _open(sweep: SweepConfig, resume: bool) -> None:
 def _conclude(name: str, folder: AnyPath, trials: Sequence[Trial]) -> Outcome:
     """The table of all trials, and the report where one has finished."""
     outcome = Outcome(folder, trials)
-    table = outcome.table
-    storage.write(folder / "trials.parquet", table.to_parquet)
-    finished = outcome.having("finished")
-    if finished:
+    storage.write(folder / "trials.parquet", outcome.table.to_parquet)
+    if outcome.having("finished"):
         from analysis.report import write
 
-        folders = [trial.config.folder for trial in finished]
-        write(folders, folder / "report.html", title=name, trials=table)
+        write(folder, folder / "report.html", title=name)
     return outcome
 
 

@@ -212,15 +212,22 @@ def test_the_trials_of_a_sweep_are_listed_with_those_that_did_not_finish(make, t
     names = ["0001-alpha=0.1", "0002-alpha=10", f"0003-alpha={HOSTILE}"]
     table = pd.DataFrame({
         "trial": names, "status": ["finished", "finished", "failed"], "reason": ["", "", "no message came"],
-        "axis.participants.partition.alpha": [0.1, 10, HOSTILE], "score": [48.0, 49.0, None],
+        "axis.participants.partition.alpha": ["0.1", "10", HOSTILE], "score": [48.0, 49.0, None],
     })  # fmt: skip
-    folders = [make(name) for name in names[:2]]
-    path = report.write(folders, tmp_path / "report.html", title="my sweep", trials=table)
+    (tmp_path / "study" / "trials").mkdir(parents=True)
+    (tmp_path / "study" / "sweep.yaml").touch()
+    table.to_parquet(tmp_path / "study" / "trials.parquet")
+    for name, alpha in zip(names[:2], (0.1, 10), strict=True):
+        partition = {"participants": {"count": 4, "partition": {"alpha": alpha}}}
+        make(name, config=partition).rename(tmp_path / "study" / "trials" / name)
+    path = report.write(tmp_path / "study", tmp_path / "report.html", title="my sweep")
     whole = Page(path.read_text(encoding="utf-8"))
     assert "fedsim · my sweep" in whole.text
     assert whole.having(id="trials")
     assert "failed: no message came" in whole.text and names[2] in whole.text
     assert not [e for e in whole.elements if e[0] == "img"]
+    assert "alpha=0.1" in whole.text and "of 2 settings" in whole.text
+    folders = [tmp_path / "study" / "trials" / name for name in names[:2]]
     assert not Page(report.render(analysis.load(folders))).having(id="trials")
 
 
