@@ -6,7 +6,7 @@ telling each other.
 
 from __future__ import annotations
 
-import numpy as np
+from functools import lru_cache
 
 from fedsim.config import RunConfig
 from fedsim.seeding import generator
@@ -17,12 +17,16 @@ FATES = ("dropped", "lost", "late")
 
 def asked(config: RunConfig, round: int) -> list[int]:
     """The participants of a round, ascending: `participation` of them, at least one."""
-    count, share = config.participants.count, config.participants.participation
+    return sorted(_asked(config.seed, round, config.participants.count, config.participants.participation))
+
+
+@lru_cache(maxsize=256)  # every participant wants to know when it was asked last
+def _asked(seed: int, round: int, count: int, share: float) -> frozenset[int]:
     if share == 1.0:
-        return list(range(count))
+        return frozenset(range(count))
     number = max(1, int(share * count + 0.5))
-    chosen = generator(config.seed, round, "participation").choice(count, number, replace=False)
-    return [int(k) for k in np.sort(chosen)]
+    chosen = generator(seed, round, "participation").choice(count, number, replace=False)
+    return frozenset(chosen.tolist())
 
 
 def dropped(config: RunConfig, round: int, participant: int) -> bool:
@@ -42,15 +46,19 @@ def active(config: RunConfig, round: int) -> list[int]:
 
 def last_active(config: RunConfig, round: int, participant: int) -> int:
     """The last round before this one in which the participant worked; 0 if there is none."""
-    for earlier in range(round - 1, 0, -1):
-        if participant in active(config, earlier):
-            return earlier
-    return 0
+    earlier = range(round - 1, 0, -1)
+    return next((r for r in earlier if _works(config, r, participant)), 0)
 
 
 def times_active(config: RunConfig, round: int, participant: int) -> int:
     """In how many rounds up to this one the participant worked."""
-    return sum(participant in active(config, r) for r in range(1, round + 1))
+    return sum(_works(config, r, participant) for r in range(1, round + 1))
+
+
+def _works(config: RunConfig, round: int, participant: int) -> bool:
+    people = config.participants
+    everybody = _asked(config.seed, round, people.count, people.participation)
+    return participant in everybody and not dropped(config, round, participant)
 
 
 def _happens(config: RunConfig, round: int, participant: int, purpose: str, chance: float) -> bool:

@@ -207,8 +207,8 @@ class Host:
         """What a participant sends of what it knows."""
         adversary, who = self.world.config.participants.adversary, site.participant
         lies = adversary if who in self._adversaries else None
-        rng = generator(self.world.seed, round, who, "adversary")
         if lies is not None:
+            rng = generator(self.world.seed, round, who, "adversary")
             knowledge = adversaries.tamper(knowledge, told, lies, rng)
         style = method.style("up", round, site.memory, told)
         message = encode(
