@@ -6,6 +6,7 @@ import fedsim
 from fedsim import simulation
 
 
+@pytest.mark.slow  # the fast ones compare with the same run, on Ray
 def test_twice_in_a_row(configs, digits_run, assert_same_results, clean_process, tmp_path):
     """Here in a process that may have run others before; the reference had one of its own."""
     for name in ("one", "two"):

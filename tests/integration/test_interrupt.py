@@ -24,7 +24,7 @@ def said(err: str) -> list[str]:
         pytest.param(signal.SIGINT, ON_RAY, id="SIGINT on Ray"),
         pytest.param(signal.SIGTERM, SIDE_BY_SIDE, id="SIGTERM on Ray", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, (), id="SIGINT in process", marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, (), id="SIGTERM in process"),
+        pytest.param(signal.SIGTERM, (), id="SIGTERM in process", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
