@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from fedsim import sweeps
+from fedsim import simulation, sweeps
 from fedsim.cli import main
 from fedsim.errors import ConfigError
-from fedsim.sweeps.config import to_yaml
+from fedsim.executor import InProcess
+from fedsim.sweeps.config import is_sweep, to_yaml
+from fedsim.sweeps.run import _conclude
 from fedsim.sweeps.trials import _labels
 
 BASE: dict[str, Any] = {
@@ -21,7 +23,8 @@ BASE: dict[str, Any] = {
     "methods": ["federated_distillation", "centralized"],
 }
 UNEVEN = {"low": {"participants.partition.alpha": 10}, "high": {"participants.partition.alpha": 0.1}}
-SWEEPS = sorted((Path(__file__).parents[1] / "experiments" / "sweeps").glob("*.yaml"))
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SWEEPS = sorted(path for path in EXPERIMENTS.glob("*/*.yaml") if is_sweep(path))
 
 
 @pytest.fixture
@@ -277,9 +280,15 @@ def test_validate_counts_the_trials_of_a_sweep(write, capsys):
 
 def test_there_are_sweeps_to_look_at():
     assert {path.stem for path in SWEEPS} >= {"quick", "scale", "loss_weights", "asha", "heterogeneity"}
+    assert {path.parent.name for path in SWEEPS} == {"sweeps", "ablations", "headline"}
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_no_sweep_takes_the_folder_of_another():
+    names = [sweeps.load(path).name for path in SWEEPS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_sweeps_of_the_project_are_valid(path):
     trials = expand(path)
     sweeps.check(trials[:: max(1, len(trials) // 8)])
@@ -336,3 +345,20 @@ def test_one_setting_is_no_comparison(write, tmp_path):
     for trial in trials:
         finish(trial, 0.5)
     assert sweeps.over_seeds(sweeps.Outcome(tmp_path / "out", trials)) == ""
+
+
+def test_the_report_calls_settings_by_what_the_sweep_varies(write, tmp_path):
+    """A scenario sets several fields, so that these would make another name than its own."""
+    sizes = {
+        "few": {"participants.count": 2, "participants.partition.alpha": 10},
+        "many": {"participants.count": 3, "participants.partition.alpha": 1},
+    }
+    small = {"rounds": 1, "participants.models": ["mlp"], "student.model": "mlp", "methods": ["solo"]}
+    sweep = sweeps.load(write(set=small, scenarios={"size": sizes}, output=str(tmp_path / "out")))
+    trials = sweeps.expand(sweep)
+    for trial in trials:
+        simulation.run(trial.config, executor=InProcess())
+    (tmp_path / "out" / "sweep.yaml").touch()
+    _conclude("mine", sweep.folder, trials)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert ">size=few<" in report and ">size=many<" in report

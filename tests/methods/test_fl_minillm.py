@@ -1,5 +1,6 @@
 """FL-MiniLLM: who continues what, what is pooled, and whole runs of each kind of feedback."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fedsim.aggregation.rollouts import RolloutPool
 from fedsim.checkpoints import Checkpoints
 from fedsim.errors import ConfigError, MessageError
 from fedsim.executor import InProcess
+from fedsim.progress import Lines
 from fedsim.simulation import world as make_world
 from fedsim.types import Rollouts, Sequences
 from tests.power_cut import Dies
@@ -232,6 +234,11 @@ def test_rows_that_are_longer_than_a_window_are_counted(tmp_path):
     parts = [short.public.proxy, short.public.validation, short.public.test]
     parts += [part for shard in short.shards for part in (shard.train, shard.test)]
     assert sum(map(len, parts)) == 400 - short.left_out and short.left_out > 0
+
+    said = io.StringIO()
+    config = tiny(tmp_path, rounds=1, **{"data.window": window, "methods": ["proxy_only"], "evaluation": {}})
+    simulation.run(config, executor=InProcess(), progress=Lines(said))
+    assert f"{short.left_out} of 400 rows are longer than data.window ({window})" in said.getvalue()
 
 
 def refused(changed: dict[str, Any], folder: Path) -> ConfigError:
