@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 CLASSES, WINDOW = 2**15, 64
 ROWS = WINDOW - 1
-PROXY, VALIDATION, PUBLIC, SHARD = 256, 64, 1024, 512  # windows
+PROXY, VALIDATION, PUBLIC, SHARD = 256, 64, 4096, 512  # windows
 BATCH, RATE = 4, 3e-3
-START_STEPS, SPECIALIST_STEPS, STUDENT_STEPS = 256, 60, 64  # the student's: once through the proxy set
+START_STEPS, SPECIALIST_STEPS, STUDENT_STEPS = 1024, 60, 64  # start and student: once through their text
 TASK = 0.3  # weight of the next token itself in the student's loss
 SEEDS = (0, 1, 2)
 

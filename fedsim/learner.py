@@ -74,7 +74,7 @@ class Learner:
         key = _seeded(phase.key)
         _seed_torch(torch_seed(*key, "dropout"))
         batches = [s.batches(steps, generator(*key, k)) for k, s in enumerate(streams)]
-        noises = [generator(*key, k, "noise") for k in range(len(streams))]
+        noises = {k: generator(*key, k, "noise") for k, s in enumerate(streams) if s.mechanism is not None}
         self.private_steps += steps * sum(s.mechanism is not None for s in streams)
         variation = generator(*key, "augmentation") if any(s.augment for s in streams) else None
         self._set_mean_domain(streams)
@@ -84,11 +84,11 @@ class Learner:
         sums: dict[str, float] = defaultdict(float)
         for step in range(steps):
             terms: dict[str, Tensor] = {}
-            for stream, of_stream, noise in zip(streams, batches, noises, strict=True):
+            for k, (stream, of_stream) in enumerate(zip(streams, batches, strict=True)):
                 if stream.mechanism is None:
                     found = self._terms(stream, of_stream[step], variation)
                 else:
-                    found = {"task": self._learn_privately(stream, of_stream[step], variation, noise)}
+                    found = {"task": self._learn_privately(stream, of_stream[step], variation, noises[k])}
                 for name, term in found.items():
                     terms[name] = terms[name] + term if name in terms else term
             if anchors:
