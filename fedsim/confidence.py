@@ -5,11 +5,14 @@
                  is sure and wrong, and an uncalibrated entropy believes it
     validation   Σ_g p(g | x) · ℓ_g, ℓ_g the loss on the validation split's group g (label, domain). p(g | x)
                  is its own prediction over labels; for text a public classifier's over domains
+    experience   −log(½ + Σ_g p(g | x) · n_g), n_g how many private examples of the group it has learnt from
     density      −log of a density estimated on its own private examples, at the sample: who never saw
                  anything like it has nothing to say
 
-Calibration is Guo et al. (arXiv 1706.04599); density as a weight follows UWA (arXiv 2509.15147) in its
-idea: what is estimated here is simpler, unigrams (text) or a kernel density (images).
+Calibration is Guo et al. (arXiv 1706.04599). Counts of labels as weights are FedGen's (Zhu et al., ICML 2021,
+arXiv 2105.10056), who knows the label of what it makes up; here the prediction takes its place. Density as a
+weight follows UWA (arXiv 2509.15147) in its idea: what is estimated here is simpler, unigrams (text) or a
+kernel density (images).
 
 The judges are plain records with a `__call__`, because every rank of a student is sent one.
 
@@ -85,6 +88,23 @@ class ExpectedLoss:
 
 
 @dataclass(frozen=True)
+class Experience:
+    """−log(½ + Σ_g p(g | x) · counts[g]), nats: e to its negative is the number of examples behind an answer.
+
+    counts: [G].   membership: [N, G] of every proxy sample; None: the prediction itself (G = K).
+    """
+
+    counts: np.ndarray
+    membership: np.ndarray | None = None
+
+    def __call__(self, index: np.ndarray, logits_RK: Tensor, answers_R: Tensor | None) -> Tensor:
+        if self.membership is not None:
+            return -torch.log(torch.from_numpy(self.membership[index] @ self.counts) + 0.5)
+        counts = torch.from_numpy(self.counts).to(logits_RK)
+        return -torch.log(torch.softmax(logits_RK, dim=-1) @ counts + 0.5)
+
+
+@dataclass(frozen=True)
 class Known:
     """Claims that need no model.   values: [N], one for every proxy sample."""
 
@@ -123,13 +143,18 @@ def assess(
         return Assessment(Entropy(learner.calibrate(public.validation)), losses)
     if weights == "density":
         return Assessment(Known(rarity(own, public.proxy, interface.classes)), losses)
-    if weights == "validation":
-        assert losses is not None
-        membership = None
+    if weights in ("validation", "experience"):
+        number, membership = len(interface.group_names), None
         if interface.modality == "text":
-            number = len(interface.group_names)
             membership = domains(public.validation, public.proxy, interface.classes, number)
-        return Assessment(ExpectedLoss(losses, membership), losses)
+        if weights == "validation":
+            assert losses is not None
+            return Assessment(ExpectedLoss(losses, membership), losses)
+        if own is public.proxy:  # the student's: what the proxy set is of isn't known
+            counts = np.full(number, len(own) / number)
+        else:
+            counts = np.bincount(own.groups, minlength=number).astype(np.float64)
+        return Assessment(Experience(counts, membership), losses)
     return Assessment(losses=losses)
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fedsim.confidence import (
     Entropy,
     ExpectedLoss,
+    Experience,
     Known,
     TaskLoss,
     domains,
@@ -119,6 +120,25 @@ def test_domains_are_told_by_bayes_rule():
             expected[i, g] = (groups == g).mean() * multinomial.pmf(counts, 9, p / p.sum())
     np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-12)
     assert (found[:, 1] == 0).all()
+
+
+def test_experience_is_the_expected_number_of_examples_behind_an_answer():
+    z, counts, samples = logits(), np.array([0.0, 1, 8, 0, 40]), np.array([0, 7, 9])
+    p = torch.softmax(z, -1).numpy()
+    claims = Experience(counts)(np.arange(N), z, None).numpy()
+    behind = [math.fsum(p[i, c] * counts[c] for c in range(K)) for i in range(N)]
+    assert np.exp(-claims) - 0.5 == pytest.approx(np.array(behind))
+    membership = rng(4).dirichlet(np.ones(K), N)
+    given = Experience(counts, membership)(samples, z[:3], None).numpy()
+    assert np.exp(-given) - 0.5 == pytest.approx(membership[samples] @ counts)
+
+
+def test_who_never_saw_a_class_has_almost_no_say_about_it():
+    sure = torch.full((1, K), -30.0).double()
+    sure[0, 3] = 30.0
+    knows, guesses = np.array([0.0, 0, 0, 100, 0]), np.array([100.0, 100, 100, 0, 100])
+    claims = [Experience(counts)(np.zeros(1, int), sure, None).item() for counts in (knows, guesses)]
+    assert math.exp(claims[1] - claims[0]) == pytest.approx(100.5 / 0.5)  # the ratio of the weights
 
 
 # Density ------------------------------------------------------------------------------------------

@@ -98,6 +98,7 @@ def test_a_wrong_setting_is_named(changes: dict, field: str):
     "method",
     [
         {"name": "federated_distillation", "weights": "density", "confidence": 1},
+        {"name": "federated_distillation", "weights": "experience", "confidence": 1},
         {"name": "federated_distillation", "weights": "uniform", "prototypes": {"weight": 1}},
         {"name": "fedproto", "specialists": "student"},
     ],
