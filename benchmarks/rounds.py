@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,18 +110,22 @@ def config(work: Workload, output: str) -> RunConfig:
     )
 
 
+def measured(work: Workload, processes: Sequence[int]) -> tuple[float, dict[int, float]]:
+    """Median seconds of a round: ours, and the bare loop's on so many processes."""
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = config(work, f"{folder}/run")
+        simulation.run(settings, progress=watch)
+    return watch.seconds(), {n: bare.seconds(settings, n, work.rounds) for n in processes}
+
+
 def main(*names: str) -> None:
     """Print a row per workload."""
     print(f"\n{'a round of FedAvg, s':<22}{'fedsim':>9}{'limit':>8}{'bare ×2':>9}{'bare ×1':>9}{'ratio':>8}")
     for name, work in WORKLOADS.items():
         if names and not any(part in name for part in names):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            settings = config(work, f"{folder}/run")
-            watch = Stopwatch()
-            simulation.run(settings, progress=watch)
-        plain = {n: bare.seconds(settings, n, work.rounds) for n in (2, 1)}
-        ours = watch.seconds()
+        ours, plain = measured(work, (2, 1))
         limit = "" if work.limit is None else f"{work.limit:.3f}"
         print(
             f"{name:<22}{ours:>9.4f}{limit:>8}{plain[2]:>9.4f}{plain[1]:>9.4f}{ours / plain[2]:>8.2f}",
