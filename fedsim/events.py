@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+
 from fedsim.config import RunConfig
 from fedsim.seeding import generator
 
@@ -17,16 +19,20 @@ FATES = ("dropped", "lost", "late")
 
 def asked(config: RunConfig, round: int) -> list[int]:
     """The participants of a round, ascending: `participation` of them, at least one."""
-    return sorted(_asked(config.seed, round, config.participants.count, config.participants.participation))
+    people = config.participants
+    if people.participation == 1.0:
+        return list(range(people.count))
+    asked: list[int] = np.flatnonzero(_asked(config.seed, round, people.count, people.participation)).tolist()
+    return asked
 
 
 @lru_cache(maxsize=256)  # every participant wants to know when it was asked last
-def _asked(seed: int, round: int, count: int, share: float) -> frozenset[int]:
-    if share == 1.0:
-        return frozenset(range(count))
+def _asked(seed: int, round: int, count: int, share: float) -> np.ndarray:
+    """[count] bool: a byte a participant and round, where a set would take sixty."""
     number = max(1, int(share * count + 0.5))
-    chosen = generator(seed, round, "participation").choice(count, number, replace=False)
-    return frozenset(chosen.tolist())
+    chosen = np.zeros(count, bool)
+    chosen[generator(seed, round, "participation").choice(count, number, replace=False)] = True
+    return chosen
 
 
 def dropped(config: RunConfig, round: int, participant: int) -> bool:
@@ -57,8 +63,10 @@ def times_active(config: RunConfig, round: int, participant: int) -> int:
 
 def _works(config: RunConfig, round: int, participant: int) -> bool:
     people = config.participants
-    everybody = _asked(config.seed, round, people.count, people.participation)
-    return participant in everybody and not dropped(config, round, participant)
+    asked = people.participation == 1.0 or bool(
+        _asked(config.seed, round, people.count, people.participation)[participant]
+    )
+    return asked and not dropped(config, round, participant)
 
 
 def _happens(config: RunConfig, round: int, participant: int, purpose: str, chance: float) -> bool:
