@@ -303,7 +303,7 @@ def test_chunks_change_nothing(monkeypatch):
 def test_computation_is_counted_by_hand():
     learner = reader()
     learner.evaluate(texts(10))
-    forward = 2 * S * D * V  # the head's multiply-adds, at every token of a window
+    forward = 2 * (S - 1) * D * V  # the head's multiply-adds, at every token of a window but the last
     assert learner.flops == 10 * forward
     learner.fit(phase(Stream(texts(10), 4)))
     assert learner.flops == 10 * forward + 3 * forward * 4 * TRAINING.steps

@@ -14,7 +14,7 @@ from fedsim.types import Examples
 class Image(Modality):
     def inputs(self, examples: Examples, index: np.ndarray, device: torch.device) -> Inputs:
         pixels = torch.from_numpy(examples.arrays["pixel_values"][index]).to(device)
-        return {"pixel_values": pixels.float() / 127.5 - 1.0}
+        return {"pixel_values": pixels.float().div_(127.5).sub_(1.0)}
 
     def rows(self, logits: Tensor) -> Tensor:
         return logits

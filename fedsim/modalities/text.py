@@ -18,11 +18,11 @@ from fedsim.types import Examples
 
 class Text(Modality):
     def inputs(self, examples: Examples, index: np.ndarray, device: torch.device) -> Inputs:
-        return {"input_ids": self._tokens(examples, index, device)}
+        # What follows the last token is not in the window; leaving its logits out later would copy all others.
+        return {"input_ids": self._tokens(examples, index, device)[:, :-1]}
 
     def rows(self, logits: Tensor) -> Tensor:
-        # The logits of the last token predict what is not in the window.
-        return logits[:, :-1].flatten(0, 1)
+        return logits.flatten(0, 1)
 
     def answers(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor | None:
         answers = self._tokens(examples, index, device)[:, 1:].flatten()
