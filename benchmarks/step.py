@@ -39,7 +39,7 @@ def main() -> None:
         model.train()
         for step in range(STEPS):
             ids = torch.from_numpy(tokens[step * BATCH : (step + 1) * BATCH].astype(np.int64))
-            logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1)
+            logits = model(input_ids=ids[:, :-1]).logits.flatten(0, 1)
             F.cross_entropy(logits, ids[:, 1:].flatten()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             stepper.step()

@@ -18,7 +18,7 @@ from fedsim.types import Examples
 
 class Text(Modality):
     def inputs(self, examples: Examples, index: np.ndarray, device: torch.device) -> Inputs:
-        # What follows the last token is not in the window; leaving its logits out later would copy all others.
+        # What follows the last token is unknown; cutting its logits off later would copy all the others.
         return {"input_ids": self._tokens(examples, index, device)[:, :-1]}
 
     def rows(self, logits: Tensor) -> Tensor:
