@@ -81,10 +81,7 @@ class ExpectedLoss:
     membership: np.ndarray | None = None
 
     def __call__(self, index: np.ndarray, logits_RK: Tensor, answers_R: Tensor | None) -> Tensor:
-        if self.membership is not None:
-            return torch.from_numpy(self.membership[index] @ self.losses)
-        losses = torch.from_numpy(self.losses).to(logits_RK)
-        return torch.softmax(logits_RK, dim=-1) @ losses
+        return _expected(self.losses, self.membership, index, logits_RK)
 
 
 @dataclass(frozen=True)
@@ -98,10 +95,7 @@ class Experience:
     membership: np.ndarray | None = None
 
     def __call__(self, index: np.ndarray, logits_RK: Tensor, answers_R: Tensor | None) -> Tensor:
-        if self.membership is not None:
-            return -torch.log(torch.from_numpy(self.membership[index] @ self.counts) + 0.5)
-        counts = torch.from_numpy(self.counts).to(logits_RK)
-        return -torch.log(torch.softmax(logits_RK, dim=-1) @ counts + 0.5)
+        return -torch.log(_expected(self.counts, self.membership, index, logits_RK) + 0.5)
 
 
 @dataclass(frozen=True)
@@ -156,6 +150,15 @@ def assess(
             counts = np.bincount(own.groups, minlength=number).astype(np.float64)
         return Assessment(Experience(counts, membership), losses)
     return Assessment(losses=losses)
+
+
+def _expected(
+    values: np.ndarray, membership: np.ndarray | None, index: np.ndarray, logits_RK: Tensor
+) -> Tensor:
+    """Σ_g p(g | x) · values[g].   membership: [N, G]; None: the prediction itself."""
+    if membership is not None:
+        return torch.from_numpy(membership[index] @ values)
+    return torch.softmax(logits_RK, dim=-1) @ torch.from_numpy(values).to(logits_RK)
 
 
 def losses_by_group(learner: Learner, validation: Examples, interface: Interface) -> np.ndarray:
