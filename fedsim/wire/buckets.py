@@ -35,9 +35,7 @@ def encode(symbols: np.ndarray, inner: Callable[[np.ndarray], bytes]) -> bytes |
     """The body, or None where nothing would be shared.   inner: makes a stream of the tokens."""
     alphabet, index, counts = alphabets.histogram(symbols)
     bucket = alphabets.count_to_byte(alphabet)
-    shared = np.bincount(bucket, weights=counts)[bucket]
-    saved = counts * np.log2(counts * np.exp2(_WIDTH[bucket]) / shared)
-    named = (saved > _ENTRY_BITS) | (_WIDTH[bucket] == 0)
+    named = _worth_naming(bucket, counts)
     names = alphabet[named]
     if len(names) in (0, len(alphabet)):
         return None
@@ -49,6 +47,26 @@ def encode(symbols: np.ndarray, inner: Callable[[np.ndarray], bytes]) -> bytes |
     return b"".join(
         (_HEADER.pack(len(names)), alphabets.write(names), _LENGTH.pack(len(stream)), stream, *extras)
     )
+
+
+def _worth_naming(bucket: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Which of the symbols get a token of their own, [D] bool: of each bucket those of the largest counts, as
+    many as make the stream shortest. Of n tokens one that comes c times takes c log₂(n ÷ c) bits, and who is
+    taken out of a bucket makes it rarer for those who stay.
+
+    bucket: [D] ascending.   counts: [D].
+    """
+    named: np.ndarray = _WIDTH[bucket] == 0
+    starts = np.searchsorted(bucket, np.arange(_BUCKETS + 1))
+    for b in np.unique(bucket[~named]):
+        some = slice(starts[b], starts[b + 1])
+        order = np.argsort(-counts[some], kind="stable")
+        out = counts[some][order].astype(np.float64)
+        stay = np.maximum(out.sum() - np.concatenate(([0.0], np.cumsum(out))), 0.0)
+        bits_out = np.concatenate(([0.0], np.cumsum(_ENTRY_BITS - out * np.log2(out))))
+        bits_stay = stay * (_WIDTH[b] - np.log2(np.maximum(stay, 1.0)))
+        named[some][order[: np.argmin(bits_out + bits_stay)]] = True
+    return named
 
 
 def decode(body: memoryview, size: int, inner: Callable[[memoryview], np.ndarray]) -> np.ndarray:

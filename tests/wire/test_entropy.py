@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import MessageError
-from fedsim.wire import alphabet, huffman
+from fedsim.wire import alphabet, buckets, huffman
 from fedsim.wire.ans import frequencies
 from fedsim.wire.entropy import CODERS, MAX_SYMBOL, decode_symbols, encode_symbols
 
@@ -155,6 +155,36 @@ def test_a_large_alphabet_needs_no_large_table(coder: str) -> None:
     assert data[0] == 3
     assert len(data) <= 1.02 * entropy_bytes(symbols)
     assert np.array_equal(decode_symbols(data, len(symbols)), symbols)
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=8), st.integers(0, 3))
+def test_the_symbols_named_are_those_that_make_the_stream_shortest(counts: list[int], octave: int) -> None:
+    first = 16 << octave  # a bucket of 2^(octave + 1) numbers, and a frequent symbol outside of it
+    counts = counts[: 2 << octave]
+    own = np.array([1000, *counts])
+    bucket = alphabet.count_to_byte(np.array([0, *range(first, first + len(counts))]))
+    assert len(set(bucket[1:])) == 1
+
+    def cost(named: tuple[bool, ...]) -> float:
+        """Bits of all tokens by their entropy, of what is left to say, and of the table."""
+        rest = sum(c for c, alone in zip(counts, named, strict=True) if not alone)
+        alone = [c for c, alone in zip(counts, named, strict=True) if alone]
+        tokens = [c for c in (1000, *alone, rest) if c]
+        entropy = sum(c * math.log2(own.sum() / c) for c in tokens)
+        return entropy + rest * (octave + 1) + buckets._ENTRY_BITS * len(alone)
+
+    chosen = buckets._worth_naming(bucket, own)
+    assert chosen[0]  # small numbers have a token anyway
+    best = min(map(cost, itertools.product([False, True], repeat=len(counts))))
+    assert cost(tuple(chosen[1:].tolist())) == pytest.approx(best)
+
+
+def test_a_smooth_source_of_many_symbols_is_reached_though_its_table_is_large() -> None:
+    symbols = zipf(30_000, 100_000)
+    weights = 1 / np.arange(1, 30_001)
+    source = -(weights / weights.sum() * np.log2(weights / weights.sum())).sum() / 8 * len(symbols)
+    assert entropy_bytes(symbols) < 0.98 * source  # the counts know more than any code can
+    assert len(encode_symbols(symbols)) < 1.004 * source
 
 
 @pytest.mark.parametrize("classes", [16, 1_024, 20_000])
