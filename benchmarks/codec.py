@@ -49,7 +49,7 @@ class Shape:
 SHAPES = (
     Shape("10 labels", 400_000, 10, 255, ("largest_remainder",)),
     Shape("1,024 tokens", 80_000, 1_024, 15, tuple(QUANTISERS)),
-    Shape("32,000 tokens", 8_000, 32_000, 31, ("sample", "systematic", "top_k")),
+    Shape("32,000 tokens", 48_000, 32_000, 31, ("sample", "systematic", "top_k")),
 )
 
 
