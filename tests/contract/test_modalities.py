@@ -152,10 +152,12 @@ def test_text_predicts_each_next_token():
     assert (
         text.answers(examples, np.array([2]), CPU).tolist() == EXAMPLES["text"]["input_ids"][2, 1:].tolist()
     )
-    logits = torch.arange(2 * WINDOW * K).view(2, WINDOW, K)
+    read = text.inputs(examples, np.array([2, 0]), CPU)["input_ids"]  # what follows the last token is unknown
+    assert read.tolist() == EXAMPLES["text"]["input_ids"][[2, 0], :-1].tolist()
+    logits = torch.arange(2 * (WINDOW - 1) * K).view(2, WINDOW - 1, K)
     rows = text.rows(logits)
     assert torch.equal(rows[WINDOW - 1], logits[1, 0])  # the first row of the second example
-    assert torch.equal(rows[WINDOW - 2], logits[0, WINDOW - 2])  # the last of the first: not its last token
+    assert torch.equal(rows[WINDOW - 2], logits[0, WINDOW - 2])  # the last of the first
     assert text.score(math.log(50), 0.0) == pytest.approx(50)
 
 
