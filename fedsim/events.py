@@ -20,8 +20,6 @@ FATES = ("dropped", "lost", "late")
 def asked(config: RunConfig, round: int) -> list[int]:
     """The participants of a round, ascending: `participation` of them, at least one."""
     people = config.participants
-    if people.participation == 1.0:
-        return list(range(people.count))
     asked: list[int] = np.flatnonzero(_asked(config.seed, round, people.count, people.participation)).tolist()
     return asked
 
@@ -63,9 +61,7 @@ def times_active(config: RunConfig, round: int, participant: int) -> int:
 
 def _works(config: RunConfig, round: int, participant: int) -> bool:
     people = config.participants
-    asked = people.participation == 1.0 or bool(
-        _asked(config.seed, round, people.count, people.participation)[participant]
-    )
+    asked = bool(_asked(config.seed, round, people.count, people.participation)[participant])
     return asked and not dropped(config, round, participant)
 
 
