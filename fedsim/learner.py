@@ -424,7 +424,7 @@ class Learner:
 
     # Heads ----------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def heads(self) -> Heads | None:
         """What the model learns with, where a method asked for it."""
         return getattr(self.engine.model, "heads", None)

@@ -13,7 +13,10 @@ import numpy as np
 
 def sequence(seed: int, *keys: int | str) -> np.random.SeedSequence:
     """The seed sequence of a purpose; text keys enter by their CRC-32 (stable, unlike `hash`)."""
-    return np.random.SeedSequence([seed, *(crc32(k.encode()) if isinstance(k, str) else k + 1 for k in keys)])
+    words = [seed, *(crc32(k.encode()) if isinstance(k, str) else k + 1 for k in keys)]
+    small = min(words) >= 0 and max(words) < 2**32
+    # An array makes the same sequence in half the time; numpy says what is wrong with a list.
+    return np.random.SeedSequence(np.array(words, np.uint32) if small else words)
 
 
 def generator(seed: int, *keys: int | str) -> np.random.Generator:

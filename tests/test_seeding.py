@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -66,6 +67,12 @@ def test_the_streams_are_the_same_in_another_process():
 
 def test_a_torch_seed_fits_torch():
     assert all(0 <= torch_seed(0, k) < 2**63 for k in range(200))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**40 + 3])
+def test_a_stream_is_numpys_of_the_seed_and_the_keys(seed: int):
+    stream = np.random.default_rng([seed, 3, 0, crc32(b"batches")])
+    assert draw(seed, 2, -1, "batches") == tuple(stream.integers(2**63, size=4).tolist())
 
 
 def test_the_coordinator_is_the_smallest_key():

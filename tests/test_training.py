@@ -18,7 +18,7 @@ from fedsim.confidence import TaskLoss
 from fedsim.config import Training
 from fedsim.learner import Learner
 from fedsim.modalities import modality
-from fedsim.student.engine import TorchEngine
+from fedsim.student.engine import TorchEngine, decayed
 from fedsim.training import FLOOR, Objective, Phase, Stream
 from fedsim.types import Examples
 from fedsim.wire.quantise import QUANTISERS, to_dense
@@ -356,3 +356,9 @@ def test_decay_is_on_matrices_only():
     after = engine.weights()
     assert torch.equal(after["head.bias"], before["head.bias"])
     torch.testing.assert_close(after["head.weight"], before["head.weight"] * 0.95)
+
+
+def test_nothing_decays_in_one_group():
+    settings = Training(weight_decay=0.0, optimizer="sgd")
+    (group,) = decayed(Bigrams(), settings)
+    assert (len(group["params"]), group["weight_decay"]) == (3, 0.0)
