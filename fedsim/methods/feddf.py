@@ -13,14 +13,19 @@ the teachers' logits itself as their weights arrive, and holds one teacher at a 
 With several architectures ("heterogeneous", algorithm 3) every one has an average that is distilled from
 all teachers. A student of an architecture that no participant has is distilled only.
 
+As in the paper, distillation is judged on a labelled set, here the public validation split: of the average
+and of what it passes through the best is kept. So where the teachers together are worse than the average of
+their weights, as with very uneven data, it does no harm.
+
 Deviations: the student's optimiser and budget in place of Adam with cosine decay for at most 10⁴ steps that
-are stopped early on a labelled set (no label is used here); one message goes down to everybody, so with
-several architectures it holds all of them and is that much larger; the moments of the student's optimiser
-go on from round to round, those of the other architectures begin anew.
+end when 10³ of them gained nothing; one message goes down to everybody, so with several architectures it
+holds all of them and is that much larger; the moments of the student's optimiser go on from round to round,
+those of the other architectures begin anew.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -34,11 +39,12 @@ from fedsim.errors import ConfigError, MessageError
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.fedavg import ParameterMean
 from fedsim.methods.federated_distillation import proxy_slice
-from fedsim.training import Fit
-from fedsim.types import COORDINATOR, Knowledge, Parameters
+from fedsim.training import Fit, Phase
+from fedsim.types import COORDINATOR, Examples, Knowledge, Parameters
 from fedsim.wire.messages import Expectation
 
 if TYPE_CHECKING:
+    from fedsim.learner import Learner
     from fedsim.specialist import Specialist
 
 _MOST_LOGITS = 2**27
@@ -50,6 +56,9 @@ _LARGEST_LOGIT = 2.0**18
 class FedDFSettings(Settings):
     proxy_per_round: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Part of the proxy set that is distilled on in a round."""
+    checks: Annotated[int, Field(ge=0)] = 5
+    """How often at most the student is scored on the validation split while it is distilled, to keep the best; 0:
+    the last is kept."""
 
 
 class TeacherPool:
@@ -172,10 +181,33 @@ class FedDF(Method):
                 continue
             learner = self.learner(kind)
             learner.load_parameters(start)
-            learner.fit(phase)
+            self._distil(learner, phase, desk.public.validation)
             desk.learner.flops += learner.flops
             desk.memory[kind] = learner.parameters().vector
-        return desk.learner.fit(phase)
+        return self._distil(desk.learner, phase, desk.public.validation)
+
+    def _distil(self, learner: Learner, phase: Phase, validation: Examples) -> Fit:
+        """Run a phase in equal parts; the learner ends with the best weights that it had in between."""
+        steps = phase.training.steps
+        parts = next((n for n in range(min(self.settings.checks, steps), 0, -1) if steps % n == 0), 0)
+        if not parts:
+            return learner.fit(phase)
+
+        def mark() -> tuple[float, float]:
+            score, loss = learner.evaluate(validation)
+            return (score if self.world.metric.higher_is_better else -score), -loss
+
+        best, kept, fits = mark(), learner.parameters().vector, []
+        training = phase.training.model_copy(update={"steps": steps // parts})
+        for part in range(parts):  # the learning rate is that of the whole phase
+            at = (phase.round - 1) * parts + part + 1
+            piece = replace(phase, training=training, round=at, rounds=phase.rounds * parts)
+            fits.append(learner.fit(replace(piece, key=(*phase.key, part))))
+            if (found := mark()) > best:
+                best, kept = found, learner.parameters().vector
+        learner.load_parameters(kept)
+        terms = {name: sum(fit.terms[name] for fit in fits) / parts for name in fits[0].terms}
+        return Fit(sum(fit.loss for fit in fits) / parts, terms, steps)
 
     def _weights(self, desk: Desk, kind: str) -> np.ndarray:
         """Of an architecture, as the last round left them; before that the public start."""

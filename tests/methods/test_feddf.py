@@ -8,7 +8,7 @@ from fedsim.errors import ConfigError, MessageError
 from fedsim.training import Objective, Stream
 from fedsim.types import COORDINATOR, Parameters
 
-ALIKE = {"name": "feddf", "specialists": "student"}
+ALIKE = {"name": "feddf", "specialists": "student", "checks": 0}
 MIXED = {"participants.models": ["vit-micro", "mlp", "vit-micro"], "participants.count": 4}
 
 
@@ -58,6 +58,41 @@ def test_the_student_starts_at_the_average_and_learns_from_the_teacher(play):
     lesson = Stream(run.public.proxy, 8, Objective(response=1.0, task=0.0), teacher, augment=True)
     alone.fit(run.method.phase(1, COORDINATOR, "distil", lesson))
     np.testing.assert_allclose(run.weights(), alone.parameters().vector, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("marks", "best"),
+    [
+        ([(0.3, 1.0), (0.5, 3.0), (0.5, 2.0)], 2),  # as right as the one before, and surer
+        ([(0.5, 1.0), (0.4, 0.5), (0.5, 1.0)], 0),  # it did harm: the average stays
+    ],
+)
+def test_the_best_on_the_validation_split_is_kept(play, monkeypatch: pytest.MonkeyPatch, marks, best: int):
+    run = play({**ALIKE, "checks": 3}, **{"student.training.steps": 8})
+    run.coordinator.open(1)
+    _, run.up = run.host.step("feddf", 1, range(3), None, None, None)
+    run.coordinator.receive(range(3), run.up)
+    learner, seen, rates = run.coordinator._desk.learner, [], []
+    evaluate, step = learner.evaluate, learner.engine.step
+
+    def marked(examples):
+        if examples is run.public.validation:
+            seen.append(run.weights())
+            return marks[len(seen) - 1]
+        return evaluate(examples)
+
+    def stepped(loss, rate):
+        rates.append(rate)
+        step(loss, rate)
+
+    monkeypatch.setattr(learner, "evaluate", marked)
+    monkeypatch.setattr(learner.engine, "step", stepped)
+    run.coordinator.close(1, None)
+    assert len(seen) == 3  # the average and two parts of four steps: three don't divide eight
+    np.testing.assert_allclose(seen[0], average(heard(run, 1)), rtol=0, atol=1e-6)
+    assert np.array_equal(run.weights(), seen[best]) and not np.array_equal(seen[0], seen[2])
+    phase = run.method.phase(1, COORDINATOR, "distil")
+    assert rates == pytest.approx([phase.learning_rate(step) for step in range(8)])
 
 
 def test_without_steps_it_is_fedavg(play):
