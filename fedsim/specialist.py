@@ -27,6 +27,11 @@ class Specialist(Learner):
         self._torch = engine
 
     @property
+    def size(self) -> int:
+        """Number of parameters, P. Asking for it writes no weights."""
+        return self._torch.size
+
+    @property
     def nbytes(self) -> int:
         """What its weights and moments take in memory."""
         return self._torch.nbytes

@@ -18,6 +18,7 @@ from fedsim.confidence import TaskLoss
 from fedsim.config import Training
 from fedsim.learner import Learner
 from fedsim.modalities import modality
+from fedsim.specialist import Specialist
 from fedsim.student.engine import TorchEngine, decayed
 from fedsim.training import FLOOR, Objective, Phase, Stream
 from fedsim.types import Examples
@@ -327,6 +328,15 @@ def test_parameters_go_out_and_come_back():
     for wrong in (sent.vector[:-1], np.append(sent.vector, 0)):
         with pytest.raises(ValueError, match=str(learner.size)):
             other.load_parameters(wrong.astype(np.float32))
+
+
+def test_weights_to_be_set_back_to_are_written_when_they_are_needed():
+    engine = TorchEngine(Bigrams(), TRAINING, torch.device("cpu"))
+    who, before = Specialist(engine, modality("text"), V), engine.vector()
+    fresh = np.zeros_like(before)
+    who.reset(fresh)
+    assert who.size == len(before) and np.array_equal(engine.vector(), before)
+    assert np.array_equal(who.parameters().vector, fresh)
 
 
 def test_a_saved_learner_goes_on_bit_for_bit(tmp_path: Path):
