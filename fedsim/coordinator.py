@@ -16,16 +16,16 @@ import numpy as np
 from safetensors.numpy import load
 
 from fedsim import adversaries, memory, storage
-from fedsim.errors import ConfigError, RunError
+from fedsim.errors import RunError
 from fedsim.evaluation import breakdown
-from fedsim.intake import Intake, Pooled, Terms
+from fedsim.intake import Intake, Pooled, Terms, check_limit
 from fedsim.methods.base import Desk, Method
 from fedsim.process import peak_mib
 from fedsim.results import TERMS
 from fedsim.storage import AnyPath
 from fedsim.training import HeadSpec
 from fedsim.types import COORDINATOR, Closing, Examples, Knowledge, Message, Public
-from fedsim.wire.messages import encode, memory_limit
+from fedsim.wire.messages import encode
 from fedsim.world import World
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Coordinator:
         learner = self._student(world, start, self._method.heads())
         self._desk = Desk(self.public, learner, private, self.starts)
         self._contender, self._round = contender, finished
-        self._check_limit()
+        check_limit(self._method, learner.size)
         if finished:
             if checkpoint is None:
                 raise RuntimeError(f"{contender} has no state of round {finished}")
@@ -191,19 +191,6 @@ class Coordinator:
 
         found = generated(self.world, self._desk.learner, self.public.test)
         return {f"test/{name}": value for name, value in found.items()}
-
-    def _check_limit(self) -> None:
-        """Refuse a limit that would reject every honest message."""
-        # Models are dealt out in turn, so the first few participants have them all.
-        first = range(min(len(self.world.sizes), len(self.world.config.participants.models)))
-        expected = (self._method.expect("up", 2, k, self._desk.learner.size) for k in first)
-        most = max((memory_limit(e) for e in expected if e is not None), default=0)
-        if most > self._limit:
-            need = -(-most // 2**20)
-            limit = self.world.config.runtime.message_limit_mib
-            raise ConfigError(
-                "runtime.message_limit_mib", limit, f"at least {need}: messages of {self._contender} need it"
-            )
 
     def _release(self) -> None:
         if self._contender:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim.errors import MessageError
+from fedsim.errors import ConfigError, MessageError
 from fedsim.methods.base import Method, Pool
 from fedsim.types import Knowledge
-from fedsim.wire.messages import decode
+from fedsim.wire.messages import decode, memory_limit
 
 
 @dataclass(frozen=True)
@@ -64,3 +64,22 @@ class Intake:
 
     def pooled(self) -> Pooled:
         return Pooled(self.pool, self.statuses)
+
+
+def check_limit(method: Method, size: int) -> None:
+    """Refuse a limit that would reject every honest message of a method.   size: parameters of the student.
+
+    Raises ConfigError.
+    """
+    world = method.world
+    # Models are dealt out in turn, so the first few participants have them all.
+    first = range(min(len(world.sizes), len(world.config.participants.models)))
+    expected = (method.expect("up", 2, k, size) for k in first)
+    most = max((memory_limit(e) for e in expected if e is not None), default=0)
+    limit = world.config.runtime.message_limit_mib
+    if most > int(limit * 2**20):
+        raise ConfigError(
+            "runtime.message_limit_mib",
+            limit,
+            f"at least {-(-most // 2**20)}: messages of {method.contender} need it",
+        )

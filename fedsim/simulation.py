@@ -26,6 +26,7 @@ from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, Run
 from fedsim.evaluation import exams
 from fedsim.executor import Executor, InProcess
 from fedsim.folders import finished, open_folder, usable
+from fedsim.intake import check_limit
 from fedsim.manifest import manifest, model_card
 from fedsim.methods import METHODS
 from fedsim.methods.base import Method
@@ -228,6 +229,10 @@ class _Run:
                 self.config, building.result()
             )  # the last that can be wrong with a config comes out here
             privacy.check_shards(self.config, [len(shard.train) for shard in data.shards])
+            self.data, self.world = data, world(self.config, data)
+            for method in map(self.world.method, (m.contender for m in self.config.methods)):
+                if not method.averages:  # how large a model is, is known where it is built
+                    check_limit(method, 0)
         finally:
             beside.shutdown(wait=False)  # nobody who interrupts waits for the data
         if data.left_out:
@@ -237,7 +242,6 @@ class _Run:
             )
         self.progress.phase("starting actors")
         self.executor.start(self.config)
-        self.data, self.world = data, world(self.config, data)
         facts = manifest(self.world, data, began)
         results.write_json(self.folder / "manifest.json", facts)
         results.write_table(self.folder / "partition.parquet", "partition", _partition(data))

@@ -1,4 +1,4 @@
-"""What a cluster can't give is said before an actor starts."""
+"""What a cluster can't give, or a run can't do with its data, is said before an actor starts."""
 
 import pytest
 import torch
@@ -17,3 +17,15 @@ def test_a_gpu_that_is_not_there(fedsim_command, configs, tmp_path):
         "(cpus 0.2, gpus 0.5): the cluster has no GPU"
     ]
     assert "starting actors" not in done.err
+
+
+def test_a_limit_that_no_message_of_this_proxy_set_could_keep(fedsim_command, configs, tmp_path):
+    limit = "runtime.message_limit_mib=0.05"
+    done = fedsim_command("run", configs["distil"], f"output={tmp_path / 'run'}", limit, status=2)
+    said = [line for line in done.err.splitlines() if not line.startswith("[")]
+    assert said == [
+        "fedsim: runtime.message_limit_mib: 0.05 is not valid; expected at least 1: messages of "
+        "federated_distillation need it"
+    ]
+    assert "starting actors" not in done.err
+    assert not (tmp_path / "run").exists()
