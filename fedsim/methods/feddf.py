@@ -57,7 +57,7 @@ class FedDFSettings(Settings):
     proxy_per_round: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Part of the proxy set that is distilled on in a round."""
     checks: Annotated[int, Field(ge=0)] = 5
-    """How often at most the student is scored on the validation split while it is distilled; the best is kept.
+    """How often at most the student is scored on the validation split while it learns; the best is kept.
     0: the last is."""
 
 
