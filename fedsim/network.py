@@ -42,7 +42,7 @@ def transfer_s(link: Link, size: int | None, direction: str) -> float:
     then twenty, and so on; as long as such a window is sent in less than a round trip of 2 · latency,
     it waits for the rest of it.
 
-    Real connections between two network namespaces took this within 2 % at 1, 10 and 100 Mbit/s
+    Real connections between two network namespaces took this within 3 % at 1, 10 and 100 Mbit/s
     with 0 and 50 ms (Linux, cubic; `tests/test_network_real.py`).
     """
     if size is None:
