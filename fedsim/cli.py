@@ -23,7 +23,7 @@ from fedsim.storage import AnyPath
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     interrupts = Interrupts()
     try:
         with interrupts:
@@ -178,6 +178,18 @@ def _source(options: argparse.Namespace, saved: str, example: str) -> tuple[str 
     if not kept.exists():
         raise ConfigError("resume", folder, f"the folder of an earlier {options.name} (it holds {saved})")
     return kept, overrides
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line. Overrides may also stand behind an option, where argparse doesn't look for them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [text for text in rest if text.startswith("-") or "=" not in text]
+    if rest and (unknown or not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

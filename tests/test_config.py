@@ -344,6 +344,7 @@ def test_a_run_is_not_resumed_with_another_config(refused, change: str, said: li
     Path("earlier/config.yaml").write_text(configs.to_yaml(configs.load(IMAGES)))
     for line in (
         refused("run", IMAGES, change, "--resume", "earlier"),
+        refused("run", IMAGES, "--resume", "earlier", change),
         refused.answer("run", "--resume", "earlier", change),  # the folder's own config, changed
     ):
         assert all(part in line for part in said), line
