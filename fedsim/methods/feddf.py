@@ -122,6 +122,10 @@ class FedDF(Method):
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
         if config.participants.adapter is not None:
             raise ConfigError("participants.adapter", config.participants.adapter.kind, "null for feddf")
+        settings = cls.Settings.model_validate(entry.options)
+        assert isinstance(settings, FedDFSettings)
+        if settings.checks and not config.data.split.validation:
+            raise ConfigError(f"{where}.checks", settings.checks, "0: there is no labelled validation split")
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:

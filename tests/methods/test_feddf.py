@@ -182,3 +182,5 @@ def test_what_it_can_t_hold_or_do_is_refused(play, monkeypatch: pytest.MonkeyPat
         run.coordinator.open(1)
     with pytest.raises(ConfigError, match=r"participants\.adapter"):
         play(ALIKE, **{"participants.adapter": {"rank": 2}})
+    with pytest.raises(ConfigError, match=r"methods\.0\.checks: 5 .*expected 0: there is no"):
+        play({"name": "feddf"}, **{"data.split.validation": 0})
