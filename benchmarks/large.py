@@ -40,8 +40,9 @@ def main() -> None:
     print(f"aims: {FEWER_THAN_WEIGHTS:.0%} fewer than weights, {FEWER_THAN_ADAPTERS:.0%} than adapters")
     print(f"{'':<24}{'up':>9}{'down':>9}{'of weights':>14}{'of adapters':>14}")
     for round, rows in messages.groupby("round"):
-        up, down = (rows.loc[rows["direction"] == way, "bytes"].mean() for way in ("up", "down"))
-        saved = [1 - (up + down) / (2 * other) for other in (weights, adapters)]
+        ways = rows.groupby("direction")["bytes"].mean()
+        up, down = ways["up"], ways.get("down", 0.0)  # nothing goes down in the first round, whatever travels
+        saved = [1 - (up + down) / (len(ways) * other) for other in (weights, adapters)]
         fewer = "".join(f"{share:>8.1%} fewer" for share in saved)
         print(f"{f'answers, round {round}':<24}{up / 1e6:>9.3f}{down / 1e6:>9.3f}{fewer}")
     for what, size in (("weights, float32", weights), (f"adapters, rank {RANK}", adapters)):
