@@ -330,6 +330,16 @@ def test_parameters_go_out_and_come_back():
             other.load_parameters(wrong.astype(np.float32))
 
 
+def test_weights_that_lie_otherwise_than_row_by_row_go_out_and_come_back():
+    model = Bigrams()
+    model.head.weight = torch.nn.Parameter(model.head.weight.detach().t().clone().t())
+    engine = TorchEngine(model, TRAINING, torch.device("cpu"))
+    vector = engine.vector()
+    assert np.array_equal(vector, TorchEngine(Bigrams(), TRAINING, torch.device("cpu")).vector())
+    engine.load_vector(vector + 1)
+    assert np.array_equal(engine.vector(), vector + 1)
+
+
 def test_weights_to_be_set_back_to_are_written_when_they_are_needed():
     engine = TorchEngine(Bigrams(), TRAINING, torch.device("cpu"))
     who, before = Specialist(engine, modality("text"), V), engine.vector()

@@ -143,9 +143,11 @@ class TorchEngine:
     def _windows(self) -> list[np.ndarray]:
         """The trainable weights where they lie, each as a flat array; none where numpy can't see them. To ask
         torch for them each time takes longer than copying a small model."""
-        if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in self._parameters):
-            return []
-        return [p.detach().view(-1).numpy() for p in self._parameters]
+        seen = (
+            p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous()
+            for p in self._parameters
+        )
+        return [p.detach().view(-1).numpy() for p in self._parameters] if all(seen) else []
 
     @property
     def nbytes(self) -> int:
