@@ -69,12 +69,17 @@ class Checkpoints:
         folder.mkdir()
         return folder
 
-    def commit(self, round: int, records: Records) -> None:
-        """Make a round final. The rows' file comes last: it is what says that the round exists."""
+    def settle(self, round: int) -> None:
+        """Give a round's states their final name: the next round may begin with them, before its rows
+        are written."""
         partial = storage.staged(self.state(round))
         if partial.exists():
             self._carry(self.state(round - 1), partial)
             storage.settle(self.state(round))
+
+    def commit(self, round: int, records: Records) -> None:
+        """Make a round final. The rows' file comes last: it is what says that the round exists."""
+        self.settle(round)
         for table in PARTS:
             write_table(self.folder / f"round-{round:04d}.{table}.parquet", table, getattr(records, table))
         write_json(self.folder / f"round-{round:04d}.json", records.round)

@@ -24,7 +24,8 @@ from fedsim.process import peak_mib
 from fedsim.results import TERMS
 from fedsim.storage import AnyPath
 from fedsim.training import HeadSpec
-from fedsim.types import COORDINATOR, Closing, Examples, Knowledge, Message, Public
+from fedsim.types import COORDINATOR, Broadcast, Closing, Examples, Knowledge, Message, Public
+from fedsim.wire.container import anatomy
 from fedsim.wire.messages import encode
 from fedsim.world import World
 
@@ -95,11 +96,12 @@ class Coordinator:
             self._intake = Intake(self._method, round, Terms(pool, size), self._limit)
         style = self._method.style("down", round, self._desk.memory, None)
         knowledge = self._told = self._method.broadcast(self._desk, round)
+        self._broadcast = Broadcast()
         if knowledge is None:
             return None
         expected = self._method.expect("down", round, COORDINATOR, self._desk.learner.size)
         known = self._method.samples_known and expected is not None and expected.samples_known
-        return encode(
+        message = encode(
             knowledge,
             direction="down",
             round=round,
@@ -108,6 +110,8 @@ class Coordinator:
             coder=style.coder,
             reference=style.reference,
         )
+        self._broadcast = Broadcast(len(message.data), message.kind, anatomy(message.data))
+        return message
 
     @property
     def terms(self) -> Terms | None:
@@ -161,6 +165,7 @@ class Coordinator:
             self._save(target / "coordinator")
         self._round, self._intake = round, None
         return Closing(
+            broadcast=self._broadcast,
             statuses=statuses,
             score=score,
             loss=loss,

@@ -7,7 +7,7 @@ and for tests; `runtime.executor.OnRay` runs them as actors. Results are the sam
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,21 +17,15 @@ from fedsim.data.federation import Federation
 from fedsim.errors import ConfigError, RunError
 from fedsim.storage import AnyPath
 from fedsim.types import Closing, Examples, Report, concatenate
-from fedsim.wire.container import anatomy
 from fedsim.world import World
 
 
 @dataclass(frozen=True)
 class Opening:
-    """A round's broadcast. `payload` is whatever the executor passes on, as are the intake's `terms`;
-    `size` its bytes on the wire (None where nothing is sent), `kind` the knowledge inside, `sections`
-    its bytes by section."""
+    """A round's broadcast, `payload`, and the intake's `terms`: whatever the executor passes on."""
 
     payload: Any = None
     terms: Any = None
-    size: int | None = None
-    kind: str = ""
-    sections: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,9 +147,7 @@ class InProcess:
 
     def open(self, lane: int, round: int) -> Opening:
         message = self._coordinator.open(round)
-        if message is None:
-            return Opening()
-        return Opening(message.data, None, len(message.data), message.kind, anatomy(message.data))
+        return Opening(None if message is None else message.data)
 
     def step(self, task: Task) -> Iterator[Batch]:
         for participant in task.participants:  # one by one, so that their messages don't pile up

@@ -67,14 +67,13 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Rec
     silent = bool(asked) and all(fates.get(who) in events.FATES for who in asked)
     closing = executor.close(place.lane, round, place.target, silent) if method.coordinates else Closing()
     fates.update(closing.statuses)
-    timings = {who: clock.timing(who, r.flops, opening.size, r.sent) for who, r in reports.items()}
-    return _records(method, round, opening, asked, reports, fates, closing, timings, clock, began)
+    timings = {who: clock.timing(who, r.flops, closing.broadcast.size, r.sent) for who, r in reports.items()}
+    return _records(method, round, asked, reports, fates, closing, timings, clock, began)
 
 
 def _records(
     method: Method,
     round: int,
-    opening: Opening,
     asked: list[int],
     reports: dict[int, Report],
     fates: dict[int, str],
@@ -86,12 +85,12 @@ def _records(
     common = {"method": method.contender, "seed": method.world.seed, "round": round}
     participants: list[Row] = []
     messages: list[Row] = []
-    metric = method.world.metric
+    metric, broadcast = method.world.metric, closing.broadcast
     for who in asked:
         status = fates.get(who, "ok")
         report = reports.get(who) or _absent(method, who)
         timing = timings.get(who) or Timing(0.0, 0.0, 0.0)
-        downloaded = opening.size if who in reports else None
+        downloaded = broadcast.size if who in reports else None
         participants.append(
             {
                 **common,
@@ -114,7 +113,7 @@ def _records(
                 "peak_memory_mib": report.peak_memory_mib,
             }
         )
-        sides = (("down", downloaded, opening.kind), ("up", report.sent, report.kind))
+        sides = (("down", downloaded, broadcast.kind), ("up", report.sent, report.kind))
         for direction, size, kind in sides:
             if size is not None:
                 messages.append(
@@ -152,7 +151,7 @@ def _records(
         "delivered": list(closing.statuses.values()).count("ok"),
         "peak_memory_mib": closing.peak_memory_mib,
     }
-    received = [(opening.kind, opening.sections)] * (len(reports) if opening.size is not None else 0)
+    received = [(broadcast.kind, broadcast.sections)] * (len(reports) if broadcast.size is not None else 0)
     sent = [(reports[k].kind, reports[k].sections) for k in sorted(reports) if reports[k].sent is not None]
     sections = [{**common, "direction": "down", **row} for row in _anatomy(received)]
     sections += [{**common, "direction": "up", **row} for row in _anatomy(sent)]

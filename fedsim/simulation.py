@@ -14,7 +14,7 @@ import itertools
 import queue
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -231,6 +231,7 @@ class _Run:
             privacy.check_shards(self.config, [len(shard.train) for shard in data.shards])
             self.data, self.world = data, world(self.config, data)
             for method in map(self.world.method, (m.contender for m in self.config.methods)):
+                method.check_sizes()
                 if not method.averages:  # how large a model is, is known where it is built
                     check_limit(method, 0)
         finally:
@@ -307,13 +308,18 @@ class _Run:
             closing = self.executor.begin(lane, name, max(0, finished), state)
             if finished < 0 and method.trains_student:
                 checkpoints.commit(0, _start(self.world, name, closing))
-        for round in range(max(0, finished) + 1, self.config.rounds + 1):
-            if stop.is_set():
-                return
-            records = self._round(method, lane, round, checkpoints)
-            checkpoints.commit(round, records)
-            self._write_tables()
-            self.progress.round(records.round, self.config.rounds)
+        with ThreadPoolExecutor(1) as beside:  # a round's rows are written while the next one begins
+            written: Future[None] | None = None
+            for round in range(max(0, finished) + 1, self.config.rounds + 1):
+                if stop.is_set():
+                    return
+                records = self._round(method, lane, round, checkpoints)
+                if written is not None:
+                    written.result()
+                checkpoints.settle(round)
+                written = beside.submit(self._commit, checkpoints, round, records)
+            if written is not None:
+                written.result()
         if exports:
             rows = results.summarise(*self._scores())
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
@@ -321,6 +327,12 @@ class _Run:
             self.executor.export(lane, storage.staged(student), card, self.data.tokenizer_json)
             storage.settle(student)
         self.executor.forget(name)
+
+    def _commit(self, checkpoints: Checkpoints, round: int, records: Records) -> None:
+        """Make a round one of the finished ones, which a resumed run doesn't repeat."""
+        checkpoints.commit(round, records)
+        self._write_tables()
+        self.progress.round(records.round, self.config.rounds)
 
     def _round(self, method: Method, lane: int, round: int, checkpoints: Checkpoints) -> Records:
         """One round; begun again with a new coordinator if its process is lost."""

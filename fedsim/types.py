@@ -320,9 +320,20 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Closing:
-    """How a round ended at the coordinator.
+class Broadcast:
+    """A round's message to everybody: its bytes on the wire (None where none was sent), the knowledge
+    inside, and its bytes by section."""
 
+    size: int | None = None
+    kind: str = ""
+    sections: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a round went at the coordinator.
+
+    broadcast: what it sent at the beginning.
     statuses: participant → `ok` or `rejected:<reason>`, for every message that arrived.
     score, loss: the student on the test set, NaN where not evaluated.   learn_loss: of its training.
     terms: of that, each weighted term by its name.
@@ -331,6 +342,7 @@ class Closing:
     measures: all else that was measured of the student, by name: see `results.MEASURES`.
     """
 
+    broadcast: Broadcast = Broadcast()
     statuses: dict[int, str] = field(default_factory=dict)
     score: float = float("nan")
     loss: float = float("nan")

@@ -114,6 +114,10 @@ class Method(ABC):
         """Raise ConfigError (its field begins with `where`) if the run is not one for this method."""
         return
 
+    def check_sizes(self) -> None:
+        """Raise ConfigError if the data of this run, once they are counted, are too many for this method."""
+        return
+
     @property
     def adapter(self) -> Adapter | None:
         """What participants train in place of all weights."""

@@ -56,6 +56,15 @@ class DSFL(Method):
         """The proxy samples of a round, ascending; both ends know them from the seed."""
         return proxy_slice(self.world, round, self.settings.proxy_per_round)
 
+    def check_sizes(self) -> None:
+        rows, classes = len(self.samples(1)) * self.world.positions, self.world.interface.classes
+        if self.settings.era is not None and rows * classes > _LARGEST:
+            raise ConfigError(
+                f"{self.contender}.era",
+                self.settings.era,
+                f"null: {rows:,} rows of {classes:,} classes, all of them above 0, take too much memory",
+            )
+
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         """The labels of the last round; None where nobody delivered then."""
         if not desk.memory or desk.memory["round"] != round - 1:
@@ -95,13 +104,6 @@ class DSFL(Method):
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         positions, classes = self.world.positions, self.world.interface.classes
-        rows = len(self.samples(round)) * positions
-        if self.settings.era is not None and rows * classes > _LARGEST:
-            raise ConfigError(
-                f"{self.contender}.era",
-                self.settings.era,
-                f"null: {rows:,} rows of {classes:,} classes, all of them above 0, take too much memory",
-            )
         return ResponsePool(self.samples(round), CountSum(positions, classes, self.settings.levels))
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:

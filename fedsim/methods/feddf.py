@@ -127,6 +127,17 @@ class FedDF(Method):
         if settings.checks and not config.data.split.validation:
             raise ConfigError(f"{where}.checks", settings.checks, "0: there is no labelled validation split")
 
+    def check_sizes(self) -> None:
+        asked = proxy_slice(self.world, 1, self.settings.proxy_per_round)
+        logits = len(asked) * self.world.positions * self.world.interface.classes
+        if logits > _MOST_LOGITS:
+            raise ConfigError(
+                f"{self.contender}.proxy_per_round",
+                self.settings.proxy_per_round,
+                f"at most {self.settings.proxy_per_round * _MOST_LOGITS / logits:.2g}: {logits:,} logits "
+                "of a teacher take too much memory",
+            )
+
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """The participants' architectures, in the order in which their weights go down."""
@@ -162,14 +173,6 @@ class FedDF(Method):
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         samples = proxy_slice(self.world, round, self.settings.proxy_per_round)
-        logits = len(samples) * self.world.positions * self.world.interface.classes
-        if logits > _MOST_LOGITS:
-            raise ConfigError(
-                f"{self.contender}.proxy_per_round",
-                self.settings.proxy_per_round,
-                f"at most {self.settings.proxy_per_round * _MOST_LOGITS / logits:.2g}: {logits:,} logits "
-                "of a teacher take too much memory",
-            )
         return TeacherPool(self, desk, samples)
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:

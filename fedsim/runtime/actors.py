@@ -17,7 +17,6 @@ import ray
 from fedsim.intake import Pooled, Terms
 from fedsim.storage import AnyPath
 from fedsim.types import Closing, Examples, Public, Report, Shard, concatenate
-from fedsim.wire.container import anatomy
 from fedsim.world import World
 
 
@@ -123,15 +122,10 @@ class CoordinatorActor:
         together: Examples | None = concatenate([shard.train for shard in shards]) if shards else None
         return self._coordinator.begin(contender, finished, checkpoint, together)
 
-    def open(
-        self, round: int
-    ) -> tuple[tuple[int | None, str, dict[str, int]], np.ndarray | None, Terms | None]:
-        """(size, kind, sections) for the driver; the message and the intake's terms for the hosts."""
+    def open(self, round: int) -> tuple[np.ndarray | None, Terms | None]:
+        """The message and the intake's terms, for the hosts."""
         message = self._coordinator.open(round)
-        if message is None:
-            return (None, "", {}), None, self._coordinator.terms
-        about = len(message.data), message.kind, anatomy(message.data)
-        return about, _array(message.data), self._coordinator.terms
+        return None if message is None else _array(message.data), self._coordinator.terms
 
     def receive(self, participants: Sequence[int], delivery: list[np.ndarray | None] | Pooled) -> None:
         if not isinstance(delivery, Pooled):

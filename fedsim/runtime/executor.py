@@ -140,10 +140,8 @@ class OnRay:
 
     def open(self, lane: int, round: int) -> Opening:
         self._received[lane] = []
-        call = self._lanes[lane].coordinator.open.options(num_returns=3)
-        about, payload, terms = call.remote(round)
-        size, kind, sections = _coordinator(about)
-        return Opening(payload, terms, size, kind, sections)
+        payload, terms = self._lanes[lane].coordinator.open.options(num_returns=2).remote(round)
+        return Opening(payload, terms)  # not waited for: Ray begins the hosts' steps when it is there
 
     def step(self, task: Task) -> Iterator[Batch]:
         opening = task.opening
@@ -172,6 +170,7 @@ class OnRay:
             try:
                 reports = ray.get(done)
             except _DEATHS as error:
+                _opened(opening)
                 # Its participants take up their checkpoints in a new process and do the step again.
                 deaths += 1
                 if deaths > ATTEMPTS * self._number:
@@ -182,6 +181,7 @@ class OnRay:
                 send(number)
                 continue
             except RayTaskError as error:
+                _opened(opening)
                 raise _own(error) from None
             yield Batch(reports, delivery)
 
@@ -202,8 +202,10 @@ class OnRay:
         self._received[lane].append(ref)
 
     def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
-        _coordinator(self._received[lane])
-        closing: Closing = _coordinator(self._lanes[lane].coordinator.close.remote(round, target, silent))
+        # Nor is it waited for what was received: an actor does what it is asked for in that order.
+        closed = self._lanes[lane].coordinator.close.remote(round, target, silent)
+        *_, closing = _coordinator([*self._received[lane], closed])
+        assert isinstance(closing, Closing)
         return closing
 
     def forget(self, contender: str) -> None:
@@ -265,6 +267,12 @@ def _coordinator(refs: Any) -> Any:
         raise _own(error) from None
     except _DEATHS as error:
         raise CoordinatorLostError(_line(error)) from None
+
+
+def _opened(opening: Opening) -> None:
+    """Raise what went wrong at the coordinator, if that is why there is no broadcast to work with."""
+    if opening.terms is not None:
+        _coordinator(opening.terms)
 
 
 def _own(error: RayTaskError) -> Exception:

@@ -1,4 +1,4 @@
-"""A run in which a random host is killed in every round and every coordinator once.
+"""A run in which a random host is killed in every round and every coordinator twice.
 
 `chaos.py FILE FOLDER [resume]` prints how many were killed and how long it took until the participants
 of a killed host had delivered after all.
@@ -44,11 +44,18 @@ class Chaos(OnRay):
                 self.recoveries.append(time.perf_counter() - began)
             yield batch
 
+    def open(self, lane, round):
+        self.kill_coordinator(lane, round, 3)  # hosts find no broadcast to begin with
+        return super().open(lane, round)
+
     def close(self, lane, round, *arguments):
-        if round == 2 and lane not in self.hit:
-            self.hit.add(lane)
-            self.kill(self._lanes[lane].coordinator)
+        self.kill_coordinator(lane, round, 2)
         return super().close(lane, round, *arguments)
+
+    def kill_coordinator(self, lane, round, planned):
+        if round == planned and (lane, round) not in self.hit:
+            self.hit.add((lane, round))
+            self.kill(self._lanes[lane].coordinator)
 
 
 chaos = Chaos()

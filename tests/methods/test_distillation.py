@@ -188,4 +188,4 @@ def test_participants_digest_the_labels_before_their_own_shard():
 def test_entropy_reduction_over_too_many_classes_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fedsim.methods.ds_fl._LARGEST", 10)
     with pytest.raises(ConfigError, match=r"ds_fl\.era: 0\.1.*null"):
-        Small({"name": "ds_fl"}).coordinator("ds_fl").open(1)
+        Small({"name": "ds_fl"}).world.method("ds_fl").check_sizes()
