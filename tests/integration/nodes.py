@@ -59,10 +59,10 @@ class Watched(OnRay):
         self.coordinator = whereabouts(self._lanes[0].coordinator)
         self.before = {k: whereabouts(self._hosts[number]) for k, number in self._home.items()}
 
-    def step(self, contender, round, *arguments):
-        if (contender, round) == ("federated_distillation", 2):
+    def step(self, task):
+        if (task.contender, task.round) == ("federated_distillation", 2):
             os.kill(ray.get(self._hosts[0].__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
-        yield from super().step(contender, round, *arguments)
+        yield from super().step(task)
 
     def export(self, *arguments):
         self.after = {k: whereabouts(self._hosts[number]) for k, number in self._home.items()}
@@ -81,8 +81,8 @@ def refused(**overrides) -> tuple[str, float]:
 
 def in_a_trial() -> None:
     """A run inside a placement group, as Tune has them; other actors hold what it does not reserve."""
-    one = [{"name": "federated_distillation", "digest_batch": 4}]
-    trial = config.load(path, output=str(folder / "trial"), methods=one, **MIXED)
+    first = config.load(path).methods[:1]
+    trial = config.load(path, output=str(folder / "trial"), methods=first, **MIXED)
     group = placement_group(bundles(trial, inventory()))
     ray.get(group.ready(), timeout=30)
     groups = len(placement_group_table())
