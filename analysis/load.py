@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis import settings, style
-from fedsim import results, storage
+from fedsim import results
+from fedsim.disk import storage
+from fedsim.disk.storage import AnyPath, RemotePath
 from fedsim.errors import FedsimError
-from fedsim.storage import AnyPath, RemotePath
 
 READERS = 16
 """Folders read at the same time behind a URI, where it is waiting that takes the time."""

@@ -18,7 +18,7 @@ from analysis import export, outcomes, statistics, style, units
 from analysis import tables as numbers
 from analysis.figures import frame as f
 from analysis.load import NoDataError, Tables, load
-from fedsim.storage import AnyPath
+from fedsim.disk.storage import AnyPath
 
 WIDEST = 8
 """Settings beyond which scores are not crossed: nobody reads so wide a table."""

@@ -19,9 +19,9 @@ from plotly.offline import get_plotlyjs
 from analysis import headline, page, provenance, style
 from analysis.figures import HEADINGS
 from analysis.load import NoDataError, Tables, load
-from fedsim import storage
+from fedsim.disk import storage
+from fedsim.disk.storage import AnyPath, RemotePath
 from fedsim.results import write_text
-from fedsim.storage import AnyPath, RemotePath
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from benchmarks.timing import medians
 from fedsim.config import RunConfig, Training
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
+from fedsim.learning.training import Phase, Stream
 from fedsim.process import set_up
 from fedsim.student.deepspeed import free_port, join, leave
 from fedsim.student.engine import optimizer
-from fedsim.training import Phase, Stream
 from fedsim.types import Examples, Interface
 from fedsim.world import World
 

@@ -219,7 +219,7 @@ def _train(
     import torch
     from torch.nn import functional as F
 
-    from fedsim.losses import response_kl
+    from fedsim.learning.losses import response_kl
 
     optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=0.1)
     decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)

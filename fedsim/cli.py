@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedsim import config as configs
-from fedsim import extras, storage, trees
-from fedsim.config import RunConfig
+from fedsim import extras
+from fedsim.config import RunConfig, trees
+from fedsim.disk import storage
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError, FedsimError, NotInstalledError
 from fedsim.interrupt import Interrupts
-from fedsim.storage import AnyPath
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

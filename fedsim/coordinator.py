@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load
 
-from fedsim import adversaries, memory, storage
+from fedsim import adversaries
+from fedsim.disk import memory, storage
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import RunError
 from fedsim.evaluation import breakdown
 from fedsim.intake import Intake, Pooled, Terms, check_limit
+from fedsim.learning.training import HeadSpec
 from fedsim.methods.base import Desk, Method
 from fedsim.process import peak_mib
 from fedsim.results import TERMS
-from fedsim.storage import AnyPath
-from fedsim.training import HeadSpec
 from fedsim.types import COORDINATOR, Broadcast, Closing, Examples, Knowledge, Message, Public
 from fedsim.wire.container import anatomy
 from fedsim.wire.messages import encode
 from fedsim.world import World
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
 
 BuildStudent = Callable[[World, np.ndarray | None, HeadSpec | None], "Learner"]
 MEMORY = "memory.safetensors"

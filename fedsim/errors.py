@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedsim.storage import AnyPath
+    from fedsim.disk.storage import AnyPath
 
 
 class FedsimError(Exception):

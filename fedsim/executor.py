@@ -14,8 +14,8 @@ import numpy as np
 
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError, RunError
-from fedsim.storage import AnyPath
 from fedsim.types import Closing, Examples, Report, concatenate
 from fedsim.world import World
 

@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from safetensors.numpy import load_file
 
-from fedsim import adversaries, events, memory, privacy, storage
+from fedsim import adversaries, events, privacy
 from fedsim.config import Adapter
+from fedsim.disk import memory, storage
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms
+from fedsim.learning.specialist import Specialist
+from fedsim.learning.training import Phase, Stream
 from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
 from fedsim.process import peak_mib
 from fedsim.seeding import generator
-from fedsim.specialist import Specialist
-from fedsim.storage import AnyPath
-from fedsim.training import Phase, Stream
 from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard
 from fedsim.wire.container import Buffer, anatomy
 from fedsim.wire.messages import decode, encode

@@ -29,8 +29,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedsim import storage
-from fedsim.storage import AnyPath
+from fedsim.disk import storage
+from fedsim.disk.storage import AnyPath
 
 Row = dict[str, Any]
 Columns = dict[str, tuple[pa.DataType, str]]

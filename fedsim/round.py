@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedsim import energy, events
+from fedsim.disk.storage import AnyPath
 from fedsim.executor import Executor, Opening, Task
 from fedsim.methods.base import Method
 from fedsim.network import Clock, Timing
 from fedsim.results import STAGES, TERMS, Row
-from fedsim.storage import AnyPath
 from fedsim.types import Closing, Report
 
 

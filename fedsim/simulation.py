@@ -18,16 +18,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from fedsim import adversaries, plugins, privacy, results, shortage, storage
-from fedsim.checkpoints import PARTS, Checkpoints, hold
+from fedsim import adversaries, plugins, privacy, results, shortage
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation, tokenizers
+from fedsim.disk import storage
+from fedsim.disk.checkpoints import PARTS, Checkpoints, hold
+from fedsim.disk.folders import finished, open_folder, usable
+from fedsim.disk.manifest import manifest, model_card
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
 from fedsim.evaluation import exams
 from fedsim.executor import Executor, InProcess
-from fedsim.folders import finished, open_folder, usable
 from fedsim.intake import check_limit
-from fedsim.manifest import manifest, model_card
 from fedsim.methods import METHODS
 from fedsim.methods.base import Method
 from fedsim.models import presets
@@ -35,7 +37,6 @@ from fedsim.network import Clock
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
 from fedsim.round import Place, Records, measures, run_round
-from fedsim.storage import AnyPath
 from fedsim.types import Closing, Interface
 from fedsim.world import World
 

@@ -16,11 +16,11 @@ from fedsim.types import METRICS, Interface, Metric
 if TYPE_CHECKING:  # torch is imported only in processes that compute
     from torch import nn
 
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
+    from fedsim.learning.specialist import Specialist
+    from fedsim.learning.training import HeadSpec
     from fedsim.methods.base import Method
     from fedsim.modalities.base import Modality
-    from fedsim.specialist import Specialist
-    from fedsim.training import HeadSpec
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class World:
         """A participant's learner: plain torch on its own device, from the public start."""
         import torch
 
-        from fedsim.specialist import Specialist
+        from fedsim.learning.specialist import Specialist
         from fedsim.student.engine import TorchEngine
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,7 +110,7 @@ class World:
         """
         import torch
 
-        from fedsim.learner import Learner
+        from fedsim.learning.learner import Learner
         from fedsim.models.heads import attach
         from fedsim.student.deepspeed import DeepSpeedEngine
         from fedsim.student.engine import unflatten

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fedsim.storage import RemotePath, locate
+from fedsim.disk.storage import RemotePath, locate
 
 # A test machine may be busy: that takes time, and is no finding.
 settings.register_profile("fedsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -20,7 +20,7 @@ from fedsim.config import RunConfig, load
 from fedsim.coordinator import Coordinator
 from fedsim.data.federation import Federation
 from fedsim.host import Host
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
 from fedsim.process import set_up
 from fedsim.seeding import generator
 from fedsim.simulation import world

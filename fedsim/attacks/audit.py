@@ -23,24 +23,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim import simulation, storage
+from fedsim import simulation
 from fedsim.attacks import labels, lira, metrics
-from fedsim.checkpoints import Checkpoints
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation, build
+from fedsim.disk import storage
+from fedsim.disk.checkpoints import Checkpoints
+from fedsim.disk.storage import AnyPath
 from fedsim.executor import InProcess
+from fedsim.learning.training import Objective, Phase, Stream
 from fedsim.methods.base import Method
 from fedsim.network import Clock
 from fedsim.results import Row
 from fedsim.round import Place, run_round
 from fedsim.seeding import generator
-from fedsim.storage import AnyPath
-from fedsim.training import Objective, Phase, Stream
 from fedsim.types import Examples, Public, Responses, Shard, concatenate
 from fedsim.world import World
 
 if TYPE_CHECKING:
-    from fedsim.specialist import Specialist
+    from fedsim.learning.specialist import Specialist
 
 Observed = dict[str, dict[str, np.ndarray]]
 """Target → signal → [N], for all examples in question, participant by participant."""

@@ -6,15 +6,16 @@ import math
 from statistics import fmean
 
 from fedsim import config as configs
-from fedsim import folders, results, simulation
+from fedsim import results, simulation
 from fedsim.attacks import audit
 from fedsim.config import RunConfig
+from fedsim.disk import folders
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
 from fedsim.methods import METHODS
 from fedsim.process import set_up
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
-from fedsim.storage import AnyPath
 
 
 def attack(

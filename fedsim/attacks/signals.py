@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
 from fedsim.types import Examples
 
 LOWEST = 0.2

@@ -16,7 +16,7 @@ import numpy as np
 from fedsim.types import Examples, concatenate
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
 
 
 def by_group(learner: Learner, examples: Examples, names: Sequence[str]) -> dict[str, float]:

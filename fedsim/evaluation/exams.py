@@ -26,7 +26,7 @@ from fedsim.evaluation import breakdown, few_shot, instructions, questions, retr
 from fedsim.types import Examples, Public
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
     from fedsim.world import World
 
 

@@ -26,7 +26,7 @@ from fedsim.seeding import generator
 from fedsim.types import Examples
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
 
 
 def tried(learner: Learner, held_out: Examples, asked: FewShot, seed: int) -> dict[str, float]:

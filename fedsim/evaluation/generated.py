@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.data import tokenizers
-from fedsim.sequences import prompt_lengths, references, room
+from fedsim.learning.sequences import prompt_lengths, references, room
 from fedsim.types import COORDINATOR, Examples
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
     from fedsim.world import World
 
 

@@ -25,7 +25,7 @@ from fedsim.evaluation import lines
 from fedsim.types import Examples
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from fedsim.types import Examples
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
 
 TOP = (1, 5, 10)
 """The k that are measured."""

@@ -24,12 +24,12 @@ from fedsim import adversaries, privacy
 from fedsim import config as configs
 from fedsim.aggregation.exact import Pooled
 from fedsim.config import Adapter, MethodConfig, RunConfig
-from fedsim.training import Fit, HeadSpec, Mechanism, Objective, Phase, Stream
+from fedsim.learning.training import Fit, HeadSpec, Mechanism, Objective, Phase, Stream
 from fedsim.types import COORDINATOR, METRICS, Examples, Knowledge, Public, Shard
 from fedsim.wire.messages import Expectation, Style
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
     from fedsim.world import World
 
 

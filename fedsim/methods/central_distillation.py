@@ -21,10 +21,10 @@ from pydantic import Field
 from fedsim.aggregation.changes import keep, kept
 from fedsim.aggregation.responses import as_pooled
 from fedsim.config import MethodConfig, RunConfig, Settings
+from fedsim.learning.training import Fit, Objective, Phase, Stream
 from fedsim.methods.base import Desk, Pool
 from fedsim.methods.centralized import Centralized
 from fedsim.models import presets
-from fedsim.training import Fit, Objective, Phase, Stream
 from fedsim.types import COORDINATOR, Responses
 
 

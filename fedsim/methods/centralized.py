@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from fedsim.learning.training import Fit
 from fedsim.methods.base import Desk, Method, Pool
-from fedsim.training import Fit
 from fedsim.types import COORDINATOR, Examples, concatenate
 
 

@@ -34,9 +34,9 @@ from fedsim.aggregation.exact import CountSum
 from fedsim.aggregation.responses import as_pooled
 from fedsim.config import Settings
 from fedsim.errors import MessageError
+from fedsim.learning.training import Fit
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.federated_distillation import proxy_slice
-from fedsim.training import Fit
 from fedsim.types import COORDINATOR, Knowledge, Responses
 from fedsim.wire.messages import Expectation
 

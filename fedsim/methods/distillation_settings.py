@@ -61,7 +61,8 @@ class DistillationSettings(Settings):
     response: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the pooled responses in the student's loss."""
     divergence: Literal["forward", "reverse", "skew", "skew_reverse", "jsd"] = "forward"
-    """By what the student differs from them; `forward` is KL(p̄ ‖ q), see `fedsim.losses.divergence`."""
+    """By what the student differs from them; `forward` is KL(p̄ ‖ q), see
+    `fedsim.learning.losses.divergence`."""
     skew: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """λ of the skew divergences, β of `jsd`."""
     task: Annotated[float, Field(ge=0)] = 0.3

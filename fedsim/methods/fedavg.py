@@ -32,10 +32,10 @@ from pydantic import Field
 from fedsim.aggregation.exact import FixedPointSum
 from fedsim.config import Adapter, MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError, MessageError
+from fedsim.learning.training import Fit
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.models import presets
 from fedsim.seeding import generator
-from fedsim.training import Fit
 from fedsim.types import COORDINATOR, Knowledge, Parameters, Update
 from fedsim.wire import update
 from fedsim.wire.messages import Expectation

@@ -36,16 +36,16 @@ from fedsim.aggregation.exact import FixedPointSum, Pooled
 from fedsim.aggregation.responses import whole
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError, MessageError
+from fedsim.learning.training import Fit, Phase
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.fedavg import ParameterMean
 from fedsim.methods.federated_distillation import proxy_slice
-from fedsim.training import Fit, Phase
 from fedsim.types import COORDINATOR, Examples, Knowledge, Parameters
 from fedsim.wire.messages import Expectation
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
-    from fedsim.specialist import Specialist
+    from fedsim.learning.learner import Learner
+    from fedsim.learning.specialist import Specialist
 
 _MOST_LOGITS = 2**27
 """Logits of one teacher that are held: every class of every row has one."""

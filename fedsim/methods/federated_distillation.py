@@ -38,13 +38,13 @@ from fedsim.aggregation.robust import TRUSTING, Guard, RobustPool
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
+from fedsim.learning.training import Fit, HeadSpec, Objective, Stream
 from fedsim.methods import insight
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.distillation_settings import DistillationSettings, demands
 from fedsim.methods.insight import Insight
 from fedsim.schedules import Agenda
 from fedsim.seeding import generator
-from fedsim.training import Fit, HeadSpec, Objective, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Responses
 from fedsim.wire import cache
 from fedsim.wire.delta import Reference
@@ -53,8 +53,8 @@ from fedsim.wire.messages import Expectation, Style
 from fedsim.wire.quantise import TAILED
 
 if TYPE_CHECKING:
-    from fedsim.confidence import Assessment, Judge
-    from fedsim.learner import Learner
+    from fedsim.learning.confidence import Assessment, Judge
+    from fedsim.learning.learner import Learner
     from fedsim.world import World
 
 
@@ -331,13 +331,13 @@ class FederatedDistillation(Method):
 
     def _assess(self, learner: Learner, own: Examples, public: Public) -> Assessment:
         """What somebody is to say of itself in this method."""
-        from fedsim import confidence
+        from fedsim.learning import confidence
 
         skills = self.settings.personal > 0
         return confidence.assess(self._claiming, learner, own, public, self.world.interface, skills=skills)
 
     def _losses(self, desk: Desk) -> np.ndarray:
-        from fedsim import confidence
+        from fedsim.learning import confidence
 
         return confidence.losses_by_group(desk.learner, desk.public.validation, self.world.interface)
 

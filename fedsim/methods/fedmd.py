@@ -19,9 +19,9 @@ from typing import ClassVar
 
 from fedsim.aggregation.exact import Pooled
 from fedsim.config import Settings
+from fedsim.learning.training import Fit
 from fedsim.methods.base import Desk
 from fedsim.methods.ds_fl import DSFL, DSFLSettings
-from fedsim.training import Fit
 
 
 class FedMDSettings(DSFLSettings):

@@ -26,9 +26,9 @@ from pydantic import Field
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
 from fedsim.knowledge.prototypes import PrototypeSum, build, filled
+from fedsim.learning.training import Fit, Guide, Objective
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.models import presets
-from fedsim.training import Fit, Guide, Objective
 from fedsim.types import Knowledge, Prototypes
 from fedsim.wire.messages import Expectation
 

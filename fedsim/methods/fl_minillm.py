@@ -37,16 +37,16 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fedsim import returns
 from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import as_pooled
 from fedsim.aggregation.rollouts import RolloutPool
 from fedsim.config import Settings
 from fedsim.evaluation.generated import excess_error
+from fedsim.learning import returns
+from fedsim.learning.sequences import merged
+from fedsim.learning.training import Fit, Lesson, Objective, Stream
 from fedsim.methods.base import Desk, Pool, Site
 from fedsim.methods.prompted import Prompted, PromptSettings
-from fedsim.sequences import merged
-from fedsim.training import Fit, Lesson, Objective, Stream
 from fedsim.types import COORDINATOR, Examples, Knowledge, Responses, Rollouts, Sequences
 from fedsim.wire.messages import Expectation
 

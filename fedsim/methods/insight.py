@@ -44,9 +44,9 @@ from fedsim.knowledge.domains import DomainSum
 from fedsim.knowledge.features import ConsensusSum, LinearMap, aligned, as_features, reduced
 from fedsim.knowledge.prototypes import PrototypeSum, build, complete, filled, k_means, nearest, spread_out
 from fedsim.knowledge.robust import RobustConsensus, RobustPrototypes
+from fedsim.learning.training import Guide, HeadSpec
 from fedsim.methods.base import Site
 from fedsim.seeding import generator
-from fedsim.training import Guide, HeadSpec
 from fedsim.types import Knowledge, Mixture, Prototypes, Responses
 from fedsim.wire.messages import Expectation
 from fedsim.world import World

@@ -14,9 +14,9 @@ from pydantic import Field
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
 from fedsim.events import asked
+from fedsim.learning.sequences import continued, prompt_lengths, room
 from fedsim.methods.base import Desk, Method, Site
 from fedsim.methods.federated_distillation import proxy_slice, round_half_up
-from fedsim.sequences import continued, prompt_lengths, room
 from fedsim.types import Examples, Sequences
 
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from fedsim.config import MethodConfig, RunConfig
 from fedsim.errors import ConfigError
+from fedsim.learning.training import Fit
 from fedsim.methods.base import Desk, Method, Pool
-from fedsim.training import Fit
 from fedsim.types import COORDINATOR
 
 

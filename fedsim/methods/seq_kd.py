@@ -20,10 +20,10 @@ from pydantic import Field
 
 from fedsim.aggregation.rollouts import RolloutPool
 from fedsim.config import Settings
+from fedsim.learning.sequences import merged
+from fedsim.learning.training import Fit, Stream
 from fedsim.methods.base import Desk, Pool, Site
 from fedsim.methods.prompted import Prompted, PromptSettings
-from fedsim.sequences import merged
-from fedsim.training import Fit, Stream
 from fedsim.types import COORDINATOR, Knowledge, Rollouts
 from fedsim.wire.messages import Expectation
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from fedsim.learning.training import Fit
 from fedsim.methods.base import Desk, Method, Pool, Site
-from fedsim.training import Fit
 from fedsim.types import Knowledge
 
 

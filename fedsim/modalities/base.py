@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsim.training import Objective
+from fedsim.learning.training import Objective
 from fedsim.types import Examples
 
 Inputs = dict[str, Tensor]

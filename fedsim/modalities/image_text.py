@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsim import losses
+from fedsim.learning import losses
+from fedsim.learning.training import Objective
 from fedsim.modalities.base import Inputs, Modality
 from fedsim.modalities.image import Image
-from fedsim.training import Objective
 from fedsim.types import Examples
 
 

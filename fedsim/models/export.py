@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
 from fedsim.models.adapters import merged
 from fedsim.models.heads import without_heads
 from fedsim.types import Interface

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.errors import ConfigError
+from fedsim.learning.training import HeadSpec
 from fedsim.models.taps import hidden, last_hidden, layers
-from fedsim.training import HeadSpec
 
 State = dict[str, Tensor]
 

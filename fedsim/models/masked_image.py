@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsim.errors import DivergedError
+from fedsim.learning.training import Phase
 from fedsim.modalities.base import Modality
 from fedsim.seeding import generator, torch_seed
 from fedsim.student.engine import TorchEngine
-from fedsim.training import Phase
 
 HIDDEN = 0.6
 """Share of the patches that are hidden, the paper's."""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import ray
 
+from fedsim.disk.storage import AnyPath
 from fedsim.intake import Pooled, Terms
-from fedsim.storage import AnyPath
 from fedsim.types import Closing, Examples, Public, Report, Shard, concatenate
 from fedsim.world import World
 
@@ -28,7 +28,7 @@ class HostActor:
 
         set_up(threads, gpu)
         import fedsim.host
-        import fedsim.learner  # noqa: F401
+        import fedsim.learning.learner  # noqa: F401
         from fedsim.models.factory import import_classes
 
         import_classes(models, modality)
@@ -82,7 +82,7 @@ class CoordinatorActor:
 
         set_up(threads, gpu)
         import fedsim.coordinator
-        import fedsim.learner
+        import fedsim.learning.learner
         import fedsim.student.deepspeed  # noqa: F401
         from fedsim.models.factory import import_classes
 

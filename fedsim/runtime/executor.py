@@ -18,6 +18,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from fedsim import shortage
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
 from fedsim.executor import Batch, Opening, Task, check_precision
 from fedsim.runtime.actors import CoordinatorActor, HostActor
@@ -25,7 +26,6 @@ from fedsim.runtime.cluster import Cluster, connect
 from fedsim.runtime.packing import Resources
 from fedsim.runtime.ranks import RankActor
 from fedsim.runtime.reservation import Reservation
-from fedsim.storage import AnyPath
 from fedsim.types import Closing
 from fedsim.world import World
 

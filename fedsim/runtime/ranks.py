@@ -16,8 +16,8 @@ from fedsim.world import World
 
 if TYPE_CHECKING:  # it brings torch along, which the driver does without
     from fedsim.coordinator import BuildStudent
-    from fedsim.learner import Learner
-    from fedsim.training import HeadSpec
+    from fedsim.learning.learner import Learner
+    from fedsim.learning.training import HeadSpec
 
 MIRRORED = frozenset(
     {

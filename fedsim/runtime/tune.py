@@ -19,16 +19,17 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from fedsim import folders, simulation
-from fedsim.checkpoints import Checkpoints
+from fedsim import simulation
 from fedsim.config import RunConfig
+from fedsim.disk import folders
+from fedsim.disk.checkpoints import Checkpoints
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
 from fedsim.progress import Quiet, Trials
 from fedsim.results import Row
 from fedsim.runtime.cluster import connect, inventory
 from fedsim.runtime.packing import UNIT, Room
 from fedsim.runtime.placement import bundles
-from fedsim.storage import AnyPath
 from fedsim.sweeps.config import SweepConfig
 from fedsim.sweeps.run import State, mark, score
 from fedsim.sweeps.trials import Trial

@@ -19,11 +19,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
-from fedsim import storage, trees
-from fedsim.config import Settings
+from fedsim.config import Settings, trees
+from fedsim.config.findings import explain
+from fedsim.disk import storage
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
-from fedsim.findings import explain
-from fedsim.storage import AnyPath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Bounds = tuple[float, float]

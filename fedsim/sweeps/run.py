@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedsim import folders, results, simulation, storage
-from fedsim.checkpoints import hold
+from fedsim import results, simulation
+from fedsim.disk import folders, storage
+from fedsim.disk.checkpoints import hold
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
 from fedsim.progress import Trials
-from fedsim.storage import AnyPath
 from fedsim.sweeps import config as sweep_configs
 from fedsim.sweeps.config import DECIDES, SweepConfig
 from fedsim.sweeps.trials import Trial, check, expand

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.errors import MessageError
-from fedsim.sequences import NOTHING
+from fedsim.learning.sequences import NOTHING
 from fedsim.types import Responses, Rollouts, Sequences
 from fedsim.wire.container import Buffer
 from fedsim.wire.entropy import encode_symbols

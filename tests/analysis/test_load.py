@@ -12,7 +12,8 @@ import pytest
 
 import analysis
 from analysis import AnalysisError
-from fedsim import results, storage
+from fedsim import results
+from fedsim.disk import storage
 
 
 def test_columns_are_the_documented_ones_behind_the_run(run):

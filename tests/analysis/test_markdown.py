@@ -4,7 +4,7 @@ import pytest
 
 from analysis import markdown
 from fedsim import cli
-from fedsim.storage import locate
+from fedsim.disk.storage import locate
 from tests.analysis.conftest import save_sweep
 
 

@@ -13,11 +13,11 @@ import torch
 from fedsim import privacy
 from fedsim.attacks import metrics
 from fedsim.config import Privacy
-from fedsim.dpsgd import private_gradient
+from fedsim.learning.dpsgd import private_gradient
+from fedsim.learning.training import Mechanism
 from fedsim.modalities import modality
 from fedsim.models.factory import build
 from fedsim.seeding import generator
-from fedsim.training import Mechanism
 from fedsim.types import Interface
 
 SIGMA, CLIP, TRIALS = 3.0, 0.5, 250

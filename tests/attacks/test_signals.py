@@ -10,7 +10,7 @@ from torch import nn
 
 from fedsim.attacks.signals import log_odds, min_k, signals
 from fedsim.config import Training
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
 from fedsim.modalities import modality
 from fedsim.student.engine import TorchEngine
 from fedsim.types import Examples

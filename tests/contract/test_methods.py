@@ -9,8 +9,8 @@ import pytest
 
 from fedsim import config as configs
 from fedsim import results, simulation
-from fedsim.checkpoints import PARTS, Checkpoints
 from fedsim.config import RunConfig, Settings
+from fedsim.disk.checkpoints import PARTS, Checkpoints
 from fedsim.executor import InProcess
 from fedsim.methods import METHODS
 from fedsim.methods.base import Method

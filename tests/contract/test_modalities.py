@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.learning.training import Objective
 from fedsim.modalities import modality
 from fedsim.modalities.base import Modality, chunks
 from fedsim.models.factory import build
-from fedsim.training import Objective
 from fedsim.types import METRICS, Examples, Interface
 
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from fedsim import config as configs
-from fedsim.catalog import HUB
 from fedsim.config import DataConfig, Source
+from fedsim.config.catalog import HUB
 from fedsim.data import build, plan
 from fedsim.data.sources import hub
 from fedsim.errors import ConfigError

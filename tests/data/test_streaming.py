@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fedsim.catalog import HUB
 from fedsim.config import DataConfig
+from fedsim.config.catalog import HUB
 from fedsim.data import build, plan
 from fedsim.data.sources import Raw, hub
 

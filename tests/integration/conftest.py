@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from fedsim import simulation
-from fedsim.storage import AnyPath
+from fedsim.disk.storage import AnyPath
 
 OURS = """
   - name: federated_distillation

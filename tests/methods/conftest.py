@@ -10,7 +10,7 @@ from fedsim import data
 from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.host import Host
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
 from fedsim.methods.base import Site
 from fedsim.simulation import check, world
 from fedsim.types import COORDINATOR, Closing, Knowledge

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
+from fedsim.learning.training import HeadSpec
 from fedsim.models.heads import attach
 from fedsim.student.engine import TorchEngine
-from fedsim.training import HeadSpec
 from fedsim.world import World
 
 

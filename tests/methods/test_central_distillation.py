@@ -5,7 +5,7 @@ import pytest
 
 from fedsim.aggregation.responses import as_pooled
 from fedsim.errors import ConfigError
-from fedsim.training import Objective, Phase, Stream
+from fedsim.learning.training import Objective, Phase, Stream
 from fedsim.types import COORDINATOR
 
 METHOD = {"name": "central_distillation", "teacher": "mlp", "teacher_steps": 25, "temperature": 2.0}

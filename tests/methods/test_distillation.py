@@ -10,8 +10,8 @@ from fedsim.aggregation.responses import (
     quantised,
 )
 from fedsim.errors import ConfigError
+from fedsim.learning.training import Objective, Phase, Stream
 from fedsim.process import set_up
-from fedsim.training import Objective, Phase, Stream
 from fedsim.types import COORDINATOR, Responses
 from fedsim.wire import decode
 from fedsim.wire.quantise import largest_remainder

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedsim.errors import ConfigError, MessageError
-from fedsim.training import Objective, Stream
+from fedsim.learning.training import Objective, Stream
 from fedsim.types import COORDINATOR, Parameters
 
 ALIKE = {"name": "feddf", "specialists": "student", "checks": 0}

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fedsim.errors import ConfigError, MessageError
+from fedsim.learning.training import Stream
 from fedsim.seeding import generator
-from fedsim.training import Stream
 from fedsim.types import Prototypes
 
 PROTO = {"name": "fedproto", "specialists": "student"}

@@ -11,7 +11,7 @@ import pytest
 from fedsim import config as configs
 from fedsim import simulation
 from fedsim.aggregation.rollouts import RolloutPool
-from fedsim.checkpoints import Checkpoints
+from fedsim.disk.checkpoints import Checkpoints
 from fedsim.errors import ConfigError, MessageError
 from fedsim.executor import InProcess
 from fedsim.progress import Lines

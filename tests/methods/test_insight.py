@@ -10,9 +10,9 @@ import transformers
 
 from fedsim.coordinator import Coordinator
 from fedsim.errors import ConfigError
+from fedsim.learning.training import Objective
 from fedsim.models.heads import PREFIX
 from fedsim.process import set_up
-from fedsim.training import Objective
 from fedsim.types import METRICS, Mixture
 from fedsim.wire import decode, encode
 from tests.methods.plain_student import plain_student

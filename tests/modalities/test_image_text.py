@@ -8,13 +8,13 @@ import torch
 
 from fedsim.aggregation.exact import Pooled
 from fedsim.config import Training
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
+from fedsim.learning.training import Objective, Phase, Stream
 from fedsim.modalities import modality
 from fedsim.modalities.image_text import _alike
 from fedsim.models.factory import build
 from fedsim.models.flops import forward_flops
 from fedsim.student.engine import TorchEngine
-from fedsim.training import Objective, Phase, Stream
 from fedsim.types import Examples, Interface
 
 N, K, S = 12, 3, 5

@@ -14,14 +14,14 @@ from fedsim.data import build as build_data
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
 from fedsim.host import Host
+from fedsim.learning.specialist import Specialist
+from fedsim.learning.training import Objective, Phase, Stream
 from fedsim.modalities import modality
 from fedsim.models.adapters import adapted, merged
 from fedsim.models.export import export
 from fedsim.models.factory import build, size
 from fedsim.models.flops import forward_flops, training_factor
-from fedsim.specialist import Specialist
 from fedsim.student.engine import TorchEngine
-from fedsim.training import Objective, Phase, Stream
 from fedsim.types import Examples, Interface
 
 PROMPTS = ((1, 2, 0), (1, 3, 0), (4, 4, 0))

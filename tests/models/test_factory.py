@@ -14,7 +14,7 @@ from PIL import Image
 from fedsim.config import Training
 from fedsim.data import tokenizers
 from fedsim.errors import ConfigError
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
 from fedsim.modalities import modality
 from fedsim.models import presets
 from fedsim.models.export import export

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from fedsim.errors import ConfigError
+from fedsim.learning.training import HeadSpec
 from fedsim.modalities import modality
 from fedsim.models import presets
 from fedsim.models.factory import build
 from fedsim.models.heads import PREFIX, Heads, attach, without_heads
-from fedsim.training import HeadSpec
 from tests.models.test_taps import INTERFACES, TINY, inputs
 
 SPEC = HeadSpec(depths=(0.5, 1.0), rank=3, domains=4)

@@ -11,10 +11,10 @@ from fedsim import simulation
 from fedsim.config import Training
 from fedsim.errors import ConfigError, DivergedError
 from fedsim.executor import InProcess
+from fedsim.learning.training import Phase, Stream
 from fedsim.modalities import modality
 from fedsim.models.factory import build
 from fedsim.models.masked_image import HIDDEN, MaskedImages, hide, pretrain
-from fedsim.training import Phase, Stream
 from fedsim.types import Examples, Interface
 
 PROMPTS = ((1, 2, 0), (1, 3, 0))

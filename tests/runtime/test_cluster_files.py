@@ -11,7 +11,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from fedsim.config import load
-from fedsim.trees import parse_override
+from fedsim.config.trees import parse_override
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "clusters" / "kuberay.yaml"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedsim import results
-from fedsim.checkpoints import Checkpoints, Lock
+from fedsim.disk.checkpoints import Checkpoints, Lock
 from fedsim.errors import ConfigError
 from fedsim.results import Row
 from fedsim.round import Records
@@ -105,7 +105,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path):
     code = f"""
 import os, signal
 from pathlib import Path
-from fedsim.checkpoints import Lock
+from fedsim.disk.checkpoints import Lock
 lock = Lock(Path({str(tmp_path)!r}))
 os.kill(os.getpid(), signal.SIGKILL)
 """

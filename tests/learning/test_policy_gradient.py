@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim import policy_gradient, returns
+from fedsim.learning import policy_gradient, returns
 
 V, T = 3, 3
 SEQUENCES = list(itertools.product(range(V), repeat=T))

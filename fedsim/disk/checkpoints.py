@@ -16,12 +16,12 @@ import fcntl
 import json
 from pathlib import Path
 
-from fedsim import storage
+from fedsim.disk import storage
+from fedsim.disk.lease import Lease
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
-from fedsim.lease import Lease
 from fedsim.results import Row, write_json, write_table
 from fedsim.round import Records
-from fedsim.storage import AnyPath
 
 PARTS = ("participants", "messages", "sections", "measures")
 """Tables whose rows can be many: they are kept as Parquet and never all in memory."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from fedsim import losses
-from fedsim.losses import DIVERGENCES, contrastive, divergence, proximal, response_kl, temper
+from fedsim.learning import losses
+from fedsim.learning.losses import DIVERGENCES, contrastive, divergence, proximal, response_kl, temper
 
 R, K = 16, 7
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim import losses
+from fedsim.learning import losses
+from fedsim.learning.training import Stream
 from fedsim.models.heads import Heads
-from fedsim.training import Stream
 
 
 def guided_terms(heads: Heads, stream: Stream, batch: np.ndarray) -> dict[str, Tensor]:

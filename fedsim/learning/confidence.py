@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from fedsim.types import Examples, Interface, Public
 
 if TYPE_CHECKING:
-    from fedsim.learner import Learner
+    from fedsim.learning.learner import Learner
 
 _SHARPEST, _FLATTEST = 0.02, 50.0
 """The temperatures between which a calibrated one is looked for."""

@@ -11,9 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from fedsim import config as configs
-from fedsim import trees
 from fedsim.cli import main
-from fedsim.config import RunConfig
+from fedsim.config import RunConfig, trees
 from fedsim.errors import ConfigError
 
 IMAGES: dict[str, Any] = {
@@ -351,7 +350,7 @@ def test_a_run_is_not_resumed_with_another_config(refused, change: str, said: li
 
 
 def test_where_a_run_goes_on_may_differ():
-    from fedsim.folders import same
+    from fedsim.disk.folders import same
 
     old = configs.load(IMAGES)
     same(old, configs.load(IMAGES, runtime__executor="in_process", output="elsewhere", name="other"))

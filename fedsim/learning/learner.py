@@ -20,20 +20,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsim import dpsgd, generation, losses, policy_gradient, storage
 from fedsim.aggregation.responses import of_samples
-from fedsim.confidence import Judge, TaskLoss, fit_temperature
+from fedsim.disk import storage
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import DivergedError
-from fedsim.guidance import guided_terms, prototype_term, pulls
+from fedsim.learning import dpsgd, generation, losses, policy_gradient
+from fedsim.learning.confidence import Judge, TaskLoss, fit_temperature
+from fedsim.learning.guidance import guided_terms, prototype_term, pulls
+from fedsim.learning.training import Fit, Objective, Phase, Stream
 from fedsim.modalities.base import UNASKED, Modality, chunks
 from fedsim.modalities.image_text import ImageText
 from fedsim.models.flops import forward_flops, training_factor
 from fedsim.models.heads import Heads
 from fedsim.models.taps import LAST, tapped
 from fedsim.seeding import generator, torch_seed
-from fedsim.storage import AnyPath
 from fedsim.student.engine import Engine, State
-from fedsim.training import Fit, Objective, Phase, Stream
 from fedsim.types import Examples, Parameters, Responses
 from fedsim.wire.feedback import Feedback
 from fedsim.wire.quantise import QUANTISERS, TAILED

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedsim import config as configs
-from fedsim import results, shortage, storage
+from fedsim import results, shortage
 from fedsim.config import RunConfig
+from fedsim.disk import storage
+from fedsim.disk.storage import AnyPath, StorageError
 from fedsim.errors import ConfigError, RunError
 from fedsim.runtime import in_job_copy
-from fedsim.storage import AnyPath, StorageError
 
 
 def open_folder(config: RunConfig, resume: bool) -> AnyPath:

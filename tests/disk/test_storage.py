@@ -14,12 +14,13 @@ import torch
 from safetensors.numpy import save_file
 
 import fedsim
-from fedsim import lease, results, shortage, storage
-from fedsim.checkpoints import Checkpoints, hold
+from fedsim import results, shortage
+from fedsim.disk import lease, storage
+from fedsim.disk.checkpoints import Checkpoints, hold
+from fedsim.disk.lease import Lease
+from fedsim.disk.storage import AnyPath, RemotePath, StorageError, locate
 from fedsim.errors import ConfigError, RunError
-from fedsim.lease import Lease
 from fedsim.round import Records
-from fedsim.storage import AnyPath, RemotePath, StorageError, locate
 
 PARTITION = [{"participant": 0, "group": "a", "examples": 5}]
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fedsim.config import Training
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
+from fedsim.learning.sequences import continued, prompt_lengths, references, room
+from fedsim.learning.training import Lesson, Objective, Phase, Stream
 from fedsim.modalities import modality
 from fedsim.models.factory import build
 from fedsim.process import set_up
-from fedsim.sequences import continued, prompt_lengths, references, room
 from fedsim.student.engine import TorchEngine
-from fedsim.training import Lesson, Objective, Phase, Stream
 from fedsim.types import Examples, Interface
 from fedsim.wire.quantise import to_dense
 

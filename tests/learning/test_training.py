@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim import learner as learners
 from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import of_samples
-from fedsim.confidence import TaskLoss
 from fedsim.config import Training
-from fedsim.learner import Learner
+from fedsim.learning import learner as learners
+from fedsim.learning.confidence import TaskLoss
+from fedsim.learning.learner import Learner
+from fedsim.learning.specialist import Specialist
+from fedsim.learning.training import FLOOR, Objective, Phase, Stream
 from fedsim.modalities import modality
-from fedsim.specialist import Specialist
 from fedsim.student.engine import TorchEngine, decayed
-from fedsim.training import FLOOR, Objective, Phase, Stream
 from fedsim.types import Examples
 from fedsim.wire.quantise import QUANTISERS, to_dense
 

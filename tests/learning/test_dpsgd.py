@@ -8,15 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from fedsim.config import Adapter, Training
-from fedsim.dpsgd import BOTH, clipped_sum, example_gradients, private_gradient
-from fedsim.learner import Learner
+from fedsim.learning.dpsgd import BOTH, clipped_sum, example_gradients, private_gradient
+from fedsim.learning.learner import Learner
+from fedsim.learning.training import Mechanism, Objective, Phase, Stream
 from fedsim.modalities import modality
 from fedsim.models.adapters import adapted
 from fedsim.models.factory import build
 from fedsim.models.flops import forward_flops
 from fedsim.seeding import generator
 from fedsim.student.engine import TorchEngine
-from fedsim.training import Mechanism, Objective, Phase, Stream
 from fedsim.types import Examples, Interface
 
 CPU = torch.device("cpu")
@@ -154,7 +154,7 @@ def test_the_noise_is_normal_of_sigma_times_clip_over_the_expected_size():
 def test_many_examples_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch):
     mine, data, how = learner("mlp", IMAGE), examples(IMAGE, 9), Mechanism(0.1, 1.0)
     together, loss = gradient(mine, data, np.arange(9), how)
-    monkeypatch.setattr("fedsim.dpsgd._CHUNK_VALUES", 2 * mine.engine.size)
+    monkeypatch.setattr("fedsim.learning.dpsgd._CHUNK_VALUES", 2 * mine.engine.size)
     parts, of_parts = gradient(mine, data, np.arange(9), how)
     torch.testing.assert_close(parts, together)
     torch.testing.assert_close(of_parts, loss)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fedsim.learning.training import Mechanism, Objective, Stream
 from fedsim.modalities.base import Inputs, Modality
-from fedsim.training import Mechanism, Objective, Stream
 
 BOTH = Objective(response=1.0, task=1.0)
 """An example by itself learns from the public questions and its own answer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedsim.learner import Learner
+from fedsim.learning.learner import Learner
 from fedsim.student.engine import TorchEngine
 
 

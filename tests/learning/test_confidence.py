@@ -8,7 +8,7 @@ import torch
 from scipy.stats import gaussian_kde, multinomial
 from torch.nn import functional as F
 
-from fedsim.confidence import (
+from fedsim.learning.confidence import (
     Entropy,
     ExpectedLoss,
     Experience,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from fedsim import memory
+from fedsim.disk import memory
 
 
 def test_columns_and_numbers_come_back_as_they_were(tmp_path: Path):

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
-from fedsim.storage import AnyPath
 
 
 def read_tree(path: AnyPath) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedsim.aggregation.responses import of_samples
-from fedsim.training import Lesson
+from fedsim.learning.training import Lesson
 
 FLOOR = 1e-3
 """Mass that a teacher has at least at all the classes together that it didn't name: a quantised

@@ -15,8 +15,8 @@ import secrets
 import threading
 import time
 
+from fedsim.disk.storage import RemotePath, StorageError
 from fedsim.errors import ConfigError
-from fedsim.storage import RemotePath, StorageError
 
 RENEW_S = 4.0
 EXPIRES_S = 15.0
