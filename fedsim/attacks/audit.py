@@ -331,4 +331,5 @@ def _said(
         levels=of_answers.levels,
         quantiser=getattr(method.settings, "quantiser", "largest_remainder"),
         key=method.key(rounds, participant, "express"),
+        views=getattr(method.settings, "views", 1),
     )

@@ -185,10 +185,12 @@ class Learner:
         judge: Judge | None = None,
         top: int | None = None,
         feedback: Feedback | None = None,
+        views: int = 1,
     ) -> Responses:
         """The model's responses on `proxy` at `samples`, on a grid of `levels` quanta.
 
         Probabilities are dense for one chunk at a time only.   judge: makes claims; none without.
+        views: as often a sample is looked at, all but the first time varied at random; the mean is said.
         top: classes that the quantiser `top_k` names.   feedback: makes up for what quantising took.
         """
         positions = self.modality.positions(proxy)
@@ -197,7 +199,8 @@ class Learner:
         if top is not None:
             quantise = functools.partial(quantise, top=top)
         lengths, ids, counts, claims = [], [], [], []
-        for index, logits_RK in self._answers(proxy, samples):
+        variation = generator(*_seeded(key), "views") if views > 1 else None
+        for index, logits_RK in self._answers(proxy, samples, views=views, variation=variation):
             probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
             asked = self.modality.wanted(proxy, index, torch.device("cpu"))
             if asked is not None:  # a certain answer where nobody asks costs next to nothing
@@ -376,19 +379,32 @@ class Learner:
         return answers
 
     def _answers(
-        self, examples: Examples, samples: np.ndarray, modality: Modality | None = None
+        self,
+        examples: Examples,
+        samples: np.ndarray,
+        modality: Modality | None = None,
+        views: int = 1,
+        variation: np.random.Generator | None = None,
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """(indices, logits [R, K] fp32) chunk by chunk.   modality: what asks, if not the learner's."""
+        """(indices, logits [R, K] fp32) chunk by chunk.   modality: what asks, if not the learner's.
+
+        views: of several, the logarithm of the mean probabilities; `variation` is what they are varied by.
+        """
         modality = modality or self.modality
         self.engine.model.eval()
         size = max(1, _CHUNK_VALUES // (self.modality.positions(examples) * self.classes))
         with torch.no_grad():
             for part in chunks(len(samples), size):
                 index = np.asarray(samples)[part]
-                inputs = modality.inputs(examples, index, self.engine.device)
-                outputs = self.engine.forward(**modality.asked(inputs, _ANSWER))
-                yield index, modality.rows(modality.logits(outputs)).float()
-        self._count(examples, len(samples), -(-len(samples) // size))
+                inputs, seen = modality.inputs(examples, index, self.engine.device), []
+                for view in range(views):
+                    shown = modality.augment(inputs, variation) if view and variation is not None else inputs
+                    outputs = self.engine.forward(**modality.asked(shown, _ANSWER))
+                    seen.append(modality.rows(modality.logits(outputs)).float())
+                if views > 1:
+                    seen = [torch.stack([F.log_softmax(z, -1) for z in seen]).logsumexp(0) - math.log(views)]
+                yield index, seen[0]
+        self._count(examples, views * len(samples), views * -(-len(samples) // size))
 
     # Weights --------------------------------------------------------------------------------------
 

@@ -373,6 +373,7 @@ class FederatedDistillation(Method):
             judge=judge,
             top=want.top if want.quantiser in TAILED else None,
             feedback=feedback,
+            views=want.views,
         )
 
 

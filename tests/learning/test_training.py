@@ -20,6 +20,7 @@ from fedsim.learning.learner import Learner
 from fedsim.learning.specialist import Specialist
 from fedsim.learning.training import FLOOR, Objective, Phase, Stream
 from fedsim.modalities import modality
+from fedsim.seeding import generator
 from fedsim.student.engine import TorchEngine, decayed
 from fedsim.types import Examples
 from fedsim.wire.quantise import QUANTISERS, to_dense
@@ -246,6 +247,27 @@ def test_responses_are_the_models_probabilities_on_the_grid(quantiser: str):
     # Largest remainder and systematic are within one quantum; 4,000 draws within five deviations.
     width = 5 * np.sqrt(0.25 / levels) if quantiser == "sample" else 1.001 / levels
     assert np.abs(to_dense(answer, slice(None)) - probs_RK).max() <= width
+
+
+def test_views_are_answered_by_their_mean():
+    learner, proxy, samples, said, spent = viewer(), images(12), np.array([2, 3, 11]), {}, {}
+    for views in (1, 2, 32):
+        before = learner.flops
+        answer = learner.express(
+            proxy, samples, levels=60000, quantiser="largest_remainder", key=(0, "express"), views=views
+        )
+        said[views], spent[views] = to_dense(answer, slice(None)), learner.flops - before
+    assert spent[32] == 16 * spent[2] == 32 * spent[1] > 0
+    model, seen = learner.engine.model, []
+    variation = generator(0, "express", "views")
+    pixels = learner.modality.inputs(proxy, samples, learner.engine.device)
+    for view in range(2):
+        shown = learner.modality.augment(pixels, variation) if view else pixels
+        with torch.no_grad():
+            seen.append(torch.softmax(model(**shown).logits, -1).numpy())
+    assert said[2] == pytest.approx(np.mean(seen, 0), abs=2e-5)
+    assert said[1] == pytest.approx(seen[0], abs=2e-5)
+    assert np.abs(said[32] - said[1]).max() > 1e-3
 
 
 def test_responses_carry_the_loss_on_each_sample():

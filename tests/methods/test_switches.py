@@ -122,6 +122,7 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "adaptive": ("image", {"frequency": "adaptive"}),
     "delta": ("image", {"delta": "both", "proxy_per_round": 1.0, "coder": "huffman"}),
     "feedback": ("image", {"feedback": True, "levels": 7}),
+    "views": ("image", {"views": 3}),
     "top_k": ("text", {"quantiser": "top_k", "top": 8, "levels": 63}),
     "best, top_k": ("text", {"quantiser": "top_k", "confidence": 1, "teachers": "best"}),
     "features": ("image", {"features": {"weight": 1, "depths": [0.5, 1], "rank": 5}}),
@@ -337,6 +338,11 @@ def test_what_can_not_work_is_refused_before_anything_starts(name: str):
         check_settings(config("image", **settings))
     assert refused.value.field.startswith(f"methods.0.{field}")
     assert "\n" not in str(refused.value)
+
+
+def test_text_has_no_views():
+    with pytest.raises(ConfigError, match=r"methods\.0\.views: 2 .*expected 1: only images"):
+        check_settings(config("text", views=2))
 
 
 def test_captions_without_labels_leave_no_group_to_be_good_at():
