@@ -142,7 +142,7 @@ def demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[str
     yield "personal", judged or not want.personal, lacking.format("0")
     yield "levels", judged or want.levels != "dadaquant", lacking.format("a number or a pair")
     yield "frequency", judged or want.frequency == "every", lacking.format("every")
-    yield "views", want.views == 1 or data.reads == "image", "1: only images are varied"
+    yield "views", want.views == 1 or data.reads != "text", "1: only images are varied"
     best = want.teachers == "best"
     yield (
         "teachers",

@@ -123,6 +123,7 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "delta": ("image", {"delta": "both", "proxy_per_round": 1.0, "coder": "huffman"}),
     "feedback": ("image", {"feedback": True, "levels": 7}),
     "views": ("image", {"views": 3}),
+    "views, image-text": ("image_text", {"views": 2}),
     "top_k": ("text", {"quantiser": "top_k", "top": 8, "levels": 63}),
     "best, top_k": ("text", {"quantiser": "top_k", "confidence": 1, "teachers": "best"}),
     "features": ("image", {"features": {"weight": 1, "depths": [0.5, 1], "rank": 5}}),
