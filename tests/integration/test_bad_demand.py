@@ -3,6 +3,11 @@
 import pytest
 import torch
 
+import fedsim
+from fedsim import simulation
+from fedsim.errors import ConfigError
+from fedsim.executor import InProcess
+
 
 def test_a_gpu_that_is_not_there(fedsim_command, configs, tmp_path):
     if torch.cuda.is_available():
@@ -28,4 +33,17 @@ def test_a_limit_that_no_message_of_this_proxy_set_could_keep(fedsim_command, co
         "federated_distillation need it"
     ]
     assert "starting actors" not in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pool_that_no_memory_holds(configs, tmp_path, monkeypatch):
+    class Never(InProcess):
+        def start(self, config):
+            raise AssertionError("actors were started")
+
+    monkeypatch.setattr("fedsim.methods.feddf._MOST_LOGITS", 10)
+    feddf = [{"name": "feddf", "specialists": "student"}]
+    run = fedsim.load(configs["distil"], output=str(tmp_path / "run"), methods=feddf)
+    with pytest.raises(ConfigError, match=r"feddf\.proxy_per_round: 1\.0 is not valid; expected at most"):
+        simulation.run(run, executor=Never())
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,8 @@ import pytest
 import fedsim
 from analysis.report import write
 from fedsim import simulation
+from fedsim.disk.checkpoints import Checkpoints
+from fedsim.errors import RunError
 from fedsim.executor import InProcess
 from tests.power_cut import Dies
 
@@ -123,3 +125,26 @@ def test_a_run_in_this_process_leaves_its_environment_as_it_was(configs, clean_p
     before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
     fedsim.run(fedsim.load(configs["distil"], output=str(tmp_path / "run")))
     assert {name: os.environ.get(name) for name in before} == before
+
+
+def test_rows_that_can_not_be_written_end_the_run_and_are_made_again(
+    configs, digits_run, assert_same_results, tmp_path, monkeypatch
+):
+    """They are written while the next round works, which must not count without them."""
+    folder, commit = tmp_path / "run", Checkpoints.commit
+
+    def fails(self, round, records):
+        if round == 2:
+            raise RunError("the store is away")
+        commit(self, round, records)
+
+    config = fedsim.load(configs["digits"], output=str(folder))
+    monkeypatch.setattr(Checkpoints, "commit", fails)
+    with pytest.raises(RunError, match="the store is away"):
+        simulation.run(config, executor=InProcess())
+    first = Checkpoints(folder, config.methods[0].contender)
+    assert first.finished() == 1
+    assert first.state(1).exists(), "the states that a resumed run begins with"
+    monkeypatch.undo()
+    simulation.run(config, resume=True, executor=InProcess())
+    assert_same_results(folder, digits_run)
