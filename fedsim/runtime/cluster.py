@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ray
+from ray._private.node import Node as Daemons  # no public option leaves its helpers out
 from ray._private.state import available_resources_per_node  # no public name tells what a node has free
 
 from fedsim.config import RunConfig
@@ -55,7 +59,7 @@ def connect(config: RunConfig) -> Cluster:
     os.environ.update(_environment())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        with own_sigterm():
+        with own_sigterm(), _without_helpers():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -72,6 +76,29 @@ def connect(config: RunConfig) -> Cluster:
             raise
         raise RunError(f"Ray did not start on this machine: {error}") from error
     return Cluster(folder)
+
+
+_HELPERS = "start_monitor", "start_log_monitor", "start_api_server"
+"""What starts Ray's autoscaler, what carries logs to the driver, and what serves the dashboard."""
+
+
+@contextmanager
+def _without_helpers() -> Iterator[None]:
+    """Start none of the processes that a private instance has no use for: it can't grow, its logs are read in
+    its folder, and nobody looks at it. They cost a second before the first actor; a Ray that knows no such
+    names starts as it is."""
+
+    def start_none(self: Daemons, **_: Any) -> None:
+        self._webui_url = None
+
+    kept = {name: vars(Daemons)[name] for name in _HELPERS if name in vars(Daemons)}
+    try:
+        for name in kept:
+            setattr(Daemons, name, start_none)
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Daemons, name, method)
 
 
 def inventory() -> Room:

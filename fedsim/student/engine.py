@@ -85,6 +85,20 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=BETAS, fused=True)
 
 
+@torch.no_grad()
+def descend(optimizer: torch.optim.Optimizer) -> None:
+    """A step of `torch.optim.SGD` as `optimizer` makes it, w ← w − η (g + λ w), with the same bits. What torch
+    does around its step (hooks, a profiler's record) takes three times as long as a small model's."""
+    for group in optimizer.param_groups:
+        learning = [p for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in learning]
+        if not learning:
+            continue
+        if group["weight_decay"]:
+            gradients = list(torch._foreach_add(gradients, learning, alpha=group["weight_decay"]))
+        torch._foreach_add_(learning, gradients, alpha=-group["lr"])
+
+
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that learn, in the model's order: all but those frozen under an adapter."""
     return [p for p in model.parameters() if p.requires_grad]
@@ -113,7 +127,10 @@ class TorchEngine:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimizer.step()
+        if isinstance(self._optimizer, torch.optim.SGD):
+            descend(self._optimizer)
+        else:
+            self._optimizer.step()
         for parameter in self._parameters:  # what zero_grad does, which takes ten times as long to begin
             parameter.grad = None
 
