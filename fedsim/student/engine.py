@@ -87,8 +87,8 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
 
 @torch.no_grad()
 def descend(optimizer: torch.optim.Optimizer) -> None:
-    """A step of `torch.optim.SGD` as `optimizer` makes it, w ← w − η (g + λ w), with the same bits. What torch
-    does around its step (hooks, a profiler's record) takes three times as long as a small model's."""
+    """A step of `torch.optim.SGD` as `optimizer` makes it, w ← w − η (g + λ w), with the same bits. What
+    torch does around its step (hooks, a profiler's record) takes three times as long as a small model's."""
     for group in optimizer.param_groups:
         learning = [p for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in learning]
