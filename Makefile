@@ -6,7 +6,7 @@ READY := .venv/.ready
 # One thread per process: actors and test processes share the cores themselves.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run run-image run-image-text test test-all lint ablations bench setup clean
+.PHONY: run run-image run-image-text test test-all lint ablations headline bench setup clean
 
 run: setup
 	$(BIN)/fedsim run experiments/quickstart.yaml
@@ -35,6 +35,13 @@ lint: setup
 
 ablations: setup
 	for file in experiments/ablations/*.yaml; do $(BIN)/fedsim sweep $$file || exit; done
+
+# A night on two cores; `make headline QUICK=--quick` is a first look in twenty minutes.
+QUICK ?=
+HEADLINE := text image image-text
+headline: setup
+	for name in $(subst -,_,$(HEADLINE)); do $(BIN)/fedsim sweep experiments/headline/$$name.yaml $(QUICK) || exit; done
+	$(BIN)/fedsim table $(HEADLINE:%=sweeps/headline-%$(QUICK:--%=-%)) --format markdown -o sweeps/RESULTS.md
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -63,7 +63,8 @@ def _sweep(options: argparse.Namespace) -> int:
     from fedsim import sweeps
 
     path, overrides = _source(options, "sweep.yaml", "experiments/sweeps/quick.yaml")
-    outcome = sweeps.run(sweeps.load(path, **overrides), resume=options.resume is not None)
+    sweep = sweeps.load(path, quick=options.quick, **overrides)
+    outcome = sweeps.run(sweep, resume=options.resume is not None)
     counts = [(s, len(outcome.having(s))) for s in ("finished", "stopped", "failed", "unfinished")]
     print(f"\n{len(outcome.trials)} trials: " + ", ".join(f"{n} {status}" for status, n in counts if n))
     if found := sweeps.over_seeds(outcome):
@@ -212,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "overrides", nargs="*", metavar="field=value", help="e.g. set.rounds=2 max_concurrent=2"
     )
+    sweep.add_argument("--quick", action="store_true", help="the smaller form that the file describes")
     sweep.add_argument("--resume", metavar="FOLDER", help="continue the sweep in this folder")
     validate = add("validate", _validate, "check a config or a sweep without starting anything", runs=True)
     validate.add_argument("config")

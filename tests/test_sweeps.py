@@ -295,6 +295,30 @@ def test_the_sweeps_of_the_project_are_valid(path):
     assert len(trials) >= 8
 
 
+@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "headline").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_headline_has_a_quick_form(path):
+    whole, quick = sweeps.load(path), sweeps.load(path, quick=True)
+    assert quick.name == f"{whole.name}-quick" and not quick.quick
+    few, many = sweeps.expand(quick), sweeps.expand(whole)
+    assert 2 <= len(few) < len(many) and few[0].config.rounds < many[0].config.rounds
+    sweeps.check(few)
+
+
+def test_quick_lies_under_the_command_line(write):
+    path = write(space={"seed": [0, 1, 2]}, quick={"space.seed": [0], "set.rounds": 1})
+    assert [trial.config.rounds for trial in expand(path)] == [4, 4, 4]
+    (trial,) = sweeps.expand(sweeps.load(path, quick=True))
+    assert trial.config.rounds == 1 and trial.config.folder.parts[-3:-1] == ("mine-quick", "trials")
+    trials = sweeps.expand(sweeps.load(path, quick=True, **{"set.rounds": 2, "name": "own"}))
+    assert trials[0].config.rounds == 2 and trials[0].config.folder.parts[-3] == "own"
+
+
+def test_a_sweep_without_a_quick_form_says_so(write, capsys):
+    assert main(["sweep", str(write(space={"seed": [0, 1]})), "--quick"]) == 2
+    said = capsys.readouterr().err
+    assert "fedsim: quick: None is not valid; expected a section of" in said and said.count("\n") == 1
+
+
 # What a terminal shows of the end ------------------------------------------------------------------
 
 

@@ -129,6 +129,9 @@ class SweepConfig(Settings):
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Who else is told of every round: TensorBoard (files in `tune/`), MLflow (at MLFLOW_TRACKING_URI),
     Weights & Biases (project: the sweep's name; WANDB_MODE=offline needs no login)."""
+    quick: dict[str, Any] = Field({})
+    """What `--quick` changes, by dotted names, e.g. {set.rounds: 2, space.seed: [0]}: a first look in minutes
+    where the whole takes a night. Such a sweep is `<name>-quick`."""
     output: str | None = None
     """Folder of the results, also as a URI; `sweeps/<name>` if absent."""
 
@@ -155,8 +158,10 @@ DECIDES = ("base", "set", "space", "scenarios", "search", "trials", "seed", "met
 """The fields that decide what the trials are and which go on; a resumed sweep must have the same."""
 
 
-def load(path: str | AnyPath, **overrides: Any) -> SweepConfig:
+def load(path: str | AnyPath, *, quick: bool = False, **overrides: Any) -> SweepConfig:
     """Read a sweep's file, apply overrides, validate. Raises ConfigError.
+
+    quick: apply first what the file's own `quick` says.
 
     Overrides are dotted paths; behind `set.` and `space.` stands a run-config field, e.g.
     `{"set.rounds": 2, "space.participants.count": [5, 10]}`.
@@ -165,6 +170,11 @@ def load(path: str | AnyPath, **overrides: Any) -> SweepConfig:
     tree = trees.read_tree(path)
     tree.setdefault("name", path.stem)
     tree["base"] = _base(path, tree.get("base"))
+    if quick:
+        smaller = tree.pop("quick", None)
+        if not isinstance(smaller, dict) or not smaller:
+            raise ConfigError("quick", smaller, f"a section of {path} that says what --quick changes")
+        overrides = {"name": f"{tree['name']}-quick", **smaller, **overrides}
     for dotted, value in overrides.items():
         part, _, field = dotted.partition(".")
         if part in ("set", "space") and field:
