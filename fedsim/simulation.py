@@ -90,7 +90,8 @@ class Result:
         """One row per contender."""
         import pandas as pd
 
-        return pd.read_json(io.StringIO((self.folder / "summary.json").read_text(encoding="utf-8")))
+        text = (self.folder / "summary.json").read_text(encoding="utf-8")
+        return pd.read_json(io.StringIO(text), precise_float=True)  # or numbers lose their last bit
 
     @property
     def report(self) -> AnyPath:
@@ -322,7 +323,7 @@ class _Run:
             if written is not None:
                 written.result()
         if exports:
-            rows = results.summarise(*self._scores())
+            rows = results.summarise(*_scores(self.config, self.folder))
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
             storage.remove(storage.staged(student))
             self.executor.export(lane, storage.staged(student), card, self.data.tokenizer_json)
@@ -349,16 +350,6 @@ class _Run:
                 lost = error
         raise RunError(f"{method.contender}, round {round}: {ATTEMPTS} coordinators died in it ({lost})")
 
-    def _scores(self) -> tuple[list[Row], list[Row]]:
-        """Rows of the rounds table; and those of institutions on their own, where a contender is that."""
-        rounds, alone = [], []
-        for method in self.config.methods:
-            checkpoints = Checkpoints(self.folder, method.contender)
-            rounds += checkpoints.rounds()
-            if not METHODS[method.name].trains_student:
-                alone += [row for part in checkpoints.parts("participants") for row in results.rows(part)]
-        return rounds, alone
-
     def _write_tables(self, *, now: bool = False) -> None:
         """Make the tables of what the rounds left.
 
@@ -368,13 +359,30 @@ class _Run:
             began = time.monotonic()
             if not now and began < self._tables_due:
                 return
-            rounds, alone = self._scores()
-            results.write_table(self.folder / "rounds.parquet", "rounds", rounds)
-            for table in PARTS:
-                of_all = [Checkpoints(self.folder, m.contender).parts(table) for m in self.config.methods]
-                results.merge_tables(self.folder / f"{table}.parquet", table, itertools.chain(*of_all))
-            results.write_json(self.folder / "summary.json", results.summarise(rounds, alone))
+            write_tables(self.config, self.folder)
             self._tables_due = time.monotonic() + 20 * (time.monotonic() - began)
+
+
+def write_tables(config: RunConfig, folder: AnyPath) -> None:
+    """Make a run's tables and summary of what its finished rounds left; whoever ends a run from outside does
+    it too, since a run that goes on has them a little late."""
+    rounds, alone = _scores(config, folder)
+    results.write_table(folder / "rounds.parquet", "rounds", rounds)
+    for table in PARTS:
+        of_all = [Checkpoints(folder, m.contender).parts(table) for m in config.methods]
+        results.merge_tables(folder / f"{table}.parquet", table, itertools.chain(*of_all))
+    results.write_json(folder / "summary.json", results.summarise(rounds, alone))
+
+
+def _scores(config: RunConfig, folder: AnyPath) -> tuple[list[Row], list[Row]]:
+    """Rows of the rounds table; and those of institutions on their own, where a contender is that."""
+    rounds, alone = [], []
+    for method in config.methods:
+        checkpoints = Checkpoints(folder, method.contender)
+        rounds += checkpoints.rounds()
+        if not METHODS[method.name].trains_student:
+            alone += [row for part in checkpoints.parts("participants") for row in results.rows(part)]
+    return rounds, alone
 
 
 def product(config: RunConfig) -> str | None:

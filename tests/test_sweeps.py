@@ -295,7 +295,9 @@ def test_the_sweeps_of_the_project_are_valid(path):
     assert len(trials) >= 8
 
 
-@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "headline").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((EXPERIMENTS / "headline").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_the_headline_has_a_quick_form(path):
     whole, quick = sweeps.load(path), sweeps.load(path, quick=True)
     assert quick.name == f"{whole.name}-quick" and not quick.quick

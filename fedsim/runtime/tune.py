@@ -168,9 +168,12 @@ class _Watch(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours, seconds = self._trials[_name(trial)], self._took(trial)
+        ended = folders.finished(ours.config.folder)
+        if not ended:  # stopped in the middle: its tables may not have its last round yet
+            simulation.write_tables(ours.config, ours.config.folder)
         row = score(ours)
         reached = f"{row['metric']} {row['score']:.4g}" if row else "no score"
-        if folders.finished(ours.config.folder):
+        if ended:
             self._progress.ended(f"{ours.name}: {reached}, {seconds:.1f} s")
         else:
             reason = f"by the scheduler after round {(trial.last_result or {}).get('round')}"

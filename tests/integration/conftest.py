@@ -131,7 +131,7 @@ class Command:
         with self._log("out").open("w") as out, self._log("err").open("w") as err:
             self.process = subprocess.Popen(
                 arguments, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=_heed_sigint,
             )  # fmt: skip
 
     def text(self, stream: str) -> str:
@@ -197,6 +197,11 @@ class Command:
 
     def _log(self, stream: str) -> Path:
         return self.temp / f"{stream}.txt"
+
+
+def _heed_sigint() -> None:
+    """A shell lets what it starts in the background ignore SIGINT, these tests among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Fedsim:

@@ -101,6 +101,7 @@ def test_the_summary_is_a_list_with_a_row_per_contender(run):
     assert set(needed.split()) <= SUMMARY.keys()
     names = [m.contender for m in load(run.folder / "config.yaml").methods if m.name != "solo"]
     assert {row["contender"] for row in rows} == {*names, "solo_best", "solo_mean"}
+    assert run.summary.score.tolist() == [row["score"] for row in rows], "to the last bit"
     table = {row["contender"]: row for row in rows}
     for name in names:
         mine = run.rounds[run.rounds.method == name]
