@@ -12,12 +12,14 @@ from benchmarks.rounds import WORKLOADS, Workload, config
 from fedsim.config import RunConfig, validate
 
 ROUNDS = 200
+MORE = 5
+"""Rounds after the last that is looked at: a run that ends writes its report."""
 
 
 def main() -> None:
     """Print a row per workload: MiB at an early and at the last round."""
     print(f"\n{'memory, MiB (PSS)':<34}{'round':>7}{'total':>8}{'growth':>8}{'limit':>7}   of which")
-    work = replace(WORKLOADS["mlp 500 × 51k"], participants=1000, rounds=ROUNDS)
+    work = replace(WORKLOADS["mlp 500 × 51k"], participants=1000, rounds=ROUNDS + MORE)
     _measure("1,000 × 51k, FedAvg", 2048, lambda output: config(work, output), (20, ROUNDS))
     _measure("200 × 0.9M, own specialists, Adam", 4096, _specialists, (2, 4))
 
@@ -40,7 +42,7 @@ def _measure(name: str, limit: int, settings: Any, at: tuple[int, int]) -> None:
 
 def _specialists(output: str) -> RunConfig:
     """200 institutions that each keep a specialist of 0.9M parameters and its AdamW state."""
-    base = config(Workload(200, "mlp-wide", 1, rounds=4, side=29), output).model_dump(mode="json")
+    base = config(Workload(200, "mlp-wide", 1, rounds=4 + MORE, side=29), output).model_dump(mode="json")
     training = {"steps": 1, "batch_size": 10, "augment": False}
     base["participants"]["training"] = base["student"]["training"] = training
     base["student"]["model"] = "mlp"
