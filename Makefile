@@ -36,7 +36,7 @@ lint: setup
 ablations: setup
 	for file in experiments/ablations/*.yaml; do $(BIN)/fedsim sweep $$file || exit; done
 
-# A night on two cores; `make headline QUICK=--quick` is a first look in twenty minutes.
+# A night on two cores; `make headline QUICK=--quick` is a first look in about twenty minutes.
 QUICK ?=
 HEADLINE := text image image-text
 headline: setup
