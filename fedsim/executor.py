@@ -6,7 +6,7 @@ and for tests; `runtime.executor.OnRay` runs them as actors. Results are the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,6 +49,10 @@ class Batch:
     delivery: Any
 
 
+Begun = Callable[[], Closing]
+"""Waits for what a coordinator says when it takes up a contender."""
+
+
 class Executor(Protocol):
     """Runs the parts of a run. `lane` tells coordinators apart that work side by side."""
 
@@ -64,8 +68,8 @@ class Executor(Protocol):
     def prepare(self, world: World, federation: Federation) -> None:
         """Hand every process its data and the public start."""
 
-    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Closing:
-        """See Coordinator.begin."""
+    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Begun:
+        """See Coordinator.begin; not waited for."""
 
     def open(self, lane: int, round: int) -> Opening:
         """See Coordinator.open."""
@@ -139,11 +143,12 @@ class InProcess:
         self._coordinator = Coordinator(world, federation.public, starts, tests=tests)
         self._world, self._shards = world, federation.shards
 
-    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Closing:
+    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Begun:
         private: Examples | None = None
         if self._world.method(contender).gathers_private_data:
             private = concatenate([shard.train for shard in self._shards])
-        return self._coordinator.begin(contender, finished, checkpoint, private)
+        closing = self._coordinator.begin(contender, finished, checkpoint, private)
+        return lambda: closing
 
     def open(self, lane: int, round: int) -> Opening:
         message = self._coordinator.open(round)

@@ -8,7 +8,7 @@ repeated anywhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,15 +104,16 @@ class Host:
         broadcast: Buffer | None,
         previous: AnyPath | None,
         target: AnyPath | None,
-        terms: Terms | None = None,
+        terms: Callable[[], Terms | None] = lambda: None,
     ) -> tuple[list[Report], list[bytes | None] | Pooled]:
         """One round of several participants: reports, and the messages that arrive (None: none does).
 
         previous: folder of the round before, for what is not in memory.   target: folder to save to.
-        terms: take the messages in here, as the coordinator would; what was pooled is returned.
+        terms: asked for once the first participant has a message. Where there are any, messages are taken in
+        here, as the coordinator would, and what was pooled is returned.
         """
         method = self._method(contender)
-        intake = Intake(method, round, terms, self._limit) if terms is not None else None
+        intake: Intake | None = None
         received = _Received(method, round, broadcast, self._limit)
         reports: list[Report] = []
         messages: list[bytes | None] = []
@@ -126,6 +127,8 @@ class Host:
             # One that diverged goes on from its last good state.
             self._put_away(contender, _Resident(site, learner, round), keep=keep, saved=target is not None)
             reports.append(report)
+            if len(reports) == 1 and (agreed := terms()) is not None:
+                intake = Intake(method, round, agreed, self._limit)
             if intake is not None:
                 intake.receive(participant, message, told)
             else:

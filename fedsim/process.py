@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
+import threading
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
@@ -16,6 +20,18 @@ def memory() -> int:
 def peak_mib() -> float:
     """Largest resident memory of this process so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def yielding(work: Callable[[], object]) -> None:
+    """Do something where it leaves the processor to the other processes of this machine, and wait for it: in
+    a thread of the lowest priority, which only Linux has."""
+
+    def stand_back() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+    with ThreadPoolExecutor(1, initializer=stand_back) as beside:
+        beside.submit(work).result()
 
 
 def set_up(threads: int, gpu: bool = True) -> None:

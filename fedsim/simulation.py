@@ -28,7 +28,7 @@ from fedsim.disk.manifest import manifest, model_card
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
 from fedsim.evaluation import exams
-from fedsim.executor import Executor, InProcess
+from fedsim.executor import Begun, Executor, InProcess
 from fedsim.intake import check_limit
 from fedsim.methods import METHODS
 from fedsim.methods.base import Method
@@ -217,6 +217,7 @@ class _Run:
     def __init__(self, config: RunConfig, folder: AnyPath, executor: Executor, progress: Progress) -> None:
         self.config, self.folder, self.executor, self.progress = config, folder, executor, progress
         self.clock = Clock(config)
+        self._begun: dict[int, Begun] = {}
         self._tables = threading.Lock()
         self._tables_due = 0.0
 
@@ -307,15 +308,15 @@ class _Run:
             return
         if method.coordinates:
             state = checkpoints.state(finished) if finished > 0 else None
-            closing = self.executor.begin(lane, name, max(0, finished), state)
-            if finished < 0 and method.trains_student:
-                checkpoints.commit(0, _start(self.world, name, closing))
+            self._begun[lane] = self.executor.begin(lane, name, max(0, finished), state)
         with ThreadPoolExecutor(1) as beside:  # a round's rows are written while the next one begins
             written: Future[None] | None = None
             for round in range(max(0, finished) + 1, self.config.rounds + 1):
                 if stop.is_set():
                     return
                 records = self._round(method, lane, round, checkpoints)
+                if round == 1 and finished < 0 and method.coordinates and method.trains_student:
+                    checkpoints.commit(0, _start(self.world, name, self._begun[lane]()))
                 if written is not None:
                     written.result()
                 checkpoints.settle(round)
@@ -326,6 +327,7 @@ class _Run:
             rows = results.summarise(*_scores(self.config, self.folder))
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
             storage.remove(storage.staged(student))
+            self._begun[lane]()
             self.executor.export(lane, storage.staged(student), card, self.data.tokenizer_json)
             storage.settle(student)
         self.executor.forget(name)
@@ -344,7 +346,7 @@ class _Run:
             try:
                 if attempt:
                     self.executor.revive(lane)
-                    self.executor.begin(lane, method.contender, round - 1, previous)
+                    self._begun[lane] = self.executor.begin(lane, method.contender, round - 1, previous)
                 return run_round(self.executor, place, round, self.clock)
             except CoordinatorLostError as error:
                 lost = error

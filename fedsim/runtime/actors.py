@@ -61,10 +61,16 @@ class HostActor:
         broadcast: np.ndarray | None,
         previous: AnyPath | None,
         target: AnyPath,
-        terms: Terms | None,
+        terms: Terms | list[Any] | None,
     ) -> tuple[list[Report], list[np.ndarray | None] | Pooled]:
+        """terms: in a list, a reference to what the coordinator may not have said yet."""
+
+        def agreed() -> Terms | None:
+            known: Terms | None = ray.get(terms[0]) if isinstance(terms, list) else terms
+            return known
+
         reports, delivery = self._host.step(
-            contender, round, participants, _buffer(broadcast), previous, target, terms
+            contender, round, participants, _buffer(broadcast), previous, target, agreed
         )
         if isinstance(delivery, Pooled):
             return reports, delivery
@@ -78,15 +84,19 @@ class CoordinatorActor:
     """A `fedsim.coordinator.Coordinator`: rank 0 of the student's training."""
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
-        from fedsim.process import set_up
+        from fedsim.process import set_up, yielding
 
-        set_up(threads, gpu)
-        import fedsim.coordinator
-        import fedsim.learning.learner
-        import fedsim.student.deepspeed  # noqa: F401
-        from fedsim.models.factory import import_classes
+        def load() -> None:
+            set_up(threads, gpu)
+            import fedsim.coordinator
+            import fedsim.learning.learner
+            import fedsim.student.deepspeed  # noqa: F401
+            from fedsim.models.factory import import_classes
 
-        import_classes(models, modality)
+            import_classes(models, modality)
+
+        yielding(load)  # it is hosts that have work first
+        set_up(threads, gpu)  # how many threads there are is settled for each thread
 
     def address(self) -> tuple[str, int]:
         """Where the ranks meet: this node, a free port."""
@@ -94,10 +104,10 @@ class CoordinatorActor:
 
         return ray.util.get_node_ip_address(), free_port()
 
-    def join(self, world: int, address: str, port: int) -> None:
+    def join(self, world: int, address: tuple[str, int]) -> None:
         from fedsim.student.deepspeed import join
 
-        join(0, world, address, port)
+        join(0, world, *address)
 
     def prepare(
         self,

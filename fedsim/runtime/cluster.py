@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray._private.node import Node as Daemons  # no public option leaves its helpers out
+from ray._private import services  # no public option changes how often Ray looks
+from ray._private.node import Node as Daemons  # nor leaves its helpers out
 from ray._private.state import available_resources_per_node  # no public name tells what a node has free
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub lacks it
 
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, RunError
@@ -57,9 +60,10 @@ def connect(config: RunConfig) -> Cluster:
         return Cluster()
     folder = Folder()
     os.environ.update(_environment())
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _PRIVATE.items():
+        os.environ.setdefault(name, value)
     try:
-        with own_sigterm(), _without_helpers():
+        with own_sigterm(), _without_helpers(), _looking_often():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -78,6 +82,15 @@ def connect(config: RunConfig) -> Cluster:
     return Cluster(folder)
 
 
+_PRIVATE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray looks for its own socket a moment before it is there, and again after a second; ten seconds in all.
+    "RAY_raylet_client_connect_timeout_milliseconds": "20",
+    "RAY_raylet_client_num_connect_attempts": "500",
+    # Between the driver and what a process does while others have work (`process.yielding`).
+    "RAY_worker_niceness": "10",
+}
+"""Settings of a private instance, where the environment has none."""
 _HELPERS = "start_monitor", "start_log_monitor", "start_api_server"
 """What starts Ray's autoscaler, what carries logs to the driver, and what serves the dashboard."""
 
@@ -99,6 +112,25 @@ def _without_helpers() -> Iterator[None]:
     finally:
         for name, method in kept.items():
             setattr(Daemons, name, method)
+
+
+@contextmanager
+def _looking_often() -> Iterator[None]:
+    """See at once that a private instance's node has registered. Ray looks after a tenth of a second and then
+    every second, and it takes about one."""
+    once_a_second = services.get_node
+
+    def get_node(address: str, node_id: str) -> Any:
+        client, end = GcsClient(address=address), time.monotonic() + 30
+        while not client.get_all_node_info(timeout=5) and time.monotonic() < end:
+            time.sleep(0.02)
+        return once_a_second(address, node_id)
+
+    try:
+        vars(services)["get_node"] = get_node
+        yield
+    finally:
+        vars(services)["get_node"] = once_a_second
 
 
 def inventory() -> Room:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -20,13 +20,13 @@ from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
-from fedsim.executor import Batch, Opening, Task, check_precision
+from fedsim.executor import Batch, Begun, Opening, Task, check_precision
 from fedsim.runtime.actors import CoordinatorActor, HostActor
 from fedsim.runtime.cluster import Cluster, connect
 from fedsim.runtime.packing import Resources
 from fedsim.runtime.ranks import RankActor
 from fedsim.runtime.reservation import Reservation
-from fedsim.types import Closing
+from fedsim.types import COORDINATOR, Closing
 from fedsim.world import World
 
 ATTEMPTS = 3
@@ -37,10 +37,14 @@ _DEATHS = (RayActorError, OutOfMemoryError)
 
 @dataclass
 class _Lane:
-    """A coordinator (rank 0) and the other ranks of its student."""
+    """A coordinator (rank 0) and the other ranks of its student.
+
+    pending: what they were asked to do before a contender's first round, which isn't known to be done.
+    """
 
     coordinator: Any
     peers: list[Any]
+    pending: list[Any] = field(default_factory=list)
 
 
 class OnRay:
@@ -68,9 +72,10 @@ class OnRay:
         assert self._reservation is not None, "connect comes first"
         self._reservation.make()
         self._config, self._plan = config, self._reservation.plan
-        self._lanes = [self._new_lane(lane) for lane in range(len(self._plan.lanes))]
         self._number = len(self._plan.hosts)
+        # Hosts first: they have work before coordinators, and get the processes that are already up.
         self._hosts = [self._new_host(number) for number in range(self._number)]
+        self._lanes = [self._new_lane(lane) for lane in range(len(self._plan.lanes))]
         # A participant stays with its host, so that its specialist stays in memory.
         self._home = self._plan.home
 
@@ -92,7 +97,9 @@ class OnRay:
             ]
             self._starts = [ray.put(vector) for vector in _get(trained)]
         ready += [host.set_starts.remote(self._models, *self._starts) for host in self._hosts]
-        _get([*ready, *(ref for lane in self._lanes for ref in self._equip_lane(lane))])
+        for lane in self._lanes:
+            self._equip_lane(lane)
+        _get(ready)  # coordinators may come later: the first round begins without them
 
     def _new_host(self, number: int) -> Any:
         host = self._plan.hosts[number]
@@ -111,32 +118,37 @@ class OnRay:
         coordinator = self._actor(CoordinatorActor, rank, first)
         return _Lane(coordinator, [self._actor(RankActor, rank, bundle) for bundle in others])
 
-    def _equip_lane(self, lane: _Lane) -> list[Any]:
+    def _equip_lane(self, lane: _Lane) -> None:
         """Let the ranks of a lane meet at an address of rank 0, and hand it its data."""
-        address, port = _get(lane.coordinator.address.remote())
+        address = lane.coordinator.address.remote()
         ranks = len(lane.peers) + 1
-        ready = [lane.coordinator.join.remote(ranks, address, port)]
-        ready += [peer.join.remote(rank, ranks, address, port) for rank, peer in enumerate(lane.peers, 1)]
-        ready.append(
+        lane.pending = [lane.coordinator.join.remote(ranks, address)]
+        lane.pending += [peer.join.remote(rank, ranks, address) for rank, peer in enumerate(lane.peers, 1)]
+        lane.pending.append(
             lane.coordinator.prepare.remote(
                 self._world, self._public, self._tests, self._models, lane.peers, *self._starts
             )
         )
-        return ready
 
     def revive(self, lane: int) -> None:
         old = self._lanes[lane]
         for actor in (old.coordinator, *old.peers):
             self._kill(actor)
         self._lanes[lane] = self._new_lane(lane)
-        _get(self._equip_lane(self._lanes[lane]))
+        self._equip_lane(self._lanes[lane])
 
-    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Closing:
+    def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Begun:
         private = self._shards if self._world.method(contender).gathers_private_data else []
-        closing: Closing = _coordinator(
-            self._lanes[lane].coordinator.begin.remote(contender, finished, checkpoint, *private)
-        )
-        return closing
+        at = self._lanes[lane]
+        at.pending.append(at.coordinator.begin.remote(contender, finished, checkpoint, *private))
+        pending = list(at.pending)
+
+        def wait() -> Closing:
+            *_, closing = _coordinator(pending)
+            assert isinstance(closing, Closing)
+            return closing
+
+        return wait
 
     def open(self, lane: int, round: int) -> Opening:
         self._received[lane] = []
@@ -145,18 +157,21 @@ class OnRay:
 
     def step(self, task: Task) -> Iterator[Batch]:
         opening = task.opening
+        payload, terms = opening.payload, opening.terms
+        if self._silent(task):
+            # Ray waits for what is handed over as it is. In a list it comes unread, and the hosts begin
+            # while the coordinator still loads its libraries.
+            payload, terms = None, [terms]
 
         def send(number: int) -> None:
             mine = [k for k in task.participants if self._home[k] == number]
             if mine:
                 # What several participants send is pooled where they are.
-                terms = opening.terms if len(mine) > 1 else None
+                shared = terms if len(mine) > 1 else None
                 reports, delivery = (
                     self._hosts[number]
                     .step.options(num_returns=2)
-                    .remote(
-                        task.contender, task.round, mine, opening.payload, task.previous, task.target, terms
-                    )
+                    .remote(task.contender, task.round, mine, payload, task.previous, task.target, shared)
                 )
                 pending[reports] = (number, delivery)
 
@@ -170,7 +185,7 @@ class OnRay:
             try:
                 reports = ray.get(done)
             except _DEATHS as error:
-                _opened(opening)
+                self._opened(task)
                 # Its participants take up their checkpoints in a new process and do the step again.
                 deaths += 1
                 if deaths > ATTEMPTS * self._number:
@@ -181,9 +196,20 @@ class OnRay:
                 send(number)
                 continue
             except RayTaskError as error:
-                _opened(opening)
+                self._opened(task)
                 raise _own(error) from None
             yield Batch(reports, delivery)
+
+    def _opened(self, task: Task) -> None:
+        """Raise what went wrong at the coordinator, if that is why there was nothing to work with."""
+        if task.opening.terms is not None:
+            _coordinator([*self._lanes[task.lane].pending, task.opening.terms])
+
+    def _silent(self, task: Task) -> bool:
+        """Whether a coordinator that isn't known to be there yet has nothing to tell the participants."""
+        if task.opening.terms is None or not self._lanes[task.lane].pending:
+            return False
+        return self._world.method(task.contender).expect("down", task.round, COORDINATOR, 0) is None
 
     def _replace_host(self, number: int) -> None:
         with self._guard:  # two lanes may find the same host dead
@@ -204,7 +230,9 @@ class OnRay:
     def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
         # Nor is it waited for what was received: an actor does what it is asked for in that order.
         closed = self._lanes[lane].coordinator.close.remote(round, target, silent)
-        *_, closing = _coordinator([*self._received[lane], closed])
+        at = self._lanes[lane]
+        *_, closing = _coordinator([*at.pending, *self._received[lane], closed])
+        at.pending.clear()
         assert isinstance(closing, Closing)
         return closing
 
@@ -267,12 +295,6 @@ def _coordinator(refs: Any) -> Any:
         raise _own(error) from None
     except _DEATHS as error:
         raise CoordinatorLostError(_line(error)) from None
-
-
-def _opened(opening: Opening) -> None:
-    """Raise what went wrong at the coordinator, if that is why there is no broadcast to work with."""
-    if opening.terms is not None:
-        _coordinator(opening.terms)
 
 
 def _own(error: RayTaskError) -> Exception:

@@ -55,10 +55,10 @@ class RankActor:
 
         import_classes(models, modality)
 
-    def join(self, rank: int, world: int, address: str, port: int) -> None:
+    def join(self, rank: int, world: int, address: tuple[str, int]) -> None:
         from fedsim.student.deepspeed import join
 
-        join(rank, world, address, port)
+        join(rank, world, *address)
 
     def build(self, world: World, start: np.ndarray | None, heads: HeadSpec | None) -> None:
         self._learner = world.student(start, heads)

@@ -13,6 +13,8 @@ import os
 import socket
 import warnings
 from datetime import timedelta
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from fedsim.config import Engine as EngineConfig
 from fedsim.config import Training
 from fedsim.errors import RunError
+from fedsim.process import yielding
 from fedsim.student.engine import (
     BETAS,
     State,
@@ -54,6 +57,7 @@ def join(rank: int, world: int, address: str, port: int, timeout_s: float = 120.
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*")
+    yielding(partial(import_module, "deepspeed"))
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

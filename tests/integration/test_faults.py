@@ -16,6 +16,7 @@ import fedsim
 from fedsim import simulation
 
 CHAOS = Path(__file__).with_name("chaos.py")
+LATE = Path(__file__).with_name("late.py")
 
 
 @pytest.mark.slow
@@ -34,6 +35,14 @@ def test_killed_actors_change_nothing(configs, digits_run, assert_same_results, 
     assert killed >= 5, "too few were killed to show anything"
     assert len(finished) < len(list(folder.glob("checkpoints/*/round-*.json"))), "it was over already"
     assert_same_results(folder, digits_run)
+
+
+def test_participants_begin_before_the_coordinator(configs, digits_run, assert_same_results, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, str(LATE), str(configs["distil"]), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert_same_results(folder, digits_run, methods=("federated_distillation",))
 
 
 def wait_for(condition, process, seconds=300):

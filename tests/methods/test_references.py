@@ -65,7 +65,8 @@ class Federation:
         down = message.data if message else None
         active = events.active(self.config, round)
         # The host does what the coordinator would, as with Ray.
-        _, pooled = self.host.step(NAME, round, active, down, previous, target, self.coordinator.terms)
+        terms = lambda: self.coordinator.terms  # noqa: E731
+        _, pooled = self.host.step(NAME, round, active, down, previous, target, terms)
         self.coordinator.receive(active, pooled)
         closing = self.coordinator.close(round, target)
         assert set(closing.statuses.values()) == {"ok"}

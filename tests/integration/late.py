@@ -1,0 +1,33 @@
+"""A run whose coordinator is not there before every participant has ended its first training.
+
+`late.py FILE FOLDER`; a program of its own, because it has to start Ray in its process.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from fedsim import config, runtime, simulation
+
+runtime.guard(None)
+
+from fedsim.runtime.executor import OnRay  # noqa: E402
+
+
+def wait(_, folder: str, number: int) -> None:
+    """At the coordinator, before it does anything else it is asked for."""
+    ends = time.monotonic() + 60
+    while len(list(Path(folder).glob("checkpoints/*/*/participant-*"))) < number:
+        assert time.monotonic() < ends, "participants wait for the coordinator"
+        time.sleep(0.05)
+
+
+class Late(OnRay):
+    def begin(self, lane, contender, finished, checkpoint):
+        self._lanes[lane].pending.append(
+            self._lanes[lane].coordinator.__ray_call__.remote(wait, str(self._config.folder.absolute()), 1)
+        )
+        return super().begin(lane, contender, finished, checkpoint)
+
+
+simulation.run(config.load(sys.argv[1], output=sys.argv[2], **{"runtime.executor": "ray"}), executor=Late())
