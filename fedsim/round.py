@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from fedsim import energy, events
 from fedsim.disk.storage import AnyPath
@@ -37,8 +38,9 @@ class Place:
     target: AnyPath
 
 
-def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Records:
-    """Run round `round` (1-based) of a contender."""
+def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Callable[[], Records]:
+    """Run round `round` (1-based) of a contender; what is returned makes its rows, for which the next round
+    need not wait."""
     method, began = place.method, time.perf_counter()
     config = method.world.config
 
@@ -67,8 +69,8 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Rec
     silent = bool(asked) and all(fates.get(who) in events.FATES for who in asked)
     closing = executor.close(place.lane, round, place.target, silent) if method.coordinates else Closing()
     fates.update(closing.statuses)
-    timings = {who: clock.timing(who, r.flops, closing.broadcast.size, r.sent) for who, r in reports.items()}
-    return _records(method, round, asked, reports, fates, closing, timings, clock, began)
+    wall_s = time.perf_counter() - began
+    return partial(_records, method, round, asked, reports, fates, closing, clock, wall_s)
 
 
 def _records(
@@ -78,10 +80,10 @@ def _records(
     reports: dict[int, Report],
     fates: dict[int, str],
     closing: Closing,
-    timings: dict[int, Timing],
     clock: Clock,
-    began: float,
+    wall_s: float,
 ) -> Records:
+    timings = {who: clock.timing(who, r.flops, closing.broadcast.size, r.sent) for who, r in reports.items()}
     common = {"method": method.contender, "seed": method.world.seed, "round": round}
     participants: list[Row] = []
     messages: list[Row] = []
@@ -144,7 +146,7 @@ def _records(
         "bytes_up": sum(row["bytes_up"] for row in participants),
         "bytes_down": sum(row["bytes_down"] for row in participants),
         "virtual_s": clock.round_s(timings.values(), closing.flops, missing),
-        "wall_s": time.perf_counter() - began,
+        "wall_s": wall_s,
         "flops_participants": sum(reports[k].flops for k in sorted(reports)),
         "flops_coordinator": closing.flops,
         "planned": len(asked),

@@ -14,6 +14,7 @@ import itertools
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -332,13 +333,16 @@ class _Run:
             storage.settle(student)
         self.executor.forget(name)
 
-    def _commit(self, checkpoints: Checkpoints, round: int, records: Records) -> None:
+    def _commit(self, checkpoints: Checkpoints, round: int, records: Callable[[], Records]) -> None:
         """Make a round one of the finished ones, which a resumed run doesn't repeat."""
-        checkpoints.commit(round, records)
+        made = records()
+        checkpoints.commit(round, made)
         self._write_tables()
-        self.progress.round(records.round, self.config.rounds)
+        self.progress.round(made.round, self.config.rounds)
 
-    def _round(self, method: Method, lane: int, round: int, checkpoints: Checkpoints) -> Records:
+    def _round(
+        self, method: Method, lane: int, round: int, checkpoints: Checkpoints
+    ) -> Callable[[], Records]:
         """One round; begun again with a new coordinator if its process is lost."""
         previous = checkpoints.state(round - 1) if round > 1 else None
         for attempt in range(ATTEMPTS):

@@ -40,11 +40,13 @@ class _Lane:
     """A coordinator (rank 0) and the other ranks of its student.
 
     pending: what they were asked to do before a contender's first round, which isn't known to be done.
+    ahead: a round that was opened before anybody asked for it.
     """
 
     coordinator: Any
     peers: list[Any]
     pending: list[Any] = field(default_factory=list)
+    ahead: tuple[int, Opening] | None = None
 
 
 class OnRay:
@@ -140,6 +142,7 @@ class OnRay:
     def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Begun:
         private = self._shards if self._world.method(contender).gathers_private_data else []
         at = self._lanes[lane]
+        at.ahead = None
         at.pending.append(at.coordinator.begin.remote(contender, finished, checkpoint, *private))
         pending = list(at.pending)
 
@@ -151,9 +154,10 @@ class OnRay:
         return wait
 
     def open(self, lane: int, round: int) -> Opening:
-        self._received[lane] = []
-        payload, terms = self._lanes[lane].coordinator.open.options(num_returns=2).remote(round)
-        return Opening(payload, terms)  # not waited for: Ray begins the hosts' steps when it is there
+        at, self._received[lane] = self._lanes[lane], []
+        if at.ahead is None or at.ahead[0] != round:
+            at.ahead = round, _open(at, round)
+        return at.ahead[1]
 
     def step(self, task: Task) -> Iterator[Batch]:
         opening = task.opening
@@ -229,8 +233,10 @@ class OnRay:
 
     def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
         # Nor is it waited for what was received: an actor does what it is asked for in that order.
-        closed = self._lanes[lane].coordinator.close.remote(round, target, silent)
         at = self._lanes[lane]
+        closed = at.coordinator.close.remote(round, target, silent)
+        if round < self._config.rounds:  # it opens the next while the driver reads how this one ended
+            at.ahead = round + 1, _open(at, round + 1)
         *_, closing = _coordinator([*at.pending, *self._received[lane], closed])
         at.pending.clear()
         assert isinstance(closing, Closing)
@@ -273,6 +279,12 @@ class OnRay:
     def _kill(self, actor: Any) -> None:
         ray.kill(actor)
         self._actors.remove(actor)
+
+
+def _open(lane: _Lane, round: int) -> Opening:
+    """Not waited for: Ray begins the hosts' steps when it is there."""
+    payload, terms = lane.coordinator.open.options(num_returns=2).remote(round)
+    return Opening(payload, terms)
 
 
 def _get(refs: Any) -> Any:
