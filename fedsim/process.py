@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import sys
@@ -32,6 +33,14 @@ def yielding(work: Callable[[], object]) -> None:
 
     with ThreadPoolExecutor(1, initializer=stand_back) as beside:
         beside.submit(work).result()
+
+
+def give_back() -> None:
+    """Return memory that was freed to the system. The C library keeps what lies between pieces in use, and of
+    tables that are made anew again and again that is a little more each time; only GNU's can be asked."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def set_up(threads: int, gpu: bool = True) -> None:

@@ -35,6 +35,7 @@ from fedsim.methods import METHODS
 from fedsim.methods.base import Method
 from fedsim.models import presets
 from fedsim.network import Clock
+from fedsim.process import give_back
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
 from fedsim.round import Place, Records, measures, run_round
@@ -378,6 +379,7 @@ def write_tables(config: RunConfig, folder: AnyPath) -> None:
         of_all = [Checkpoints(folder, m.contender).parts(table) for m in config.methods]
         results.merge_tables(folder / f"{table}.parquet", table, itertools.chain(*of_all))
     results.write_json(folder / "summary.json", results.summarise(rounds, alone))
+    give_back()
 
 
 def _scores(config: RunConfig, folder: AnyPath) -> tuple[list[Row], list[Row]]:

@@ -1,12 +1,14 @@
 """What a process does where it leaves the processor to others."""
 
+import ctypes
 import os
 import sys
 import threading
 
+import psutil
 import pytest
 
-from fedsim.process import yielding
+from fedsim.process import give_back, yielding
 
 
 def test_work_stands_back_and_the_process_does_not():
@@ -26,3 +28,15 @@ def test_work_stands_back_and_the_process_does_not():
 def test_an_error_comes_out():
     with pytest.raises(ZeroDivisionError):
         yielding(lambda: 1 / 0)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not GNU's")
+def test_memory_that_was_freed_goes_back():
+    """Small pieces between others that stay, which the C library would keep."""
+    process = psutil.Process()
+    pieces = [bytes(1000) for _ in range(200_000)]
+    kept, held = pieces[::50], process.memory_info().rss
+    del pieces
+    give_back()
+    assert len(kept) == 4000
+    assert process.memory_info().rss < held - 100 * 2**20
