@@ -255,6 +255,7 @@ class _Run:
             "training the public start" if self.config.pretraining.steps else "handing out the data"
         )
         self.executor.prepare(self.world, data)
+        self.progress.phase("running rounds")
         self._contenders()
         self._write_tables(now=True)
         facts.update(status="finished", finished=time.time(), wall_s=time.time() - began)

@@ -1,6 +1,7 @@
 """What a process does where it leaves the processor to others."""
 
 import ctypes
+import gc
 import os
 import sys
 import threading
@@ -8,7 +9,7 @@ import threading
 import psutil
 import pytest
 
-from fedsim.process import give_back, yielding
+from fedsim.process import give_back, loading, yielding
 
 
 def test_work_stands_back_and_the_process_does_not():
@@ -40,3 +41,17 @@ def test_memory_that_was_freed_goes_back():
     give_back()
     assert len(kept) == 4000
     assert process.memory_info().rss < held - 100 * 2**20
+
+
+def test_the_collector_is_left_out_and_comes_back():
+    with pytest.raises(ZeroDivisionError), loading():
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with loading():
+            pass
+        assert not gc.isenabled(), "who had switched it off wants it so"
+    finally:
+        gc.enable()

@@ -24,14 +24,15 @@ class HostActor:
     """A `fedsim.host.Host` in a process of its own."""
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
-        from fedsim.process import set_up
+        from fedsim.process import loading, set_up
 
-        set_up(threads, gpu)
-        import fedsim.host
-        import fedsim.learning.learner  # noqa: F401
-        from fedsim.models.factory import import_classes
+        with loading():
+            set_up(threads, gpu)
+            import fedsim.host
+            import fedsim.learning.learner  # noqa: F401
+            from fedsim.models.factory import import_classes
 
-        import_classes(models, modality)
+            import_classes(models, modality)
 
     def prepare(self, world: World, public: Public, shards: list[Shard], neighbours: int) -> None:
         """neighbours: how many such actors share this machine's memory."""
@@ -84,7 +85,7 @@ class CoordinatorActor:
     """A `fedsim.coordinator.Coordinator`: rank 0 of the student's training."""
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
-        from fedsim.process import set_up, yielding
+        from fedsim.process import loading, set_up, yielding
 
         def load() -> None:
             set_up(threads, gpu)
@@ -95,7 +96,8 @@ class CoordinatorActor:
 
             import_classes(models, modality)
 
-        yielding(load)  # it is hosts that have work first
+        with loading():
+            yielding(load)  # it is hosts that have work first
         set_up(threads, gpu)  # how many threads there are is settled for each thread
 
     def address(self) -> tuple[str, int]:

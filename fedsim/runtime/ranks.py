@@ -48,12 +48,13 @@ class RankActor:
     """Rank 1, 2, … of the student's training."""
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
-        from fedsim.process import set_up
+        from fedsim.process import loading, set_up
 
-        set_up(threads, gpu)
-        from fedsim.models.factory import import_classes
+        with loading():
+            set_up(threads, gpu)
+            from fedsim.models.factory import import_classes
 
-        import_classes(models, modality)
+            import_classes(models, modality)
 
     def join(self, rank: int, world: int, address: tuple[str, int]) -> None:
         from fedsim.student.deepspeed import join

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fedsim.config import Engine as EngineConfig
 from fedsim.config import Training
 from fedsim.errors import RunError
-from fedsim.process import yielding
+from fedsim.process import loading, yielding
 from fedsim.student.engine import (
     BETAS,
     State,
@@ -57,7 +57,8 @@ def join(rank: int, world: int, address: str, port: int, timeout_s: float = 120.
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*")
-    yielding(partial(import_module, "deepspeed"))
+    with loading():
+        yielding(partial(import_module, "deepspeed"))
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
