@@ -69,7 +69,7 @@ def _of_setting(rows: pd.DataFrame, share: float) -> list[str]:
     scale, unit = (100, "pp") if metric == "accuracy" else (1, "nats")
 
     def gain(column: str) -> Callable[[dict[str, Any]], str]:
-        return lambda row: f"{scale * row[column]:+.3g}" if math.isfinite(row[column]) else "–"
+        return lambda row: _signed(scale * row[column]) if math.isfinite(row[column]) else "–"
 
     scores: list[Column] = [
         name,
@@ -124,11 +124,11 @@ def _against(tables: Tables) -> list[str]:
     unit = "pp" if metric == "accuracy" else metric
 
     def interval(row: dict[str, Any]) -> str:
-        return f"{scale * row['low']:+.3g} to {scale * row['high']:+.3g}" if row["n"] > 1 else "–"
+        return f"{_signed(scale * row['low'])} to {_signed(scale * row['high'])}" if row["n"] > 1 else "–"
 
     columns: list[Column] = [
         (f"{looks[first].plain} against", lambda row: looks[row["contender"]].plain),
-        (f"difference, {unit}", lambda row: f"{scale * row['difference']:+.3g}"),
+        (f"difference, {unit}", lambda row: _signed(scale * row["difference"])),
         ("95 % interval", interval),
         ("better in", lambda row: f"{row['wins']} of {row['n']}"),
         ("bytes to an equal score", lambda row: _sent(row["ours"])),
@@ -214,6 +214,11 @@ def _sent(count: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "–"
+
+
+def _signed(value: float) -> str:
+    """`+1.25`. What rounding leaves of equal means is no difference."""
+    return f"{round(value, 9) + 0.0:+.3g}"
 
 
 def _scientific(value: float) -> str:

@@ -93,3 +93,9 @@ def test_one_run_has_no_spread_and_no_interval(run):
     assert "one run each" in text and "###" not in text
     assert cells(text, "Federated distillation")[1] == "48.0"
     assert cells(text, "FedAvg", "Federated distillation against")[2] == "1 of 1"  # no interval to be had
+
+
+def test_what_rounding_leaves_is_no_difference():
+    assert [markdown._signed(value) for value in (-3.7e-15, 3.7e-15, -0.0, -1.25, 0.0005)] == [
+        "+0", "+0", "+0", "-1.25", "+0.0005",
+    ]  # fmt: skip
