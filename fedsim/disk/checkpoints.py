@@ -83,9 +83,9 @@ class Checkpoints:
         for table in PARTS:
             write_table(self.folder / f"round-{round:04d}.{table}.parquet", table, getattr(records, table))
         write_json(self.folder / f"round-{round:04d}.json", records.round)
-        for old in self.folder.glob("round-*[0-9]"):
-            if old != self.state(round):
-                storage.remove(old)
+        for state in self.folder.glob("round-*[0-9]"):
+            if _round(state) < round:  # in a store the next round may be writing its own already
+                storage.remove(state)
 
     @staticmethod
     def _carry(previous: AnyPath, partial: AnyPath) -> None:

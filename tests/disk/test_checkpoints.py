@@ -47,6 +47,15 @@ def test_a_round_is_there_once_it_is_committed(tmp_path: Path):
     assert rows(again) == ([records(k).round for k in range(3)], [0, 1, 2])  # … and all rows
 
 
+def test_a_commit_leaves_the_states_of_later_rounds(tmp_path: Path):
+    """The start is committed after the first round; in a store its state has its final name from the beginning."""
+    checkpoints = Checkpoints(tmp_path, "m")
+    write(checkpoints, 1)
+    checkpoints.settle(1)
+    checkpoints.commit(0, records(0))
+    assert (checkpoints.state(1) / "state").exists()
+
+
 def test_what_an_attempt_left_half_done_is_removed(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
     write(checkpoints, 1, "first attempt")
