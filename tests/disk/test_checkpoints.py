@@ -48,7 +48,7 @@ def test_a_round_is_there_once_it_is_committed(tmp_path: Path):
 
 
 def test_a_commit_leaves_the_states_of_later_rounds(tmp_path: Path):
-    """The start is committed after the first round; in a store its state has its final name from the beginning."""
+    """The start is committed after the first round, whose state in a store has its final name at once."""
     checkpoints = Checkpoints(tmp_path, "m")
     write(checkpoints, 1)
     checkpoints.settle(1)
