@@ -19,7 +19,7 @@ from fedsim.config import Adapter
 from fedsim.disk import memory, storage
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import DivergedError
-from fedsim.intake import Intake, Pooled, Terms
+from fedsim.intake import Intake, Pooled, Terms, check_limit
 from fedsim.learning.specialist import Specialist
 from fedsim.learning.training import Phase, Stream
 from fedsim.methods.base import Method, Site
@@ -119,6 +119,8 @@ class Host:
         messages: list[bytes | None] = []
         for participant in participants:
             site, learner = self._site(method, participant, round, previous)
+            if not reports and method.averages:  # as the coordinator does, which may not be there yet
+                check_limit(method, learner.size)
             told = received.by(site)
             report, message = self._one(method, site, round, received.size, told)
             keep = method.keeps_specialists and report.fate != "diverged"

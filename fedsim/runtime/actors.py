@@ -109,7 +109,7 @@ class CoordinatorActor:
     def join(self, world: int, address: tuple[str, int]) -> None:
         from fedsim.student.deepspeed import join
 
-        join(0, world, *address)
+        join(0, world, *address, patient=True)
 
     def prepare(
         self,

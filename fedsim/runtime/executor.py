@@ -160,6 +160,16 @@ class OnRay:
         return at.ahead[1]
 
     def step(self, task: Task) -> Iterator[Batch]:
+        pending: dict[Any, tuple[int, Any]] = {}
+        try:
+            yield from self._batches(task, pending)
+        except CoordinatorLostError:
+            if pending:  # the round is repeated, and who still works in it writes to its folder
+                ray.wait(list(pending), num_returns=len(pending))
+            raise
+
+    def _batches(self, task: Task, pending: dict[Any, tuple[int, Any]]) -> Iterator[Batch]:
+        """pending: what hosts are still to report → who, and what they deliver."""
         opening = task.opening
         payload, terms = opening.payload, opening.terms
         if self._silent(task):
@@ -179,12 +189,16 @@ class OnRay:
                 )
                 pending[reports] = (number, delivery)
 
-        pending: dict[Any, tuple[int, Any]] = {}
+        starting = list(self._lanes[task.lane].pending)
         deaths = 0
         for number in range(self._number):
             send(number)
         while pending:
-            (done, *_), _ = ray.wait(list(pending), num_returns=1)
+            (done, *_), _ = ray.wait([*pending, *starting], num_returns=1)
+            if done in starting:
+                starting.remove(done)
+                _coordinator(done)  # what is wrong there needn't wait for participants
+                continue
             number, delivery = pending.pop(done)
             try:
                 reports = ray.get(done)
@@ -205,9 +219,11 @@ class OnRay:
             yield Batch(reports, delivery)
 
     def _opened(self, task: Task) -> None:
-        """Raise what went wrong at the coordinator, if that is why there was nothing to work with."""
+        """Raise what went wrong at the coordinator, if that is why there was nothing to work with; who is not
+        there yet isn't waited for."""
         if task.opening.terms is not None:
-            _coordinator([*self._lanes[task.lane].pending, task.opening.terms])
+            asked = [*self._lanes[task.lane].pending, task.opening.terms]
+            _coordinator(ray.wait(asked, num_returns=len(asked), timeout=0)[0])
 
     def _silent(self, task: Task) -> bool:
         """Whether a coordinator that isn't known to be there yet has nothing to tell the participants."""

@@ -43,8 +43,13 @@ _LARGEST_BUCKET = 500_000_000
 """Gradients that are reduced together, as DeepSpeed has it."""
 
 
-def join(rank: int, world: int, address: str, port: int, timeout_s: float = 120.0) -> None:
-    """Make this process rank `rank` of `world`; rank 0 listens at address:port. Once per process."""
+def join(
+    rank: int, world: int, address: str, port: int, timeout_s: float = 120.0, *, patient: bool = False
+) -> None:
+    """Make this process rank `rank` of `world`; rank 0 listens at address:port. Once per process.
+
+    patient: load DeepSpeed when nobody else on this machine needs the processor.
+    """
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK="0",  # each actor sees its own GPU only
@@ -57,8 +62,9 @@ def join(rank: int, world: int, address: str, port: int, timeout_s: float = 120.
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*")
-    with loading():
-        yielding(partial(import_module, "deepspeed"))
+    if patient:
+        with loading():
+            yielding(partial(import_module, "deepspeed"))
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,4 +1,4 @@
-"""A run whose coordinator is not there before every participant has ended its first training.
+"""A run whose coordinator is not there before a participant has ended its first training.
 
 `late.py FILE FOLDER`; a program of its own, because it has to start Ray in its process.
 """
@@ -14,19 +14,18 @@ runtime.guard(None)
 from fedsim.runtime.executor import OnRay  # noqa: E402
 
 
-def wait(_, folder: str, number: int) -> None:
+def wait(_, folder: str) -> None:
     """At the coordinator, before it does anything else it is asked for."""
     ends = time.monotonic() + 60
-    while len(list(Path(folder).glob("checkpoints/*/*/participant-*"))) < number:
+    while not list(Path(folder).glob("checkpoints/*/*/participant-*")):
         assert time.monotonic() < ends, "participants wait for the coordinator"
         time.sleep(0.05)
 
 
 class Late(OnRay):
     def begin(self, lane, contender, finished, checkpoint):
-        self._lanes[lane].pending.append(
-            self._lanes[lane].coordinator.__ray_call__.remote(wait, str(self._config.folder.absolute()), 1)
-        )
+        at = self._lanes[lane]
+        at.pending.append(at.coordinator.__ray_call__.remote(wait, str(self._config.folder.absolute())))
         return super().begin(lane, contender, finished, checkpoint)
 
 

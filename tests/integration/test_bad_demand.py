@@ -36,6 +36,21 @@ def test_a_limit_that_no_message_of_this_proxy_set_could_keep(fedsim_command, co
     assert not (tmp_path / "run").exists()
 
 
+def test_a_limit_that_no_model_keeps_is_said_before_participants_train(fedsim_command, configs, tmp_path):
+    """How large a model is, is known where it is built, and participants begin before the coordinator."""
+    done = fedsim_command(
+        "run", configs["distil"], f"output={tmp_path / 'run'}", "runtime.executor=ray",
+        "methods=[{name: fedavg, specialists: student}]", "runtime.message_limit_mib=0.05",
+        "participants.training.steps=1000000", status=2,
+    )  # fmt: skip
+    said = [line for line in done.err.splitlines() if not line.startswith("[")]
+    assert said == [
+        "fedsim: runtime.message_limit_mib: 0.05 is not valid; expected at least 1: messages of "
+        "fedavg need it"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_pool_that_no_memory_holds(configs, tmp_path, monkeypatch):
     class Never(InProcess):
         def start(self, config):
