@@ -30,7 +30,8 @@ class Opening:
 
 @dataclass(frozen=True)
 class Task:
-    """One round of a contender's participants; `previous` and `target` are folders of their states."""
+    """One round of a contender's participants; `previous` and `target` are folders of their states, None
+    where they keep nothing."""
 
     contender: str
     lane: int
@@ -38,7 +39,7 @@ class Task:
     participants: Sequence[int]
     opening: Opening
     previous: AnyPath | None
-    target: AnyPath
+    target: AnyPath | None
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,13 @@ class Executor(Protocol):
     def receive(self, lane: int, batch: Batch) -> None:
         """See Coordinator.receive."""
 
-    def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
-        """See Coordinator.close."""
+    def close(
+        self, lane: int, round: int, target: AnyPath, silent: bool, following: Task | None = None
+    ) -> Closing:
+        """See Coordinator.close.
+
+        following: what is stepped next; it may begin before this round is known to be done.
+        """
 
     def revive(self, lane: int) -> None:
         """Replace a coordinator that was lost; `begin` follows."""
@@ -170,7 +176,9 @@ class InProcess:
     def receive(self, lane: int, batch: Batch) -> None:
         self._coordinator.receive([report.participant for report in batch.reports], batch.delivery)
 
-    def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
+    def close(
+        self, lane: int, round: int, target: AnyPath, silent: bool, following: Task | None = None
+    ) -> Closing:
         return self._coordinator.close(round, target, silent)
 
     def revive(self, lane: int) -> None:

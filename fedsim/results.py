@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -213,6 +215,7 @@ def columns(name: str) -> Columns:
     return (TABLES | {"attacks": ATTACKS, "labels": LABELS})[name]
 
 
+@cache
 def schema(name: str) -> pa.Schema:
     """The columns of a table, each with its description."""
     return pa.schema(
@@ -223,26 +226,62 @@ def schema(name: str) -> pa.Schema:
 
 def write_table(path: AnyPath, name: str, rows: Iterable[Row]) -> None:
     """Replace a Parquet file in one step: a reader sees the old table or the new one."""
-    known = columns(name)
-    rows = list(rows)
-    unknown = set().union(*(row.keys() for row in rows)) - set(known) if rows else set()
-    if unknown:
-        raise KeyError(f"{name} has no column {sorted(unknown)}")
-    data = [pa.array([row.get(c) for row in rows], kind) for c, (kind, _) in known.items()]
-    storage.write(path, lambda part: pq.write_table(pa.table(data, schema=schema(name)), part))
+    table = pa.table(_arrays(name, list(rows)), schema=schema(name))
+    storage.write(path, lambda part: pq.write_table(table, part))
 
 
-def merge_tables(path: AnyPath, name: str, parts: Iterable[AnyPath]) -> None:
-    """Replace a Parquet file by its parts, in their order; only one of them is in memory at a time."""
+def write_part(path: AnyPath, tables: Mapping[str, Sequence[Row]]) -> None:
+    """What one round adds to several tables, as one Arrow file: a column for each table, in which its rows
+    are a list of structures. A Parquet file for each would take four times as long to write and to read."""
+    lists = []
+    for name, rows in tables.items():
+        structure = pa.StructArray.from_arrays(_arrays(name, rows), names=list(columns(name)))
+        lists.append(pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), structure))
+    batch = pa.record_batch(lists, names=list(tables))
 
-    def write(target: Path) -> None:
-        with pq.ParquetWriter(target, schema(name)) as writer:
-            for part in parts:
-                with storage.reading(part) as source:
-                    writer.write_table(pq.read_table(source, schema=schema(name)))
+    def write(part: Any) -> None:
+        with pa.ipc.new_file(str(part), batch.schema) as file:
+            file.write_batch(batch)
 
     storage.write(path, write)
+
+
+def read_part(path: AnyPath) -> dict[str, pa.Table]:
+    """The tables in what `write_part` wrote."""
+    lists = pa.ipc.open_file(path.read_bytes()).read_all()
+    tables = {}
+    for name, column in zip(lists.column_names, lists.columns, strict=True):
+        table = pa.Table.from_struct_array(column.combine_chunks().flatten())
+        missing = columns(name).keys() - set(table.column_names)
+        for later in missing:  # by what an older version wrote
+            table = table.append_column(later, pa.nulls(len(table), columns(name)[later][0]))
+        tables[name] = pa.table(table.select(list(columns(name))).columns, schema=schema(name))
+    return tables
+
+
+def merge_parts(folder: AnyPath, names: Sequence[str], parts: Iterable[AnyPath]) -> None:
+    """Replace the Parquet files of some tables by their parts, in their order; only one part at a time is in
+    memory."""
+    with storage.writing([folder / f"{name}.parquet" for name in names]) as targets, ExitStack() as open_:
+        writers = {
+            name: open_.enter_context(pq.ParquetWriter(target, schema(name)))
+            for name, target in zip(names, targets, strict=True)
+        }
+        for part in parts:
+            for name, table in read_part(part).items():
+                writers[name].write_table(table)
     pa.default_memory_pool().release_unused()  # it would keep as much as the largest table took
+
+
+def _arrays(name: str, rows: Sequence[Row]) -> list[pa.Array]:
+    """Rows as the columns of a table; null where a row lacks one. Raises KeyError where one has more."""
+    known = columns(name)
+    if unknown := set().union(*(row.keys() - known.keys() for row in rows if row.keys() != known.keys())):
+        raise KeyError(f"{name} has no column {sorted(unknown)}")
+    blank = dict.fromkeys(known)
+    whole = (row if len(row) == len(known) else blank | row for row in rows)
+    values = zip(*map(itemgetter(*known), whole), strict=True) if rows else [()] * len(known)
+    return [pa.array(column, kind) for column, (kind, _) in zip(values, known.values(), strict=True)]
 
 
 def rows(path: AnyPath) -> list[Row]:

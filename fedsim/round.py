@@ -67,10 +67,21 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
 
     # 7. – 8. Learn, evaluate, save. If nobody could deliver by configuration, the student waits.
     silent = bool(asked) and all(fates.get(who) in events.FATES for who in asked)
-    closing = executor.close(place.lane, round, place.target, silent) if method.coordinates else Closing()
+    closing = Closing()
+    if method.coordinates:
+        closing = executor.close(place.lane, round, place.target, silent, _following(place, round))
     fates.update(closing.statuses)
     wall_s = time.perf_counter() - began
     return partial(_records, method, round, asked, reports, fates, closing, clock, wall_s)
+
+
+def _following(place: Place, round: int) -> Task | None:
+    """The next round's work of participants who need none of this one's files for it; None where they do."""
+    method, config, after = place.method, place.method.world.config, round + 1
+    if method.keeps_specialists or not method.uses_participants or after > config.rounds:
+        return None
+    active = events.active(config, after)
+    return Task(method.contender, place.lane, after, active, Opening(), None, None) if active else None
 
 
 def _records(

@@ -62,18 +62,32 @@ def test_a_table_can_be_empty_and_is_replaced_whole(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["partition.parquet"]  # no half-written file is left
 
 
-def test_parts_from_before_a_column_was_added_are_merged_with_later_ones(tmp_path: Path):
+def test_parts_from_before_a_column_was_added_are_merged_with_later_ones(tmp_path: Path, monkeypatch):
     """A run that began with an older fedsim and is resumed."""
-    for name, score in (("old", NAN), ("new", 0.5)):
-        texts = {"method": "solo", "model": "mlp", "status": "ok", "metric": "accuracy"}
-        row = {**institution(1, 0, 0.25), **texts, "local_score": score}
-        write_table(tmp_path / f"{name}.parquet", "participants", [row])
-    old = pq.read_table(tmp_path / "old.parquet").drop_columns(list(results.LATER["participants"]))
-    pq.write_table(old, tmp_path / "old.parquet")
-    parts = [tmp_path / "old.parquet", tmp_path / "new.parquet"]
-    results.merge_tables(tmp_path / "participants.parquet", "participants", parts)
+    texts = {"method": "solo", "model": "mlp", "status": "ok", "metric": "accuracy"}
+    row = {**institution(1, 0, 0.25), **texts, "local_score": 0.5}
+    parts = [tmp_path / "old.arrow", tmp_path / "new.arrow"]
+    with monkeypatch.context() as earlier:
+        then = {c: v for c, v in TABLES["participants"].items() if c not in results.LATER["participants"]}
+        earlier.setitem(TABLES, "participants", then)
+        results.write_part(parts[0], {"participants": [{c: v for c, v in row.items() if c in then}]})
+    results.write_part(parts[1], {"participants": [row]})
+    results.merge_parts(tmp_path, ["participants"], parts)
     merged = pq.read_table(tmp_path / "participants.parquet")
+    assert merged.schema.equals(results.schema("participants"), check_metadata=True)
     assert merged["local_score"].to_pylist() == [None, 0.5] and merged["score"].to_pylist() == [0.25, 0.25]
+
+
+def test_the_tables_of_a_part_come_back_as_they_were(tmp_path: Path):
+    tables = {
+        "partition": [{"participant": k, "group": "ü" * k, "examples": k**2} for k in range(3)],
+        "measures": [{"method": "m", "seed": 0, "round": 1, "name": "x", "value": NAN}],
+        "messages": [],
+    }
+    results.write_part(tmp_path / "a.arrow", tables)
+    found = {name: table.to_pylist() for name, table in results.read_part(tmp_path / "a.arrow").items()}
+    assert repr(found) == repr(tables)  # NaN is no equal of itself
+    assert [p.name for p in tmp_path.iterdir()] == ["a.arrow"]  # no half-written file is left
 
 
 def test_a_column_that_nobody_documented_is_refused(tmp_path: Path):

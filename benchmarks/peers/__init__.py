@@ -35,9 +35,9 @@ def main(*names: str) -> None:
     for name, work in rounds.WORKLOADS.items():
         if work.text or (names and not any(part in name for part in names)):
             continue
-        ours, plain = rounds.measured(work, (2,))
+        ours, two, _ = rounds.measured(work)
         theirs = [_seconds(peer, folders[peer], job(work)) for peer in PEERS]
-        print(f"{name:<22}{ours:>9.4f}{plain[2]:>9.4f}{_row(theirs)}", flush=True)
+        print(f"{name:<22}{ours:>9.4f}{two:>9.4f}{_row(theirs)}", flush=True)
 
 
 def job(work: rounds.Workload) -> Job:

@@ -2,7 +2,7 @@
 
     checkpoints/<contender>/round-0003/          state of coordinator and specialists
     checkpoints/<contender>/round-0003.json      the round's row of the rounds table
-    checkpoints/<contender>/round-0003.*.parquet its part of the other tables
+    checkpoints/<contender>/round-0003.arrow     its part of the other tables
 
 A round is written to `round-0003.partial/` and becomes finished by one rename, so a process may die
 at any moment: what has no final name does not exist. In an object store, which has no rename, states are
@@ -20,11 +20,11 @@ from fedsim.disk import storage
 from fedsim.disk.lease import Lease
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
-from fedsim.results import Row, write_json, write_table
+from fedsim.results import Row, write_json, write_part
 from fedsim.round import Records
 
 PARTS = ("participants", "messages", "sections", "measures")
-"""Tables whose rows can be many: they are kept as Parquet and never all in memory."""
+"""Tables whose rows can be many: they are never all in memory."""
 
 
 class Lock:
@@ -80,8 +80,7 @@ class Checkpoints:
     def commit(self, round: int, records: Records) -> None:
         """Make a round final. The rows' file comes last: it is what says that the round exists."""
         self.settle(round)
-        for table in PARTS:
-            write_table(self.folder / f"round-{round:04d}.{table}.parquet", table, getattr(records, table))
+        write_part(self._part(round), {table: getattr(records, table) for table in PARTS})
         write_json(self.folder / f"round-{round:04d}.json", records.round)
         for state in self.folder.glob("round-*[0-9]"):
             if _round(state) < round:  # in a store the next round may be writing its own already
@@ -99,9 +98,12 @@ class Checkpoints:
         """The rows of the rounds table, in order."""
         return [_with_nan(json.loads(file.read_text(encoding="utf-8"))) for file in self._files()]
 
-    def parts(self, table: str) -> list[AnyPath]:
-        """The files that make up another table, in order."""
-        return [file.with_name(f"{file.stem}.{table}.parquet") for file in self._files()]
+    def parts(self) -> list[AnyPath]:
+        """The files that make up the other tables, in order."""
+        return [self._part(_round(file)) for file in self._files()]
+
+    def _part(self, round: int) -> AnyPath:
+        return self.folder / f"round-{round:04d}.arrow"
 
     def _files(self) -> list[AnyPath]:
         return sorted(self.folder.glob("round-*.json"), key=_round)

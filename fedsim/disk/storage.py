@@ -18,7 +18,7 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -245,18 +245,33 @@ def write(path: AnyPath, make: Callable[[Path], object]) -> None:
 
     Raises RunError where there is no room for it.
     """
-    if isinstance(path, RemotePath):
+    with writing([path]) as (part,):
+        make(part)
+
+
+@contextmanager
+def writing(paths: Sequence[AnyPath]) -> Iterator[list[Path]]:
+    """Local files to write, which replace those at `paths`, each in one step, in the end.
+
+    paths: of one folder.   Raises RunError where there is no room for them.
+    """
+    if isinstance(paths[0], RemotePath):
         with _scratch() as folder:
-            make(folder / path.name)
-            path.upload(folder / path.name)
+            parts = [folder / path.name for path in paths]
+            yield parts
+            for path, part in zip(paths, parts, strict=True):
+                assert isinstance(path, RemotePath)
+                path.upload(part)
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    parts = [Path(str(path.with_name(f".{path.name}.{os.getpid()}.part"))) for path in paths]
     try:
-        with shortage.told(path.parent):
-            make(part)
-            part.replace(path)
+        with shortage.told(paths[0].parent):
+            yield parts
+            for path, part in zip(paths, parts, strict=True):
+                part.replace(str(path))
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -35,18 +35,24 @@ _DEATHS = (RayActorError, OutOfMemoryError)
 """What a call of a dead actor raises; the second where Ray killed it, because the node's memory ran low."""
 
 
+_Calls = dict[Any, tuple[int, Any]]
+"""Steps under way: reports to come → the host's number, and what it delivers."""
+
+
 @dataclass
 class _Lane:
     """A coordinator (rank 0) and the other ranks of its student.
 
     pending: what they were asked to do before a contender's first round, which isn't known to be done.
     ahead: a round that was opened before anybody asked for it.
+    stepping: its hosts' calls, where they were made then.
     """
 
     coordinator: Any
     peers: list[Any]
     pending: list[Any] = field(default_factory=list)
     ahead: tuple[int, Opening] | None = None
+    stepping: _Calls = field(default_factory=dict)
 
 
 class OnRay:
@@ -142,7 +148,7 @@ class OnRay:
     def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Begun:
         private = self._shards if self._world.method(contender).gathers_private_data else []
         at = self._lanes[lane]
-        at.ahead = None
+        at.ahead, at.stepping = None, {}
         at.pending.append(at.coordinator.begin.remote(contender, finished, checkpoint, *private))
         pending = list(at.pending)
 
@@ -160,46 +166,46 @@ class OnRay:
         return at.ahead[1]
 
     def step(self, task: Task) -> Iterator[Batch]:
-        pending: dict[Any, tuple[int, Any]] = {}
+        at = self._lanes[task.lane]
+        if not at.stepping:
+            for number in range(self._number):
+                self._send(task, number, at.stepping)
+        calls, at.stepping = at.stepping, {}
         try:
-            yield from self._batches(task, pending)
+            yield from self._batches(task, calls)
         except CoordinatorLostError:
-            if pending:  # the round is repeated, and who still works in it writes to its folder
-                ray.wait(list(pending), num_returns=len(pending))
+            if calls:  # the round is repeated, and who still works in it writes to its folder
+                ray.wait(list(calls), num_returns=len(calls))
             raise
 
-    def _batches(self, task: Task, pending: dict[Any, tuple[int, Any]]) -> Iterator[Batch]:
-        """pending: what hosts are still to report → who, and what they deliver."""
-        opening = task.opening
-        payload, terms = opening.payload, opening.terms
+    def _send(self, task: Task, number: int, calls: _Calls) -> None:
+        """Let a host do its part of a task."""
+        mine = [k for k in task.participants if self._home[k] == number]
+        if not mine:
+            return
+        payload, terms = task.opening.payload, task.opening.terms
         if self._silent(task):
             # Ray waits for what is handed over as it is. In a list it comes unread, and the hosts begin
             # while the coordinator still loads its libraries.
             payload, terms = None, [terms]
+        # What several participants send is pooled where they are.
+        shared = terms if len(mine) > 1 else None
+        step = self._hosts[number].step.options(num_returns=2)
+        reports, delivery = step.remote(
+            task.contender, task.round, mine, payload, task.previous, task.target, shared
+        )
+        calls[reports] = (number, delivery)
 
-        def send(number: int) -> None:
-            mine = [k for k in task.participants if self._home[k] == number]
-            if mine:
-                # What several participants send is pooled where they are.
-                shared = terms if len(mine) > 1 else None
-                reports, delivery = (
-                    self._hosts[number]
-                    .step.options(num_returns=2)
-                    .remote(task.contender, task.round, mine, payload, task.previous, task.target, shared)
-                )
-                pending[reports] = (number, delivery)
-
+    def _batches(self, task: Task, calls: _Calls) -> Iterator[Batch]:
         starting = list(self._lanes[task.lane].pending)
         deaths = 0
-        for number in range(self._number):
-            send(number)
-        while pending:
-            (done, *_), _ = ray.wait([*pending, *starting], num_returns=1)
+        while calls:
+            (done, *_), _ = ray.wait([*calls, *starting], num_returns=1)
             if done in starting:
                 starting.remove(done)
                 _coordinator(done)  # what is wrong there needn't wait for participants
                 continue
-            number, delivery = pending.pop(done)
+            number, delivery = calls.pop(done)
             try:
                 reports = ray.get(done)
             except _DEATHS as error:
@@ -211,7 +217,7 @@ class OnRay:
                         f"{task.contender}, round {task.round}: participants keep dying ({_line(error)})"
                     ) from error
                 self._replace_host(number)
-                send(number)
+                self._send(task, number, calls)
                 continue
             except RayTaskError as error:
                 self._opened(task)
@@ -247,12 +253,18 @@ class OnRay:
         ref = self._lanes[lane].coordinator.receive.remote(who, batch.delivery)
         self._received[lane].append(ref)
 
-    def close(self, lane: int, round: int, target: AnyPath, silent: bool) -> Closing:
+    def close(
+        self, lane: int, round: int, target: AnyPath, silent: bool, following: Task | None = None
+    ) -> Closing:
         # Nor is it waited for what was received: an actor does what it is asked for in that order.
         at = self._lanes[lane]
         closed = at.coordinator.close.remote(round, target, silent)
         if round < self._config.rounds:  # it opens the next while the driver reads how this one ended
-            at.ahead = round + 1, _open(at, round + 1)
+            opening = _open(at, round + 1)
+            at.ahead = round + 1, opening
+            if following is not None:
+                for number in range(self._number):
+                    self._send(replace(following, opening=opening), number, at.stepping)
         *_, closing = _coordinator([*at.pending, *self._received[lane], closed])
         at.pending.clear()
         assert isinstance(closing, Closing)

@@ -124,8 +124,11 @@ def ran(tmp_path_factory):
 
 def records(folder: Path, name: str) -> dict[int, Records]:
     kept = Checkpoints(folder, name)
-    parts = ((results.rows(p) for p in kept.parts(table)) for table in PARTS)
-    return {row["round"]: Records(row, *rest) for row, *rest in zip(kept.rounds(), *parts, strict=True)}
+    parts = (results.read_part(part) for part in kept.parts())
+    return {
+        row["round"]: Records(row, **{table: part[table].to_pylist() for table in PARTS})
+        for row, part in zip(kept.rounds(), parts, strict=True)
+    }
 
 
 def sent(rows: list[Row], direction: str) -> int:

@@ -21,8 +21,8 @@ def records(round: int, score: float = 0.5) -> Records:
 
 def rows(checkpoints: Checkpoints) -> tuple[list[Row], list[int]]:
     """The rows of the rounds table, and the rounds of the participants table."""
-    parts = checkpoints.parts("participants")
-    return checkpoints.rounds(), [row["round"] for part in parts for row in results.rows(part)]
+    parts = [results.read_part(part)["participants"] for part in checkpoints.parts()]
+    return checkpoints.rounds(), [round for part in parts for round in part["round"].to_pylist()]
 
 
 def write(checkpoints: Checkpoints, round: int, text: str = "state") -> Path:

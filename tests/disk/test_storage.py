@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import requests
 import torch
@@ -94,9 +93,10 @@ def test_a_file_is_replaced_whole(folder: AnyPath):
         storage.write(path, fails)
     assert results.rows(path) == PARTITION
     assert [p.name for p in folder.iterdir()] == ["partition.parquet"]
-    results.merge_tables(folder / "both.parquet", "partition", [path, path])
-    with storage.reading(folder / "both.parquet") as source:
-        assert pq.read_table(source).num_rows == 2
+    part = folder / "part.arrow"
+    results.write_part(part, {"partition": PARTITION})
+    results.merge_parts(folder, ["partition"], [part, part])
+    assert results.rows(path) == PARTITION * 2
 
 
 def test_folders_are_saved_loaded_carried_and_removed(folder: AnyPath):
@@ -164,8 +164,8 @@ def test_a_round_exists_once_its_row_does(folder: AnyPath):
     assert files(again.state(3))["participant-00001/state"] == "round 2"
     assert not again.state(2).exists()
     assert [row["round"] for row in again.rounds()] == [0, 1, 2, 3]
-    parts = again.parts("participants")
-    assert [row["round"] for part in parts for row in results.rows(part)] == [0, 1, 2, 3]
+    parts = [results.read_part(part)["participants"] for part in again.parts()]
+    assert [round for part in parts for round in part["round"].to_pylist()] == [0, 1, 2, 3]
 
 
 # Who works in a folder ----------------------------------------------------------------------------

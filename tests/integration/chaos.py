@@ -29,10 +29,16 @@ class Chaos(OnRay):
     def __init__(self) -> None:
         super().__init__()
         self.draw, self.killed, self.hit, self.recoveries = random.Random(1), 0, set(), []
+        self.processes = {}
+
+    def _actor(self, *arguments):
+        actor = super()._actor(*arguments)
+        self.processes[actor] = actor.__ray_call__.remote(lambda self: os.getpid())  # later it is at work
+        return actor
 
     def kill(self, actor):
-        with contextlib.suppress(RayActorError):  # the other lane was first
-            os.kill(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
+        with contextlib.suppress(RayActorError, ProcessLookupError):  # the other lane was first
+            os.kill(ray.get(self.processes[actor]), signal.SIGKILL)
             self.killed += 1
 
     def step(self, task):

@@ -1,0 +1,44 @@
+"""What a round hands to whoever runs its parts."""
+
+import pytest
+
+import fedsim
+from fedsim import simulation
+from fedsim.executor import InProcess
+
+
+class Notes(InProcess):
+    """Remembers what every round says of the next one, and who then worked in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said, self.did = {}, {}
+
+    def step(self, task):
+        self.did[task.contender, task.round] = list(task.participants)
+        return super().step(task)
+
+    def close(self, lane, round, target, silent, following=None):
+        if following is not None:
+            self.said[following.contender, following.round] = list(following.participants)
+        return super().close(lane, round, target, silent, following)
+
+
+@pytest.fixture(scope="module")
+def notes(configs, tmp_path_factory):
+    events = {"participants.participation": 0.6, "participants.dropout": 0.3, "rounds": 5}
+    folder = tmp_path_factory.mktemp("notes") / "run"
+    runner = Notes()
+    simulation.run(fedsim.load(configs["digits"], output=str(folder), **events), executor=runner)
+    return runner
+
+
+def test_who_keeps_nothing_may_begin_before_the_round_before_is_known_to_be_done(notes):
+    ahead = {key: who for key, who in notes.did.items() if key[0] == "fedavg" and key[1] > 1}
+    assert {key: who for key, who in notes.said.items() if key[0] == "fedavg"} == ahead
+    assert len(set(map(tuple, ahead.values()))) > 1, "everybody was there in every round"
+
+
+def test_who_goes_on_from_files_waits_for_them(notes):
+    assert {contender for contender, _ in notes.did} > {"fedavg"}
+    assert {contender for contender, _ in notes.said} == {"fedavg"}
