@@ -38,6 +38,7 @@ class FixedPointSum:
     def __init__(self, size: int) -> None:
         self._size = size
         self._total: np.ndarray | None = None  # int64; none yet, so that an empty sum is cheap to send
+        self._shared = False  # whether another sum has the same array, which then isn't written to
         self._extra = 0  # how many times every element holds _ROUNDER_BITS, modulo 2^64
         self._scratch: np.ndarray | None = None
         self._weight = Fraction(0)  # a float is a fraction with a power of two below: exact as well
@@ -64,6 +65,8 @@ class FixedPointSum:
             raise ValueError(f"{largest:g} × {weight:g} takes the sum out of ±2^{63 - FRACTION_BITS}")
         if self._total is None:
             self._total = np.zeros(self._size, np.int64)
+        elif self._shared:
+            self._total, self._shared = self._total.copy(), False
         small = largest * scale < _ROUNDER_LIMIT
         if self._scratch is None:
             self._scratch = np.empty(min(_CHUNK, self._size))
@@ -95,7 +98,12 @@ class FixedPointSum:
         if bound > _INT64_MAX:
             raise ValueError(f"together the sums could leave ±2^{63 - FRACTION_BITS}")
         if other._total is not None:
-            self._total = other._total.copy() if self._total is None else self._total + other._total
+            if self._total is None:
+                self._total, self._shared, other._shared = other._total, True, True
+            elif self._shared:
+                self._total, self._shared = self._total + other._total, False
+            else:
+                self._total += other._total
         self._extra += other._extra
         self._bound = bound
         self._weight += other._weight
@@ -107,16 +115,25 @@ class FixedPointSum:
 
     def value(self) -> np.ndarray:
         """Σ w·x, [size] float64."""
-        if self._total is None:
-            return np.zeros(self._size)
-        extra = (self._extra * _ROUNDER_BITS + 2**63) % 2**64 - 2**63
-        return (self._total - np.int64(extra)) * 2.0**-FRACTION_BITS
+        return self._over(1.0)
 
     def mean(self) -> np.ndarray:
         """Σ w·x / Σ w, [size] float64. Raises ValueError if the weights sum to 0."""
         if not self._weight:
             raise ValueError("the mean of nothing: the weights sum to 0")
-        return self.value() / float(self._weight)
+        return self._over(float(self._weight))
+
+    def _over(self, weight: float) -> np.ndarray:
+        """The sum ÷ a weight, [size] float64; piece by piece, as it is added."""
+        if self._total is None:
+            return np.zeros(self._size)
+        extra = np.int64((self._extra * _ROUNDER_BITS + 2**63) % 2**64 - 2**63)
+        found = np.empty(self._size)
+        for start in range(0, self._size, _CHUNK):
+            part = found[start : start + _CHUNK]
+            np.multiply(self._total[start : start + _CHUNK] - extra, 2.0**-FRACTION_BITS, out=part)
+            part /= weight
+        return found
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,34 @@ def test_a_sum_that_grows_out_of_range_is_refused() -> None:
             total.add(np.array([2.0**18]))
 
 
+def test_sums_that_were_merged_go_their_own_ways() -> None:
+    """What was handed over is copied only when one of the two goes on."""
+    ones, taken, again = np.ones(3, np.float32), FixedPointSum(3), FixedPointSum(3)
+    given = FixedPointSum(3)
+    given.add(ones)
+    taken.merge(given)
+    again.merge(given)
+    given.add(ones, 2)
+    assert (given.value() == 3).all() and (taken.value() == 1).all()
+    taken.add(ones, 4)
+    assert (given.value() == 3).all() and (taken.value() == 5).all() and (again.value() == 1).all()
+    again.merge(taken)
+    again.merge(given)
+    assert (again.value() == 9).all() and (taken.value() == 5).all() and (given.value() == 3).all()
+
+
+def test_a_sum_that_came_from_elsewhere_is_not_written_to() -> None:
+    """Ray hands arrays over that are read-only."""
+    there, here = FixedPointSum(3), FixedPointSum(3)
+    there.add(np.ones(3, np.float32))
+    assert there._total is not None
+    there._total.flags.writeable = False
+    here.merge(there)
+    here.merge(there)
+    here.add(np.ones(3, np.float32))
+    assert (here.value() == 3).all()
+
+
 def test_the_mean_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="mean of nothing"):
         FixedPointSum(3).mean()
