@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import ray
 from ray._private import services  # no public option changes how often Ray looks
 from ray._private.node import Node as Daemons  # nor leaves its helpers out
@@ -36,9 +37,10 @@ class Cluster:
         """Disconnect, and end the instance if it is ours."""
         if self.outer:
             return
-        ray.shutdown()
-        if self.folder is not None:
-            self.folder.remove()
+        if self.folder is None:
+            ray.shutdown()
+        else:
+            _end(self.folder)
 
 
 def connect(config: RunConfig) -> Cluster:
@@ -74,12 +76,26 @@ def connect(config: RunConfig) -> Cluster:
                 log_to_driver=False,
             )
     except BaseException as error:
-        ray.shutdown()
-        folder.remove()
+        _end(folder)
         if not isinstance(error, Exception):
             raise
         raise RunError(f"Ray did not start on this machine: {error}") from error
     return Cluster(folder)
+
+
+def _end(folder: Folder) -> None:
+    """End the private instance in a folder, with all its processes: where it was still starting, its agents
+    would look for it for another minute."""
+    parts: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it ended meanwhile
+            if str(folder.path) in " ".join(child.cmdline()):
+                parts += [child, *child.children(recursive=True)]
+    ray.shutdown()
+    for part in parts:
+        with suppress(psutil.NoSuchProcess):
+            part.kill()
+    folder.remove()
 
 
 _PRIVATE = {
