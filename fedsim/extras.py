@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from fedsim.errors import NotInstalledError
 
 RUN = (
-    "PIL", "datasets", "deepspeed", "ray", "rich", "safetensors", "sklearn", "threadpoolctl", "tokenizers",
-    "torch", "transformers",
+    "PIL", "datasets", "deepspeed", "psutil", "ray", "rich", "safetensors", "sklearn", "threadpoolctl",
+    "tokenizers", "torch", "transformers",
 )  # fmt: skip
 """What the extra brings, as it is imported."""
 

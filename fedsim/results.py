@@ -24,7 +24,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
 from operator import itemgetter
 from typing import Any
 
@@ -215,7 +214,6 @@ def columns(name: str) -> Columns:
     return (TABLES | {"attacks": ATTACKS, "labels": LABELS})[name]
 
 
-@cache
 def schema(name: str) -> pa.Schema:
     """The columns of a table, each with its description."""
     return pa.schema(
