@@ -55,8 +55,15 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def finished(self) -> int:
-        """The last finished round; −1 where not even the start was recorded."""
-        return max(map(_round, self.folder.glob("round-*.json")), default=-1)
+        """The last finished round; −1 where not even the start was recorded.
+
+        Raises ConfigError for what an older version wrote, which kept rows otherwise.
+        """
+        last = max(map(_round, self.folder.glob("round-*.json")), default=-1)
+        if last >= 0 and not self._part(last).exists():
+            folder = str(self.folder.parent.parent)
+            raise ConfigError("output", folder, "a run that was begun with this version, to be resumed")
+        return last
 
     def state(self, round: int) -> AnyPath:
         """Folder of the states at the end of a round."""

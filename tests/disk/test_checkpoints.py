@@ -121,3 +121,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     Lock(tmp_path).release()
+
+
+def test_rounds_that_an_older_version_wrote_are_refused_in_one_line(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "m")
+    write(checkpoints, 0)
+    checkpoints.commit(0, records(0))
+    assert checkpoints.finished() == 0
+    (checkpoints.folder / "round-0000.arrow").rename(checkpoints.folder / "round-0000.messages.parquet")
+    with pytest.raises(ConfigError, match="begun with this version") as caught:
+        checkpoints.finished()
+    assert str(tmp_path) in str(caught.value)
