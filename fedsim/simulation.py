@@ -225,6 +225,8 @@ class _Run:
 
     def go(self, plan: federation.Plan) -> None:
         began = time.time()
+        for entry in self.config.methods:
+            Checkpoints(self.folder, entry.contender).finished()  # can it be resumed?
         self.progress.phase("preparing data")
         beside = ThreadPoolExecutor(1)
         try:
