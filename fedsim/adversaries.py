@@ -38,6 +38,7 @@ from fedsim.types import (
     Features,
     Knowledge,
     Mixture,
+    Moments,
     Parameters,
     Prototypes,
     Responses,
@@ -124,6 +125,8 @@ def tamper(
         return _swapped(knowledge) if adversary.kind == "false_prototypes" else knowledge
     if isinstance(knowledge, Parameters):
         return _turned(knowledge, received, adversary, rng)
+    if isinstance(knowledge, Moments):
+        return _turned_moments(knowledge, adversary, rng)
     if isinstance(knowledge, Update):
         return _turned_steps(knowledge, adversary, rng)
     attack = ATTACKS.get(adversary.kind)
@@ -263,6 +266,18 @@ def _turned_steps(mine: Update, adversary: Adversary, rng: np.random.Generator) 
         return mine
     mixed = np.rint((1 - adversary.strength) * mine.codes + adversary.strength * wrong)
     return replace(mine, codes=np.clip(mixed, -mine.levels, mine.levels).astype(np.int8))
+
+
+def _turned_moments(mine: Moments, adversary: Adversary, rng: np.random.Generator) -> Moments:
+    """What examples look like stays; what should be made of them is turned round, or random."""
+    if adversary.kind == "sign_flip":
+        wrong = -mine.products
+    elif adversary.kind == "noise":
+        wrong = mine.products.std() * rng.standard_normal(mine.products.shape, dtype=np.float32)
+    else:
+        return mine
+    mixed = (1 - adversary.strength) * mine.products + adversary.strength * wrong
+    return replace(mine, products=mixed.astype(np.float32))
 
 
 def _relabel(examples: Examples, labels: np.ndarray) -> Examples:

@@ -2,7 +2,7 @@
 
 Legend: N examples, n proxy samples in one message, p predictions per sample (tokens of a text
 window, 1 for an image), R = n·p response rows, K classes (or vocabulary), P parameters, L layers,
-r numbers that a hidden state is reduced to, m prototypes.
+r numbers that a hidden state is reduced to, m prototypes, d numbers that a layer reads.
 Only numpy here, so that the driver and the analyst never import torch.
 """
 
@@ -270,7 +270,21 @@ class Mixture:
         return {kind: part for kind, part in each.items() if part is not None}
 
 
-Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture | Rollouts
+@dataclass(frozen=True)
+class Moments:
+    """What n private examples look like to a model's last layer, in the mean; see `knowledge.moments`.
+
+    scatter: [d (d + 1) / 2] float32, the upper triangle of mean φφᵀ, row after row; φ is what the layer
+        reads, of length 1.   products: [K, d] float32, mean tφᵀ; t is what it should give out, of length 1.
+    examples: n.
+    """
+
+    scatter: np.ndarray
+    products: np.ndarray
+    examples: int
+
+
+Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture | Rollouts | Moments
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from fedsim.aggregation.responses import of_samples
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import DivergedError
-from fedsim.learning import dpsgd, generation, losses, policy_gradient
+from fedsim.learning import dpsgd, generation, last_layer, losses, policy_gradient
 from fedsim.learning.confidence import Judge, TaskLoss, fit_temperature
 from fedsim.learning.guidance import guided_terms, prototype_term, pulls
 from fedsim.learning.training import Fit, Objective, Phase, Stream
@@ -378,6 +379,16 @@ class Learner:
             raise ValueError("only labelled examples can be scored")
         return answers
 
+    def outputs(self, examples: Examples, want: Objective) -> Iterator[tuple[np.ndarray, Any]]:
+        """(indices, what the model's forward returns to serve `want`) chunk by chunk."""
+        self.engine.model.eval()
+        size = max(1, _CHUNK_VALUES // (self.modality.positions(examples) * self.classes))
+        with torch.no_grad():
+            for index in chunks(len(examples), size):
+                inputs = self.modality.inputs(examples, index, self.engine.device)
+                yield index, self.engine.forward(**self.modality.asked(inputs, want))
+        self._count(examples, len(examples), -(-len(examples) // size), want)
+
     def _answers(
         self,
         examples: Examples,
@@ -424,6 +435,10 @@ class Learner:
     def load_parameters(self, vector: np.ndarray) -> None:
         """Set the weights from a vector [P]; the optimiser's moments stay."""
         self.engine.load_vector(vector)
+
+    def set_last_layer(self, weights: np.ndarray, proxy: Examples, certainty: float) -> None:
+        """See `last_layer.replace`."""
+        last_layer.replace(self, weights, proxy, certainty)
 
     def save(self, folder: AnyPath) -> None:
         """Weights and optimiser, to go on bit for bit."""

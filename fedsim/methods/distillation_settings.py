@@ -11,6 +11,7 @@ from fedsim.aggregation.gnmax import GNMaxSettings
 from fedsim.aggregation.robust import Defence
 from fedsim.config import RunConfig, Settings
 from fedsim.methods.insight import FeatureSettings, PrototypeSettings
+from fedsim.methods.readout import ReadoutSettings
 from fedsim.wire.quantise import TAILED
 
 Levels = Annotated[int, Field(ge=1, le=65535)]
@@ -107,6 +108,8 @@ class DistillationSettings(Settings):
     """Centroids of classes or concepts in private data, see `insight`."""
     adaptation: bool = False
     """Whether the student has a layer that reads whose answers it is taught, see `models.heads`."""
+    readout: ReadoutSettings | None = None
+    """The last round fits the student's last layer to everybody's private examples, see `readout`."""
 
 
 def demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[str, bool, str]]:
@@ -178,6 +181,12 @@ def demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[str
     for inner in ("features", "prototypes"):
         fits = want.pate is None or not getattr(want, inner).weight
         yield inner, fits, "weight 0: only votes get noise (pate)"
+    trusting_sums = want.defence == "none" and want.pate is None and not want.adaptation
+    yield (
+        "readout",
+        want.readout is None or trusting_sums,
+        "absent: it goes with no defence, no pate and no adaptation",
+    )
     yield (
         "max_share",
         want.max_share is None or want.max_share * people >= 1,

@@ -38,14 +38,16 @@ from fedsim.aggregation.robust import TRUSTING, Guard, RobustPool
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
+from fedsim.knowledge.moments import MomentSum
 from fedsim.learning.training import Fit, HeadSpec, Objective, Stream
-from fedsim.methods import insight
+from fedsim.methods import insight, readout
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.distillation_settings import DistillationSettings, demands
 from fedsim.methods.insight import Insight
+from fedsim.methods.readout import Readout
 from fedsim.schedules import Agenda
 from fedsim.seeding import generator
-from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Responses
+from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Responses, Update
 from fedsim.wire import cache
 from fedsim.wire.delta import Reference
 from fedsim.wire.feedback import Feedback
@@ -68,6 +70,12 @@ class FederatedDistillation(Method):
         want = self.settings
         return Insight(self.world, want.features, want.prototypes, want.adaptation)
 
+    def readout(self, round: int) -> Readout | None:
+        """In the round that is one."""
+        want = self.settings.readout
+        last = round == self.world.config.rounds
+        return Readout(self.world, want) if want is not None and last else None
+
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
         """The student must have something to learn from."""
@@ -78,6 +86,8 @@ class FederatedDistillation(Method):
             if not fits:
                 raise ConfigError(f"{where}.{field}", getattr(settings, field), expected)
         insight.check(settings.features, where)
+        if settings.readout is not None:
+            readout.check(config, entry, where)
         if config.participants.privacy is not None and settings.prototypes.weight:
             expected = "0: prototypes are means of private examples without noise (participants.privacy)"
             raise ConfigError(f"{where}.prototypes.weight", settings.prototypes.weight, expected)
@@ -90,6 +100,8 @@ class FederatedDistillation(Method):
         return self.insight.heads()
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
+        if readout := self.readout(round):
+            return readout.tell(desk, round)
         agenda = self._agenda(desk, round)
         if round == 1 or not agenda.sends:
             return None  # in round 1 the student is still the public start, which everybody has
@@ -101,6 +113,9 @@ class FederatedDistillation(Method):
     def participant_step(
         self, site: Site, round: int, received: Knowledge | None
     ) -> tuple[Knowledge | None, Fit | None]:
+        if readout := self.readout(round):
+            assert isinstance(received, Update)
+            return readout.own(site, received), None
         streams = [self.labelled(site.shard.train, site.participant)]
         told = as_mixture(received)
         if told.responses is not None:
@@ -131,6 +146,8 @@ class FederatedDistillation(Method):
         return Stream(examples, want.digest_batch, objective, teacher, want.digest, augment)
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
+        if readout := self.readout(round):
+            return readout.expect(direction, round, sender)
         answers = self._expect_answers(direction, round, sender)
         return self.insight.expect(answers, direction, round, sender)
 
@@ -151,6 +168,8 @@ class FederatedDistillation(Method):
         )
 
     def agreed(self, expected: Expectation, pool: Pool, told: Knowledge | None = None) -> Expectation:
+        if isinstance(pool, MomentSum):
+            return expected
         assert isinstance(pool, MixturePool)
         if expected.kind == "mixture":
             return replace(expected, parts=tuple(self.agreed(part, pool, told) for part in expected.parts))
@@ -183,11 +202,13 @@ class FederatedDistillation(Method):
 
     def _refers(self, direction: str, round: int) -> bool:
         """Whether messages may be coded against what both ends hold."""
-        if round == 1 or not self.settings.digest:  # nothing is broadcast
+        if round == 1 or not self.settings.digest or self.readout(round):  # no answers are broadcast
             return False
         return self.settings.delta in (("up", "both") if direction == "up" else ("both",))
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
+        if readout := self.readout(round):
+            return readout.pool()
         agenda, want = self._agenda(desk, round), self.settings
         if not agenda.sends:
             return None
@@ -214,6 +235,10 @@ class FederatedDistillation(Method):
         training, want = self.world.config.student.training, self.settings
         if want.delta == "both":
             cache.acknowledge(desk.memory, round, desk.delivered, self.world.config.participants.count)
+        if (readout := self.readout(round)) is not None:
+            assert isinstance(pool, MomentSum)
+            readout.learn(desk, pool)
+            return None
         pooled = None
         assert pool is None or isinstance(pool, MixturePool)
         if pool is not None:

@@ -85,6 +85,15 @@ class Modality(ABC):
         """
         return F.cross_entropy(self.rows(logits), target)
 
+    def aims(self, outputs: Any, examples: Examples, index: np.ndarray, classes: int) -> Tensor:
+        """What the last layer should give out for the labelled examples at `index`, [B, K]: 1 for the right
+        class.   outputs: the model's on these, asked for its task."""
+        return F.one_hot(self.targets(examples, index, torch.device("cpu"))[:, 0], classes)
+
+    def ideals(self, outputs: Any, classes: int) -> Tensor:
+        """What the last layer gives out where it is sure of a class, a row for each of the K."""
+        return torch.eye(classes)
+
     def judged(self, examples: Examples) -> tuple[Modality, Examples]:
         """By which questions a model is scored on these examples, and the examples with the answers."""
         return self, examples

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -83,6 +83,14 @@ class ImageText(Image):
         batch, which the contrastive loss compares with, are other people's private data."""
         wanted = torch.cat([target, torch.ones_like(target[:1])]).to(logits.dtype)
         return F.cross_entropy(logits, (wanted / wanted.sum())[None])
+
+    def aims(self, outputs: Any, examples: Examples, index: np.ndarray, classes: int) -> Tensor:
+        """Where the model puts the image's own caption, [B, e]."""
+        return outputs.text_embeds  # type: ignore[no-any-return]
+
+    def ideals(self, outputs: Any, classes: int) -> Tensor:
+        """Where the model puts the prompts, [K, e]; `outputs` are its answers."""
+        return outputs.text_embeds[:classes]  # type: ignore[no-any-return]
 
     def judged(self, examples: Examples) -> tuple[Modality, Examples]:
         if self.labelled(examples):

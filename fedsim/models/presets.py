@@ -241,6 +241,11 @@ def width(name: str) -> int:
     return sizes[-1]
 
 
+def outputs(name: str, classes: int) -> int:
+    """Numbers that the last layer gives out: one for each class, or of a dual encoder the common space's."""
+    return int(fields_of(name).get("projection_dim", classes))
+
+
 def has_patches(name: str) -> bool:
     """Whether it cuts images into patches."""
     known = fields_of(name)

@@ -53,6 +53,39 @@ def tapped(model: nn.Module, depths: Sequence[float]) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
+def output_layer(model: nn.Module, classes: int) -> str:
+    """The name of the linear layer that gives out one number for each class; of a dual encoder the one that
+    takes what it sees to the common space.
+
+    Raises ConfigError for a model without one.
+    """
+    if hasattr(model, "visual_projection"):
+        return "visual_projection"
+    fitting: list[str] = [
+        name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes
+    ]
+    if not fitting:
+        raise ConfigError(
+            "model", type(model).__name__, f"a model that ends in a linear layer over {classes}"
+        )
+    return fitting[-1]
+
+
+@contextmanager
+def reading(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """While it is open, every forward pass appends what the module reads to the list."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found.append(inputs[0])
+
+    handle = model.get_submodule(name).register_forward_pre_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
 def hidden(output: Any) -> Tensor:
     """The hidden states that a block or norm gave out, in whatever it packs them."""
     states = output if isinstance(output, Tensor) else output[0]

@@ -36,6 +36,7 @@ MIRRORED = frozenset(
         "weights",
         "parameters",
         "load_parameters",
+        "set_last_layer",
         "save",
         "load",
         "release",

@@ -52,6 +52,7 @@ runtime: {executor: in_process}
 methods:"""
     + OURS
     + """\
+  - {name: federated_distillation, label: readout, readout: {}}
   - {name: fedavg, specialists: student}
   - solo
   - centralized

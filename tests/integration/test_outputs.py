@@ -90,7 +90,7 @@ def test_messages_add_up_to_the_bytes_of_the_rounds(run):
                 assert people.loc[(row.method, row.round), f"bytes_{direction}"] == total
     assert (run.messages.status == "delivered").all()
     assert (run.messages.bytes > 0).all()
-    sending = {"federated_distillation", "fedavg"}
+    sending = {"federated_distillation", "readout", "fedavg"}
     assert set(run.messages.method) == set(run.rounds.method) & sending
 
 

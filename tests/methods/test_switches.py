@@ -135,6 +135,8 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "adaptation": ("image", {"adaptation": True, "weights": "density", "confidence": 1}),
     "adaptation, text": ("text", {"adaptation": True, "confidence": 2}),
     "adaptation, image-text": ("image_text", {"adaptation": True, "features": {"weight": 1}}),
+    "readout": ("image", {"readout": {}}),
+    "readout, image-text": ("image_text", {"readout": {"bits": 6}, "delta": "both"}),
     "pate": ("image", {"pate": {"noise": 0.5, "threshold": 0.5}}),
     "all together": (
         "image",
@@ -162,7 +164,7 @@ def plain(modality: str) -> np.ndarray:
 def test_every_switch_does_something_and_nobody_is_refused(name: str):
     modality, settings = SWITCHES[name]
     other = Play(modality, **settings)
-    for round in (1, 2, 3):
+    for round in (1, 2, 3, 4)[: 4 if "readout" in settings else 3]:
         closing, _, up = other.round(round)
         if any(up):
             assert closing.statuses == dict.fromkeys(EVERYBODY, "ok")

@@ -1,0 +1,97 @@
+"""The last round in closed form: what travels, what the student is afterwards, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim.errors import ConfigError
+from fedsim.knowledge.moments import measure, solve
+from fedsim.learning import last_layer
+from fedsim.process import set_up
+from fedsim.types import Examples, Moments, Update, concatenate
+from fedsim.wire import decode
+from tests.methods.test_switches import EVERYBODY, Play
+
+LAST = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deterministic() -> None:
+    set_up(1)
+
+
+def played(modality: str = "image", **settings: Any) -> tuple[Play, np.ndarray, np.ndarray]:
+    """A run that is over, with the student's weights before its last round and in the middle of it."""
+    play = Play(modality, readout={}, **settings)
+    for round in range(1, LAST):
+        play.round(round)
+    before = play.weights()
+    play.down, play.up = play.open(LAST)
+    opened = play.weights()
+    play.coordinator.receive(EVERYBODY, play.up)
+    assert play.coordinator.close(LAST, None).statuses == dict.fromkeys(EVERYBODY, "ok")
+    return play, before, opened
+
+
+def everybodys(play: Play) -> Examples:
+    return concatenate([shard.train for shard in play.federation.shards])
+
+
+@pytest.mark.parametrize("modality", ["image", "image_text"])
+def test_only_the_last_layer_changes_and_it_fits_everybodys_examples_best(modality: str):
+    play, before, opened = played(modality)
+    learner = play.coordinator._desk.learner
+    assert 0 < np.abs(opened - before).max() <= np.abs(before).max() / 126  # eight bits
+    after = learner.weights()
+    learner.load_parameters(opened)
+    same = {n: torch.equal(w, after[n]) for n, w in learner.weights().items()}
+    layer = {"image": {"classifier.weight", "classifier.bias"}}
+    changed = layer.get(modality, {"visual_projection.weight", "logit_scale"})
+    assert {name for name, kept in same.items() if not kept} == changed
+    weights = solve(measure(*last_layer.read(learner, everybodys(play))), 0.01)
+    name = "classifier.weight" if modality == "image" else "visual_projection.weight"
+    found = after[name].double().numpy()
+    np.testing.assert_allclose(found / np.linalg.norm(found), weights / np.linalg.norm(weights), atol=2e-5)
+
+
+def test_what_travels_is_the_student_in_few_bits_and_two_sums():
+    play, _, opened = played(views=2, delta="both")
+    told = play.method.expect("down", LAST, -1, 0)
+    assert isinstance(decode(play.down, told, 2**26), Update) and len(play.down) < len(opened) * 1.05
+    heard = decode(play.up[1], play.method.expect("up", LAST, 1, 0), 2**26)
+    own = play.federation.shards[1].train
+    assert isinstance(heard, Moments) and heard.examples == len(own)
+    width, classes = heard.products.shape[1], heard.products.shape[0]
+    assert len(play.up[1]) < 4 * (width * (width + 1) / 2 + width * classes) + 100
+
+
+def test_a_student_with_maps_of_features_can_be_read_out():
+    play, _, _ = played(features={"weight": 1, "rank": 4})
+    assert np.isfinite(play.coordinator._desk.learner.evaluate(play.federation.public.test)).all()
+
+
+def test_a_layer_that_is_sure_gives_the_probability_asked_for():
+    for classes in (2, 10):
+        scale = last_layer.sure(torch.eye(classes).double(), 0.999)
+        assert scale == pytest.approx(np.log((classes - 1) * 0.999 / 0.001), rel=1e-9)
+    close = torch.tensor([[1.0, 0.9], [0.9, 1.0]]).double()
+    assert torch.softmax(last_layer.sure(close, 0.9) * close, 1)[0, 0] == pytest.approx(0.9)
+    assert last_layer.sure(torch.ones(3, 3).double(), 0.9) == pytest.approx(1e3)  # never surer
+
+
+@pytest.mark.parametrize(
+    "modality, options, message",
+    [
+        ("image", {"readout": {"ridge": 0}}, r"readout.ridge: 0 is not valid"),
+        ("image", {"readout": {"bits": 2}}, r"readout.bits: 2 is not valid"),
+        ("image", {"readout": {}, "defence": "median"}, r"readout: .*absent: it goes with no defence"),
+        ("image", {"readout": {}, "adaptation": True}, r"readout: .*absent: it goes with"),
+        ("text", {"readout": {}}, r"readout: .*absent: it needs images"),
+    ],
+)
+def test_mistakes_are_one_line(modality: str, options: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message) as caught:
+        Play(modality, **options)
+    assert "\n" not in str(caught.value)
