@@ -37,8 +37,8 @@ from fedsim.types import (
     Examples,
     Features,
     Knowledge,
+    MaskedSums,
     Mixture,
-    Moments,
     Parameters,
     Prototypes,
     Responses,
@@ -125,8 +125,9 @@ def tamper(
         return _swapped(knowledge) if adversary.kind == "false_prototypes" else knowledge
     if isinstance(knowledge, Parameters):
         return _turned(knowledge, received, adversary, rng)
-    if isinstance(knowledge, Moments):
-        return _turned_moments(knowledge, adversary, rng)
+    if isinstance(knowledge, MaskedSums) and adversary.kind in ("sign_flip", "noise"):
+        # Without the mask that it agreed on, whatever it sends is noise in the sum.
+        return replace(knowledge, codes=rng.integers(0, 2**32, len(knowledge.codes), np.uint32))
     if isinstance(knowledge, Update):
         return _turned_steps(knowledge, adversary, rng)
     attack = ATTACKS.get(adversary.kind)
@@ -266,18 +267,6 @@ def _turned_steps(mine: Update, adversary: Adversary, rng: np.random.Generator) 
         return mine
     mixed = np.rint((1 - adversary.strength) * mine.codes + adversary.strength * wrong)
     return replace(mine, codes=np.clip(mixed, -mine.levels, mine.levels).astype(np.int8))
-
-
-def _turned_moments(mine: Moments, adversary: Adversary, rng: np.random.Generator) -> Moments:
-    """What examples look like stays; what should be made of them is turned round, or random."""
-    if adversary.kind == "sign_flip":
-        wrong = -mine.products
-    elif adversary.kind == "noise":
-        wrong = mine.products.std() * rng.standard_normal(mine.products.shape, dtype=np.float32)
-    else:
-        return mine
-    mixed = (1 - adversary.strength) * mine.products + adversary.strength * wrong
-    return replace(mine, products=mixed.astype(np.float32))
 
 
 def _relabel(examples: Examples, labels: np.ndarray) -> Examples:

@@ -136,6 +136,7 @@ MEASURES: Columns = {
         "`train/single_step_kl_before` and `_after` a round's training: the same, by tokens drawn beside; "
         "`privacy/epsilon`: of a whole participant, that pooling spent so far (`pate`), `privacy/answered`: "
         "questions of this round that had an answer, 0 … 1; "
+        "`readout/accepted`: whether the last layer could be made of what everybody sent, 0 or 1; "
         "`train/excess_error_<l>`, `test/<measure>`: see `evaluation.generated`; `group/<name>`, "
         "`local/<participant>`: see `evaluation.breakdown`; after the last round `retrieval/<measure>`, "
         "`few_shot/<n>_shot`, `task/<name>/<n>_shot/<measure>`, `instructions/<measure>`: see "

@@ -2,7 +2,7 @@
 
 Legend: N examples, n proxy samples in one message, p predictions per sample (tokens of a text
 window, 1 for an image), R = n·p response rows, K classes (or vocabulary), P parameters, L layers,
-r numbers that a hidden state is reduced to, m prototypes, d numbers that a layer reads.
+r numbers that a hidden state is reduced to, m prototypes.
 Only numpy here, so that the driver and the analyst never import torch.
 """
 
@@ -271,20 +271,17 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """What n private examples look like to a model's last layer, in the mean; see `knowledge.moments`.
+class MaskedSums:
+    """Numbers behind masks that cancel in everybody's sum; see `aggregation.masks`.
 
-    scatter: [d (d + 1) / 2] float32, the upper triangle of mean φφᵀ, row after row; φ is what the layer
-        reads, of length 1.   products: [K, d] float32, mean tφᵀ; t is what it should give out, of length 1.
-    examples: n.
+    codes: [m] uint32.   examples: n_k, how many private examples stand behind them.
     """
 
-    scatter: np.ndarray
-    products: np.ndarray
+    codes: np.ndarray
     examples: int
 
 
-Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture | Rollouts | Moments
+Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture | Rollouts | MaskedSums
 
 
 @dataclass(frozen=True)

@@ -7,30 +7,61 @@ nothing of them but two sums. Sums don't mind how examples are spread over parti
     W = M (S + λ/d · 1)⁻¹           ridge regression; the mean eigenvalue of S is 1/d
 
 Sources: Fed3R (Fanì et al., ICML 2024, arXiv 2402.01575), which does this with a frozen backbone, and AFL
-(He et al., CVPR 2025, arXiv 2405.16240). Lengths of 1 are ours: no example counts for more than others, and
-what one of them can change is known.
+(He et al., CVPR 2025, arXiv 2405.16240). Lengths of 1 are ours: no example counts for more than others.
+
+One institution's S tells who is in it (`experiments/GUIDELINES.md` says how well), that of all does not. So
+everybody hides its part behind masks that cancel in the sum, `aggregation.masks`.
 
 Legend: n examples, d numbers that the layer reads, K that it gives out.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from fedsim.aggregation.exact import FixedPointSum
-from fedsim.errors import MessageError
-from fedsim.types import Knowledge, Moments
+_LOOSE = 1e-3
+"""What rounding may add to a length of 1, and more."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """square: S [d, d] float64.   products: M [K, d] float64."""
+
+    square: np.ndarray
+    products: np.ndarray
+
+    def vector(self) -> np.ndarray:
+        """The upper triangle of S, row after row, then M; no number is larger than 1."""
+        return np.concatenate([self.square[np.triu_indices(len(self.square))], self.products.ravel()])
+
+    @property
+    def plausible(self) -> bool:
+        """Whether there can be examples of length 1 that have these."""
+        return bool(
+            0 <= np.trace(self.square) <= 1 + _LOOSE  # less where a layer reads nothing but zeros
+            and np.linalg.norm(self.products) <= 1 + _LOOSE
+            and np.linalg.eigvalsh(self.square)[0] >= -_LOOSE
+        )
+
+
+def size(width: int, outputs: int) -> int:
+    """Numbers in `Moments.vector`."""
+    return width * (width + 1) // 2 + outputs * width
+
+
+def of_vector(vector: np.ndarray, width: int) -> Moments:
+    """What `Moments.vector` made."""
+    square, triangle = np.zeros((width, width)), width * (width + 1) // 2
+    square[np.triu_indices(width)] = vector[:triangle]
+    return Moments(square + np.triu(square, 1).T, vector[triangle:].reshape(-1, width))
 
 
 def measure(read_ND: np.ndarray, wanted_NK: np.ndarray) -> Moments:
     """The moments of n ≥ 1 examples.   read: [n, d]; wanted: [n, K], a row of zeros wants nothing."""
     read, wanted = unit(read_ND), unit(wanted_NK)
-    scatter = read.T @ read / len(read)
-    return Moments(
-        scatter[np.triu_indices(len(scatter))].astype(np.float32),
-        (wanted.T @ read / len(read)).astype(np.float32),
-        len(read),
-    )
+    return Moments(read.T @ read / len(read), wanted.T @ read / len(read))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -41,50 +72,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def whole(moments: Moments) -> np.ndarray:
-    """S [d, d] float64."""
-    width = moments.products.shape[1]
-    square = np.zeros((width, width))
-    square[np.triu_indices(width)] = moments.scatter
-    return square + np.triu(square, 1).T
-
-
 def solve(moments: Moments, ridge: float) -> np.ndarray:
     """W [K, d] float64.   ridge: λ."""
-    square, width = whole(moments), moments.products.shape[1]
-    square[np.diag_indices(width)] += ridge / width
-    weights: np.ndarray = np.linalg.solve(square, moments.products.astype(np.float64).T).T
+    width = len(moments.square)
+    square = moments.square + ridge / width * np.eye(width)
+    weights: np.ndarray = np.linalg.solve(square, moments.products.T).T
     return weights
-
-
-class MomentSum:
-    """The moments of all examples, exact and in any order.
-
-    width: d.   outputs: K.   sizes: the n that participants registered with; a message can't claim another.
-    """
-
-    def __init__(self, width: int, outputs: int, sizes: tuple[int, ...]) -> None:
-        self._width, self._outputs, self._sizes = width, outputs, sizes
-        self._triangle = width * (width + 1) // 2
-        self.sum = FixedPointSum(self._triangle + outputs * width)
-
-    def add(self, participant: int, knowledge: Knowledge) -> None:
-        """Raises MessageError for what no examples could look like."""
-        assert isinstance(knowledge, Moments)
-        registered = self._sizes[participant]
-        if knowledge.examples != registered:
-            raise MessageError("unexpected", f"{knowledge.examples} examples, registered {registered}")
-        least = float(np.linalg.eigvalsh(whole(knowledge))[0])
-        if least < -1e-4:
-            raise MessageError("unexpected", f"a scatter with the eigenvalue {least:g}")
-        vector = np.concatenate([knowledge.scatter, knowledge.products.ravel()])
-        self.sum.add(vector, registered / sum(self._sizes))
-
-    def merge(self, other: MomentSum) -> None:
-        self.sum.merge(other.sum)
-
-    def result(self) -> Moments:
-        """Raises ValueError where nobody has sent any."""
-        mean = self.sum.mean()
-        products = mean[self._triangle :].reshape(self._outputs, self._width)
-        return Moments(mean[: self._triangle], products, sum(self._sizes))

@@ -32,13 +32,13 @@ from fedsim.aggregation.disagreement import Disagreement
 from fedsim.aggregation.exact import CountSum, Pooled
 from fedsim.aggregation.geometric import LogSum
 from fedsim.aggregation.gnmax import GNMaxPool, GNMaxSettings, epsilon_of
+from fedsim.aggregation.masks import MaskedSum
 from fedsim.aggregation.mixture import AnswerPool, MixturePool, as_mixture
 from fedsim.aggregation.responses import BestPool, ResponsePool, as_pooled, recall, sharpen
 from fedsim.aggregation.robust import TRUSTING, Guard, RobustPool
 from fedsim.aggregation.weights import REACH, Weighing, reach
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
-from fedsim.knowledge.moments import MomentSum
 from fedsim.learning.training import Fit, HeadSpec, Objective, Stream
 from fedsim.methods import insight, readout
 from fedsim.methods.base import Desk, Method, Pool, Site
@@ -115,7 +115,7 @@ class FederatedDistillation(Method):
     ) -> tuple[Knowledge | None, Fit | None]:
         if readout := self.readout(round):
             assert isinstance(received, Update)
-            return readout.own(site, received), None
+            return readout.own(site, round, received), None
         streams = [self.labelled(site.shard.train, site.participant)]
         told = as_mixture(received)
         if told.responses is not None:
@@ -168,7 +168,7 @@ class FederatedDistillation(Method):
         )
 
     def agreed(self, expected: Expectation, pool: Pool, told: Knowledge | None = None) -> Expectation:
-        if isinstance(pool, MomentSum):
+        if isinstance(pool, MaskedSum):
             return expected
         assert isinstance(pool, MixturePool)
         if expected.kind == "mixture":
@@ -208,7 +208,7 @@ class FederatedDistillation(Method):
 
     def pool(self, desk: Desk, round: int) -> Pool | None:
         if readout := self.readout(round):
-            return readout.pool()
+            return readout.pool(round)
         agenda, want = self._agenda(desk, round), self.settings
         if not agenda.sends:
             return None
@@ -236,7 +236,7 @@ class FederatedDistillation(Method):
         if want.delta == "both":
             cache.acknowledge(desk.memory, round, desk.delivered, self.world.config.participants.count)
         if (readout := self.readout(round)) is not None:
-            assert isinstance(pool, MomentSum)
+            assert isinstance(pool, MaskedSum)
             readout.learn(desk, pool)
             return None
         pooled = None
@@ -277,6 +277,8 @@ class FederatedDistillation(Method):
 
     def measures(self, desk: Desk) -> dict[str, float]:
         want, memory = self.settings.pate, desk.memory
+        if "readout" in memory:
+            return {"readout/accepted": float(memory["readout"][0])}
         if want is None or "gnmax" not in memory:
             return {}
         return {

@@ -2,26 +2,30 @@
 
     down    the student, in few bits; both ends go on with what arrives
     up      moments of a participant's own examples, as the student sees them     `knowledge.moments`
+            behind masks that cancel in the sum                                   `aggregation.masks`
     learn   the layer that fits everybody's examples best by least squares
 
 Distillation teaches the student to see, on the proxy set alone; what it sees is good for more than that. No
-example and no participant's weights travel, but sums over private examples do, as with prototypes, and they
-have no noise.
+example and no participant's weights travel; of sums over private examples only everybody's is seen, which has
+no noise.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
+from fedsim import events
+from fedsim.aggregation.masks import Circle, MaskedSum
 from fedsim.config import MethodConfig, RunConfig, Settings
 from fedsim.errors import ConfigError
-from fedsim.knowledge.moments import MomentSum, measure, solve
+from fedsim.knowledge import moments
 from fedsim.methods.base import Desk, Site
 from fedsim.models import presets
 from fedsim.seeding import generator
-from fedsim.types import COORDINATOR, Moments, Update
+from fedsim.types import COORDINATOR, MaskedSums, Update
 from fedsim.wire import update
 from fedsim.wire.messages import Expectation
 from fedsim.world import World
@@ -50,13 +54,17 @@ class Readout:
         return presets.width(self._model)
 
     @property
-    def _outputs(self) -> int:
-        return presets.outputs(self._model, self.world.interface.classes)
+    def _size(self) -> int:
+        """Numbers that a participant sends."""
+        return moments.size(self._width, presets.outputs(self._model, self.world.interface.classes))
+
+    def _circle(self, round: int) -> Circle:
+        return Circle(self.world.seed, round, tuple(events.asked(self.world.config, round)))
 
     def expect(self, direction: str, round: int, sender: int) -> Expectation:
         envelope = (direction, round, sender)
         if direction == "up":
-            return Expectation("moments", *envelope, rank=self._width, classes=self._outputs)
+            return Expectation("masked", *envelope, size=self._size)
         size, levels = self.world.size_of(self._model), update.levels(self.settings.bits)
         return Expectation("update", *envelope, size=size, levels=levels)
 
@@ -70,24 +78,29 @@ class Readout:
         desk.learner.load_parameters(vector)
         return told
 
-    def own(self, site: Site, told: Update) -> Moments:
-        """The moments of a participant's examples."""
+    def own(self, site: Site, round: int, told: Update) -> MaskedSums:
+        """The moments of a participant's examples, hidden."""
         from fedsim.learning import last_layer
 
         training = self.world.config.participants.training
         student = self.world.specialist(self._model, update.values(told), training)
-        moments = measure(*last_layer.read(student, site.shard.train))
+        found = moments.measure(*last_layer.read(student, site.shard.train))
         site.learner.flops += student.flops
         student.release()
-        return moments
+        who, sizes = site.participant, self.world.sizes
+        return self._circle(round).hide(who, found.vector(), sizes[who] / sum(sizes), sizes[who])
 
-    def pool(self) -> MomentSum:
-        return MomentSum(self._width, self._outputs, self.world.sizes)
+    def pool(self, round: int) -> MaskedSum:
+        return MaskedSum(self._circle(round), self._size, self.world.sizes)
 
-    def learn(self, desk: Desk, pool: MomentSum) -> None:
-        """Set the student's last layer."""
-        weights = solve(pool.result(), self.settings.ridge)
-        desk.learner.set_last_layer(weights, desk.public.proxy, CERTAINTY)
+    def learn(self, desk: Desk, pool: MaskedSum) -> None:
+        """Set the student's last layer. It stays as it is where somebody's lie has made a sum of the moments
+        that no examples can have: who lied, the masks don't tell."""
+        found = moments.of_vector(pool.mean(), self._width)
+        if found.plausible:
+            weights = moments.solve(found, self.settings.ridge)
+            desk.learner.set_last_layer(weights, desk.public.proxy, CERTAINTY)
+        desk.memory["readout"] = np.array([found.plausible], np.float64)
 
 
 def check(config: RunConfig, entry: MethodConfig, where: str) -> None:

@@ -32,7 +32,7 @@ VERSION = 1
 
 # A code, once used, is never given to another meaning: old messages stay readable or are refused.
 KINDS = {"responses": 1, "parameters": 2, "features": 3, "prototypes": 4, "sequences": 5, "mixture": 6}
-KINDS |= {"update": 7, "moments": 8}
+KINDS |= {"update": 7, "masked": 8}
 DIRECTIONS = {"up": 0, "down": 1}
 SECTIONS = {
     "meta": 1,
@@ -46,7 +46,6 @@ SECTIONS = {
 }
 SECTIONS |= {"base": 24, "kept": 25}  # of messages that are coded against others
 SECTIONS |= {"scales": 32, "codes": 33, "groups": 34, "centroids": 35, "confidence": 36}
-SECTIONS |= {"scatter": 40, "products": 41}  # of moments
 SECTIONS |= {"responses": 64, "features": 65, "prototypes": 66}  # the parts of a mixture, see `join`
 SECTIONS |= {"about": 96, "ends": 97, "tokens": 98, "scores": 99, "drawn": 100}  # of sequences
 

@@ -24,7 +24,7 @@ Sections of a parameters message:
               the numbers begin at a multiple of 16 and need not be copied to be worked with
     vector    the P numbers, little-endian
 
-An update message (parameters in few bits) is described in `update`, one of moments in `moments`.
+An update message (parameters in few bits) is described in `update`, one of masked sums in `masked`.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from fedsim.errors import MessageError
 from fedsim.types import (
     Features,
     Knowledge,
+    MaskedSums,
     Message,
     Mixture,
-    Moments,
     Parameters,
     Prototypes,
     Responses,
     Rollouts,
     Update,
 )
-from fedsim.wire import delta, inner, moments, sequences, update
+from fedsim.wire import delta, inner, masked, sequences, update
 from fedsim.wire.container import Buffer, join, pack, split, unpack
 from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import encode_symbols
@@ -81,8 +81,7 @@ class Expectation:
     it; samples [n] int64, if given the message must be about exactly these, and may leave them out;
     groups G that there must be skills for; tail, whether rows may leave some of their quanta to all
     classes; reference, rows that the message may be coded against.
-    Parameters and updates: size P; updates: levels, their largest code.
-    Moments: `rank` numbers that are read, `classes` that are given out.
+    Parameters, updates and masked sums: size P; updates: levels, their largest code.
     Features: their layers, at most `rank` columns, and samples as for responses.
     Prototypes: `rank` numbers each, of `groups` groups with at most `slots` each.
     A mixture: what may be in it, any of these, by `parts`.
@@ -176,10 +175,8 @@ def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
 
 def memory_limit(expect: Expectation) -> int:
     """The `limit` for `decode` that admits every valid message of this expectation, in bytes."""
-    if expect.kind in ("parameters", "update"):
+    if expect.kind in ("parameters", "update", "masked"):
         return 4 * expect.size + 1024
-    if expect.kind == "moments":
-        return moments.memory_limit(expect)
     if expect.kind == "mixture":
         return sum(memory_limit(part) for part in expect.parts) + 1024
     if expect.kind == "prototypes":
@@ -413,7 +410,7 @@ CODECS: dict[str, tuple[type, Encoder, Decoder]] = {
     "responses": (Responses, _encode_responses, _decode_responses),
     "parameters": (Parameters, _encode_parameters, _decode_parameters),
     "update": (Update, update.encode, _decode_update),
-    "moments": (Moments, moments.encode, moments.decode),
+    "masked": (MaskedSums, masked.encode, masked.decode),
     "features": (Features, inner.encode_features, inner.decode_features),
     "prototypes": (Prototypes, inner.encode_prototypes, inner.decode_prototypes),
     "mixture": (Mixture, _encode_mixture, _decode_mixture),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedsim.types import Knowledge, Mixture, Moments, Parameters, Responses, Update
+from fedsim.types import Knowledge, MaskedSums, Mixture, Parameters, Responses, Update
 
 
 def stages(knowledge: Knowledge, sections: Mapping[str, int]) -> dict[str, int]:
@@ -31,8 +31,8 @@ def stages(knowledge: Knowledge, sections: Mapping[str, int]) -> dict[str, int]:
         return {"float32": 4 * len(knowledge.codes), "quantised": packed, "sent": sent}
     if isinstance(knowledge, Parameters):
         return {"float32": 4 * len(knowledge.vector), "sent": sent}
-    if isinstance(knowledge, Moments):
-        return {"float32": 4 * (knowledge.scatter.size + knowledge.products.size), "sent": sent}
+    if isinstance(knowledge, MaskedSums):
+        return {"float32": 4 * len(knowledge.codes), "sent": sent}
     return {}
 
 

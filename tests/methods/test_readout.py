@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.adversaries import tamper
+from fedsim.config import Adversary
 from fedsim.errors import ConfigError
 from fedsim.knowledge.moments import measure, solve
 from fedsim.learning import last_layer
+from fedsim.models import presets
 from fedsim.process import set_up
-from fedsim.types import Examples, Moments, Update, concatenate
-from fedsim.wire import decode
+from fedsim.types import Examples, MaskedSums, Update, concatenate
+from fedsim.wire import decode, encode
 from tests.methods.test_switches import EVERYBODY, Play
 
 LAST = 4
@@ -61,10 +64,37 @@ def test_what_travels_is_the_student_in_few_bits_and_two_sums():
     told = play.method.expect("down", LAST, -1, 0)
     assert isinstance(decode(play.down, told, 2**26), Update) and len(play.down) < len(opened) * 1.05
     heard = decode(play.up[1], play.method.expect("up", LAST, 1, 0), 2**26)
-    own = play.federation.shards[1].train
-    assert isinstance(heard, Moments) and heard.examples == len(own)
-    width, classes = heard.products.shape[1], heard.products.shape[0]
+    assert isinstance(heard, MaskedSums) and heard.examples == len(play.federation.shards[1].train)
+    width, classes = presets.width("vit-micro"), 10
     assert len(play.up[1]) < 4 * (width * (width + 1) / 2 + width * classes) + 100
+    assert play.coordinator._method.measures(play.coordinator._desk) == {"readout/accepted": 1.0}
+
+
+def test_the_last_layer_stays_where_somebody_lies():
+    play = Play(readout={})
+    for round in range(1, LAST):
+        play.round(round)
+    _, up = play.open(LAST)
+    opened, told = play.weights(), play.method.expect("up", LAST, 1, 0)
+    lie = tamper(decode(up[1], told, 2**26), None, Adversary(kind="noise"), np.random.default_rng(0))
+    up[1] = encode(lie, direction="up", round=LAST, sender=1).data
+    play.coordinator.receive(EVERYBODY, up)
+    closing = play.coordinator.close(LAST, None)
+    assert closing.measures["readout/accepted"] == 0 and np.array_equal(play.weights(), opened)
+
+
+def test_who_is_missing_is_left_out():
+    play = Play(readout={})
+    for round in range(1, LAST):
+        play.round(round)
+    _, up = play.open(LAST)
+    learner = play.coordinator._desk.learner
+    present = concatenate([play.federation.shards[k].train for k in (0, 2)])
+    weights = solve(measure(*last_layer.read(learner, present)), 0.01)
+    play.coordinator.receive(EVERYBODY, [up[0], None, up[2]])
+    play.coordinator.close(LAST, None)
+    found = learner.weights()["classifier.weight"].double().numpy()
+    np.testing.assert_allclose(found / np.linalg.norm(found), weights / np.linalg.norm(weights), atol=2e-5)
 
 
 def test_a_student_with_maps_of_features_can_be_read_out():

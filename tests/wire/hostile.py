@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.knowledge.moments import measure
 from fedsim.types import (
     Features,
     Knowledge,
+    MaskedSums,
     Mixture,
-    Moments,
     Parameters,
     Prototypes,
     Responses,
@@ -74,20 +73,13 @@ def prototypes_of(groups: int, slots: int, rank: int, size: int, seed: int = 0) 
     )
 
 
-def moments_of(width: int, outputs: int, size: int, seed: int = 0) -> Moments:
-    """Of random examples of random classes."""
-    rng = np.random.default_rng(seed)
-    return measure(rng.normal(0, 1, (size, width)), np.eye(outputs)[rng.integers(0, outputs, size)])
-
-
 def expectation(knowledge: Knowledge, *, samples_known: bool = False, **changes: Any) -> Expectation:
     if isinstance(knowledge, Parameters):
         expect = Expectation("parameters", "up", 4, 2, size=len(knowledge.vector))
     elif isinstance(knowledge, Update):
         expect = Expectation("update", "up", 4, 2, levels=knowledge.levels, size=len(knowledge.codes))
-    elif isinstance(knowledge, Moments):
-        outputs, width = knowledge.products.shape
-        expect = Expectation("moments", "up", 4, 2, rank=width, classes=outputs)
+    elif isinstance(knowledge, MaskedSums):
+        expect = Expectation("masked", "up", 4, 2, size=len(knowledge.codes))
     elif isinstance(knowledge, Mixture):
         parts = [expectation(part, samples_known=samples_known) for part in knowledge.parts().values()]
         expect = Expectation("mixture", "up", 4, 2, parts=tuple(parts))
@@ -127,7 +119,7 @@ for knowledge, known in (
     (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
     (update.quantise(CHANGE, 8, 12, np.random.default_rng(0)), False),
     (features_of(90, 2, 6), True),
-    (moments_of(8, 3, 20), False),
+    (MaskedSums(np.random.default_rng(0).integers(0, 2**32, 70, np.uint32), 12), False),
     (prototypes_of(10, 3, 8, 20), False),
     (Mixture(responses_of(30, 1, 10, 15), features_of(50, 1, 8), prototypes_of(10, 1, 8, 7)), False),
     (Mixture(features=features_of(50, 1, 8), prototypes=prototypes_of(4, 2, 8, 8)), True),
@@ -211,9 +203,8 @@ def assert_valid(knowledge: Knowledge, expect: Expectation) -> None:
     elif isinstance(knowledge, Update):
         assert np.isfinite(update.values(knowledge)).all()
         assert len(knowledge.codes) == expect.size and np.abs(knowledge.codes).max() <= expect.levels
-    elif isinstance(knowledge, Moments):
-        assert knowledge.products.shape == (expect.classes, expect.rank)
-        assert np.abs(knowledge.scatter).max() <= 1.001 and np.abs(knowledge.products).max() <= 1.001
+    elif isinstance(knowledge, MaskedSums):
+        assert knowledge.codes.dtype == np.uint32 and len(knowledge.codes) == expect.size
     elif isinstance(knowledge, Mixture):
         allowed = {part.kind: part for part in expect.parts}
         for kind, part in knowledge.parts().items():
