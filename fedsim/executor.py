@@ -57,6 +57,9 @@ Begun = Callable[[], Closing]
 class Executor(Protocol):
     """Runs the parts of a run. `lane` tells coordinators apart that work side by side."""
 
+    apart: bool
+    """Whether participants compute in other processes than this one."""
+
     def lanes(self, config: RunConfig) -> int:
         """How many contenders may run side by side."""
 
@@ -114,6 +117,8 @@ def check_precision(config: RunConfig, gpus: float) -> None:
 
 class InProcess:
     """Everything in this process, in a fixed order."""
+
+    apart = False
 
     def __init__(self) -> None:
         self._joined = False

@@ -38,14 +38,15 @@ def loading() -> Iterator[None]:
             gc.enable()
 
 
+def stand_back() -> None:
+    """Give this thread the lowest priority, so that it leaves the processor to the other processes of this
+    machine; only Linux has it."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 def yielding(work: Callable[[], object]) -> None:
-    """Do something where it leaves the processor to the other processes of this machine, and wait for it: in
-    a thread of the lowest priority, which only Linux has."""
-
-    def stand_back() -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-
+    """Do something in a thread that stands back, and wait for it."""
     with ThreadPoolExecutor(1, initializer=stand_back) as beside:
         beside.submit(work).result()
 

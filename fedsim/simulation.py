@@ -35,7 +35,7 @@ from fedsim.methods import METHODS
 from fedsim.methods.base import Method
 from fedsim.models import presets
 from fedsim.network import Clock
-from fedsim.process import give_back
+from fedsim.process import give_back, stand_back
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
 from fedsim.round import Place, Records, measures, run_round
@@ -314,7 +314,8 @@ class _Run:
         if method.coordinates:
             state = checkpoints.state(finished) if finished > 0 else None
             self._begun[lane] = self.executor.begin(lane, name, max(0, finished), state)
-        with ThreadPoolExecutor(1) as beside:  # a round's rows are written while the next one begins
+        # A round's rows are written while the next one begins, and take no time from participants.
+        with ThreadPoolExecutor(1, initializer=stand_back if self.executor.apart else None) as beside:
             written: Future[None] | None = None
             for round in range(max(0, finished) + 1, self.config.rounds + 1):
                 if stop.is_set():

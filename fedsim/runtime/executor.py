@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,8 +35,24 @@ _DEATHS = (RayActorError, OutOfMemoryError)
 """What a call of a dead actor raises; the second where Ray killed it, because the node's memory ran low."""
 
 
-_Calls = dict[Any, tuple[int, Any]]
-"""Steps under way: reports to come → the host's number, and what it delivers."""
+_FEW = 4
+"""With so few hosts the coordinator is asked to take in what they deliver before it is there: it then goes
+from host to coordinator without waiting for this process, but in the hosts' order."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A host's step under way.   received: the coordinator's call that takes in what it delivers, where that
+    was made already."""
+
+    host: int
+    participants: list[int]
+    delivery: Any
+    received: Any
+
+
+_Calls = dict[Any, _Call]
+"""By the reports to come."""
 
 
 @dataclass
@@ -57,6 +73,8 @@ class _Lane:
 
 class OnRay:
     """The executor on a Ray cluster."""
+
+    apart = True
 
     def __init__(self) -> None:
         self._cluster: Cluster | None = None
@@ -194,7 +212,9 @@ class OnRay:
         reports, delivery = step.remote(
             task.contender, task.round, mine, payload, task.previous, task.target, shared
         )
-        calls[reports] = (number, delivery)
+        ahead = task.opening.terms is not None and self._number <= _FEW
+        received = self._receive(task.lane, mine, delivery) if ahead else None
+        calls[reports] = _Call(number, mine, delivery, received)
 
     def _batches(self, task: Task, calls: _Calls) -> Iterator[Batch]:
         starting = list(self._lanes[task.lane].pending)
@@ -205,7 +225,7 @@ class OnRay:
                 starting.remove(done)
                 _coordinator(done)  # what is wrong there needn't wait for participants
                 continue
-            number, delivery = calls.pop(done)
+            call = calls.pop(done)
             try:
                 reports = ray.get(done)
             except _DEATHS as error:
@@ -216,13 +236,13 @@ class OnRay:
                     raise RunError(
                         f"{task.contender}, round {task.round}: participants keep dying ({_line(error)})"
                     ) from error
-                self._replace_host(number)
-                self._send(task, number, calls)
+                self._replace_host(call.host)
+                self._send(task, call.host, calls)
                 continue
             except RayTaskError as error:
                 self._opened(task)
                 raise _own(error) from None
-            yield Batch(reports, delivery)
+            yield Batch(reports, call)
 
     def _opened(self, task: Task) -> None:
         """Raise what went wrong at the coordinator, if that is why there was nothing to work with; who is not
@@ -248,10 +268,12 @@ class OnRay:
             self._equip_host(number)
 
     def receive(self, lane: int, batch: Batch) -> None:
-        who = [report.participant for report in batch.reports]
         # Not waited for here: the coordinator decodes while other hosts still work.
-        ref = self._lanes[lane].coordinator.receive.remote(who, batch.delivery)
-        self._received[lane].append(ref)
+        call: _Call = batch.delivery
+        self._received[lane].append(call.received or self._receive(lane, call.participants, call.delivery))
+
+    def _receive(self, lane: int, participants: Sequence[int], delivery: Any) -> Any:
+        return self._lanes[lane].coordinator.receive.remote(participants, delivery)
 
     def close(
         self, lane: int, round: int, target: AnyPath, silent: bool, following: Task | None = None
