@@ -382,7 +382,9 @@ class Learner:
     def outputs(self, examples: Examples, want: Objective) -> Iterator[tuple[np.ndarray, Any]]:
         """(indices, what the model's forward returns to serve `want`) chunk by chunk."""
         self.engine.model.eval()
-        size = max(1, _CHUNK_VALUES // (self.modality.positions(examples) * self.classes))
+        # Captions are compared with all images of a chunk.
+        most = _CHUNK_VALUES // (self.modality.positions(examples) * self.classes)
+        size = max(1, min(most, math.isqrt(_CHUNK_VALUES)))
         with torch.no_grad():
             for index in chunks(len(examples), size):
                 inputs = self.modality.inputs(examples, index, self.engine.device)
