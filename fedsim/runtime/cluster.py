@@ -103,9 +103,6 @@ _PRIVATE = {
     # Ray looks for its own socket a moment before it is there, and again after a second; ten seconds in all.
     "RAY_raylet_client_connect_timeout_milliseconds": "20",
     "RAY_raylet_client_num_connect_attempts": "500",
-    # What is smaller goes from process to process in the call itself, which saves asking the object store
-    # twice; by default a tenth of a MB.
-    "RAY_max_direct_call_object_size": str(2**19),
     # Between the driver and what a process does while others have work (`process.yielding`).
     "RAY_worker_niceness": "10",
 }
