@@ -8,8 +8,8 @@ Of every two participants a < b one adds and the other subtracts the same random
 Source: Bonawitz et al., Practical Secure Aggregation (CCS 2017). Theirs are numbers that two participants
 draw from a key that they agreed on, and of who is missing the others give up their halves. Here both are
 drawn from the run's seed: messages and sums are those of the protocol, the agreement on keys (some 64 bytes
-a pair) isn't played. Integers also make the sum the same in any order. Where only one is heard, the sum is its
-own: a federation that minds asks for more.
+a pair) isn't played. Integers also make the sum the same in any order. Where only one is heard, the sum is
+its own: a federation that minds asks for more.
 """
 
 from __future__ import annotations
