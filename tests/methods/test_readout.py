@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from fedsim.adversaries import tamper
-from fedsim.config import Adversary
+from fedsim.config import Adversary, load
 from fedsim.errors import ConfigError
 from fedsim.knowledge.moments import measure, solve
 from fedsim.learning import last_layer
 from fedsim.models import presets
 from fedsim.process import set_up
+from fedsim.simulation import check_settings
 from fedsim.types import Examples, MaskedSums, Update, concatenate
 from fedsim.wire import decode, encode
-from tests.methods.test_switches import EVERYBODY, Play
+from tests.methods.test_switches import EVERYBODY, Play, config
 
 LAST = 4
 
@@ -124,4 +125,20 @@ def test_a_layer_that_is_sure_gives_the_probability_asked_for():
 def test_mistakes_are_one_line(modality: str, options: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message) as caught:
         Play(modality, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"rounds": 1}, "2 rounds or more"),
+        ({"participants.privacy": {"epsilon": 8, "delta": 1e-5}}, "without `privacy`"),
+    ],
+)
+def test_a_run_that_is_none_for_a_readout_is_refused_before_anybody_trains(
+    changes: dict[str, Any], message: str
+):
+    tree = config(readout={}).model_dump(mode="json", exclude_unset=True)
+    with pytest.raises(ConfigError, match=rf"readout: .*absent: it needs .*{message}") as caught:
+        check_settings(load(tree, **changes))
     assert "\n" not in str(caught.value)
