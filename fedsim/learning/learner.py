@@ -33,7 +33,7 @@ from fedsim.modalities.base import UNASKED, Modality, chunks
 from fedsim.modalities.image_text import ImageText
 from fedsim.models.flops import forward_flops, training_factor
 from fedsim.models.heads import Heads
-from fedsim.models.taps import LAST, tapped
+from fedsim.models.taps import LAST, output_layer, tapped
 from fedsim.seeding import generator, torch_seed
 from fedsim.student.engine import Engine, State
 from fedsim.types import Examples, Parameters, Responses
@@ -437,6 +437,10 @@ class Learner:
     def load_parameters(self, vector: np.ndarray) -> None:
         """Set the weights from a vector [P]; the optimiser's moments stay."""
         self.engine.load_vector(vector)
+
+    def check_last_layer(self) -> None:
+        """Raise ConfigError for a model whose last layer `set_last_layer` couldn't set."""
+        output_layer(self.engine.model, self.classes)
 
     def set_last_layer(self, weights: np.ndarray, proxy: Examples, certainty: float) -> None:
         """See `last_layer.replace`."""

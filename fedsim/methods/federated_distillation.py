@@ -102,6 +102,8 @@ class FederatedDistillation(Method):
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         if readout := self.readout(round):
             return readout.tell(desk, round)
+        if round == 1 and self.settings.readout is not None:
+            desk.learner.check_last_layer()  # rather than when all rounds but the last are done
         agenda = self._agenda(desk, round)
         if round == 1 or not agenda.sends:
             return None  # in round 1 the student is still the public start, which everybody has

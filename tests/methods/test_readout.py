@@ -103,6 +103,13 @@ def test_a_student_with_maps_of_features_can_be_read_out():
     assert np.isfinite(play.coordinator._desk.learner.evaluate(play.federation.public.test)).all()
 
 
+def test_a_student_without_a_last_layer_is_refused_in_the_first_round():
+    play = Play(readout={})
+    play.coordinator._desk.learner.engine.model.classifier = torch.nn.Identity()
+    with pytest.raises(ConfigError, match=r"model: .*a model that ends in a linear layer over 10"):
+        play.open(1)
+
+
 def test_a_layer_that_is_sure_gives_the_probability_asked_for():
     for classes in (2, 10):
         scale = last_layer.sure(torch.eye(classes).double(), 0.999)
