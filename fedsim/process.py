@@ -14,6 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of `mallopt`, of glibc's malloc.h."""
+
 
 def memory() -> int:
     """Bytes of memory of this machine."""
@@ -57,6 +60,15 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def keep_memory() -> None:
+    """Keep freed memory in this process, for its next step; only GNU's C library can be asked. It returns
+    what happens to lie last, again and again, and the system must clear it anew: up to a tenth of a step."""
+    choose = getattr(ctypes.CDLL(None), "mallopt", None)
+    if choose is not None:
+        choose(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes; what is larger goes back when freed
+        choose(_M_TRIM_THRESHOLD, 2**30)
 
 
 def set_up(threads: int, gpu: bool = True) -> None:

@@ -24,8 +24,9 @@ class HostActor:
     """A `fedsim.host.Host` in a process of its own."""
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
-        from fedsim.process import loading, set_up
+        from fedsim.process import keep_memory, loading, set_up
 
+        keep_memory()
         with loading():
             set_up(threads, gpu)
             import fedsim.host
