@@ -25,7 +25,8 @@ from fedsim.types import Responses
 from fedsim.wire.container import unpack
 from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import decode_symbols, encode_symbols
-from fedsim.wire.messages import Expectation, decode, encode, memory_limit
+from fedsim.wire.expectation import Expectation
+from fedsim.wire.messages import decode, encode, memory_limit
 from fedsim.wire.quantise import QUANTISERS, TAILED, Quantised
 
 SPEED = 100.0

@@ -29,7 +29,8 @@ import numpy as np
 from fedsim.aggregation.exact import CountSum, Pooled
 from fedsim.aggregation.responses import dense
 from fedsim.types import Interface, Responses
-from fedsim.wire.messages import Expectation, decode, encode, memory_limit
+from fedsim.wire.expectation import Expectation
+from fedsim.wire.messages import decode, encode, memory_limit
 from fedsim.wire.quantise import QUANTISERS, TAILED
 
 if TYPE_CHECKING:

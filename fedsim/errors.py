@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fedsim.disk.storage import AnyPath
-
 
 class FedsimError(Exception):
     """Base of every error that is shown without a traceback."""
@@ -49,14 +44,6 @@ class MessageError(FedsimError):
 
 class RunError(FedsimError):
     """The run can't go on; the folder is left so that `--resume` continues it (exit status 1)."""
-
-
-class InterruptedRun(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM in a run; `folder` continues it with `--resume`."""
-
-    def __init__(self, folder: AnyPath) -> None:
-        self.folder = folder
-        super().__init__(f"fedsim run --resume {folder} continues the run")
 
 
 class CoordinatorLostError(RunError):

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedsim.disk.storage import AnyPath
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM in a run; `folder` continues it with `--resume`."""
+
+    def __init__(self, folder: AnyPath) -> None:
+        self.folder = folder
+        super().__init__(f"fedsim run --resume {folder} continues the run")
 
 
 class Interrupts:

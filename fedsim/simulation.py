@@ -27,10 +27,11 @@ from fedsim.disk.checkpoints import PARTS, Checkpoints, hold
 from fedsim.disk.folders import finished, open_folder, usable
 from fedsim.disk.manifest import manifest, model_card
 from fedsim.disk.storage import AnyPath
-from fedsim.errors import ConfigError, CoordinatorLostError, InterruptedRun, RunError
+from fedsim.errors import ConfigError, CoordinatorLostError, RunError
 from fedsim.evaluation import exams
 from fedsim.executor import Begun, Executor, InProcess
 from fedsim.intake import check_limit
+from fedsim.interrupt import InterruptedRun
 from fedsim.methods import METHODS
 from fedsim.methods.base import Method
 from fedsim.models import presets

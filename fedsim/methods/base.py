@@ -26,7 +26,7 @@ from fedsim.aggregation.exact import Pooled
 from fedsim.config import Adapter, MethodConfig, RunConfig
 from fedsim.learning.training import Fit, HeadSpec, Mechanism, Objective, Phase, Stream
 from fedsim.types import COORDINATOR, METRICS, Examples, Knowledge, Public, Shard
-from fedsim.wire.messages import Expectation, Style
+from fedsim.wire.expectation import Expectation, Style
 
 if TYPE_CHECKING:
     from fedsim.learning.learner import Learner

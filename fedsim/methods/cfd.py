@@ -38,7 +38,7 @@ from fedsim.learning.training import Fit
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.federated_distillation import proxy_slice
 from fedsim.types import COORDINATOR, Knowledge, Responses
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 
 Bits = Annotated[int, Field(ge=1, le=16)]
 

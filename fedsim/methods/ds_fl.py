@@ -30,7 +30,7 @@ from fedsim.learning.training import Fit
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.federated_distillation import proxy_slice
 from fedsim.types import COORDINATOR, Knowledge, Responses
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 
 _LARGEST = 2**27
 """Probabilities that ERA may hold: it gives every class of every row some."""

@@ -38,7 +38,7 @@ from fedsim.models import presets
 from fedsim.seeding import generator
 from fedsim.types import COORDINATOR, Knowledge, Parameters, Update
 from fedsim.wire import update
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 
 
 class ParameterMean:

@@ -41,7 +41,7 @@ from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.methods.fedavg import ParameterMean
 from fedsim.methods.federated_distillation import proxy_slice
 from fedsim.types import COORDINATOR, Examples, Knowledge, Parameters
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 
 if TYPE_CHECKING:
     from fedsim.learning.learner import Learner

@@ -50,8 +50,8 @@ from fedsim.seeding import generator
 from fedsim.types import COORDINATOR, Examples, Knowledge, Public, Responses, Update
 from fedsim.wire import cache
 from fedsim.wire.delta import Reference
+from fedsim.wire.expectation import Expectation, Style
 from fedsim.wire.feedback import Feedback
-from fedsim.wire.messages import Expectation, Style
 from fedsim.wire.quantise import TAILED
 
 if TYPE_CHECKING:

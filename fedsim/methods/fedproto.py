@@ -30,7 +30,7 @@ from fedsim.learning.training import Fit, Guide, Objective
 from fedsim.methods.base import Desk, Method, Pool, Site
 from fedsim.models import presets
 from fedsim.types import Knowledge, Prototypes
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 
 _LARGEST = 65_504.0
 """The largest number in half precision: whatever arrives is taken as it is."""

@@ -48,7 +48,7 @@ from fedsim.learning.training import Fit, Lesson, Objective, Stream
 from fedsim.methods.base import Desk, Pool, Site
 from fedsim.methods.prompted import Prompted, PromptSettings
 from fedsim.types import COORDINATOR, Examples, Knowledge, Responses, Rollouts, Sequences
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 
 _FINE = 65535
 """Levels of the grid that whole distributions are sent on."""

@@ -48,7 +48,7 @@ from fedsim.learning.training import Guide, HeadSpec
 from fedsim.methods.base import Site
 from fedsim.seeding import generator
 from fedsim.types import Knowledge, Mixture, Prototypes, Responses
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 from fedsim.world import World
 
 Depth = Annotated[float, Field(gt=0, le=1)]

@@ -27,7 +27,7 @@ from fedsim.models import presets
 from fedsim.seeding import generator
 from fedsim.types import COORDINATOR, MaskedSums, Update
 from fedsim.wire import update
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 from fedsim.world import World
 
 CERTAINTY = 0.999

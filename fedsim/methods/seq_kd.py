@@ -25,7 +25,7 @@ from fedsim.learning.training import Fit, Stream
 from fedsim.methods.base import Desk, Pool, Site
 from fedsim.methods.prompted import Prompted, PromptSettings
 from fedsim.types import COORDINATOR, Knowledge, Rollouts
-from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 
 
 class SeqKDSettings(PromptSettings):

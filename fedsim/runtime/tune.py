@@ -31,7 +31,7 @@ from fedsim.runtime.cluster import connect, inventory
 from fedsim.runtime.packing import UNIT, Room
 from fedsim.runtime.placement import bundles
 from fedsim.sweeps.config import SweepConfig
-from fedsim.sweeps.run import State, mark, score
+from fedsim.sweeps.states import State, mark, score
 from fedsim.sweeps.trials import Trial
 from fedsim.types import METRICS
 

@@ -4,8 +4,8 @@
     outcome = sweeps.run(sweep)
     outcome.table  # a DataFrame: one row per trial
 
-`config` is what a sweep is, `trials` what it expands to, `run` its folder and its end, `table` what a
-terminal shows of it; where trials run is `fedsim.runtime.tune`.
+`config` is what a sweep is, `trials` what it expands to, `states` how far they are, `run` its folder and its
+end, `table` what a terminal shows of it; where trials run is `fedsim.runtime.tune`.
 """
 
 from fedsim.sweeps.config import SweepConfig, is_sweep, load

@@ -14,10 +14,8 @@ lag behind the folders by seconds, know nothing of rounds, and can't be read by 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fedsim import results, simulation
 from fedsim.disk import folders, storage
@@ -27,20 +25,11 @@ from fedsim.errors import ConfigError
 from fedsim.progress import Trials
 from fedsim.sweeps import config as sweep_configs
 from fedsim.sweeps.config import DECIDES, SweepConfig
+from fedsim.sweeps.states import State, Status, attacked, score, state, summary, taken_in
 from fedsim.sweeps.trials import Trial, check, expand
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Status = Literal["finished", "stopped", "failed", "unfinished"]
-
-
-@dataclass(frozen=True)
-class State:
-    """How far a trial is; `stopped` by the scheduler, `failed` for good, and why."""
-
-    status: Status
-    reason: str = ""
 
 
 class Outcome:
@@ -130,52 +119,6 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
         lock.release()
 
 
-def state(trial: Trial) -> State:
-    """How far a trial is, from what lies in the sweep's folder."""
-    if folders.finished(trial.config.folder):
-        return State("finished")
-    try:
-        return State(**json.loads(_mark(trial).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return State("unfinished")
-
-
-def mark(trial: Trial, state: State) -> None:
-    """Remember of a trial what its own folder doesn't tell."""
-    _mark(trial).parent.mkdir(parents=True, exist_ok=True)
-    results.write_json(_mark(trial), vars(state))
-
-
-def score(trial: Trial) -> results.Row | None:
-    """The summary's row of the contender that is compared; None where there is none yet."""
-    rows = _summary(trial)
-    names = (trial.contender, f"{trial.contender}_mean")  # single institutions have a row for the mean
-    return next((row for row in rows if row["contender"] in names and row["score"] is not None), None)
-
-
-def attacked(trial: Trial) -> dict[str, float]:
-    """Target → the largest AUC that an attack on it had; empty where nobody attacked."""
-    path = trial.config.folder / "attacks.parquet"
-    best: dict[str, float] = {}
-    for row in results.rows(path) if path.exists() else []:
-        best[row["target"]] = max(row["auc"], best.get(row["target"], 0.0))
-    return best
-
-
-def taken_in(trial: Trial) -> float | None:
-    """How often a backdoor's trigger works on the student at the end, 0 … 1; None without a backdoor."""
-    adversary, path = trial.config.participants.adversary, trial.config.folder / "rounds.parquet"
-    if adversary is None or adversary.kind != "backdoor" or not path.exists():
-        return None
-    rows = [row for row in results.rows(path) if row["method"] == trial.contender]
-    return float(max(rows, key=lambda row: row["round"])["attack_success"])
-
-
-def _mark(trial: Trial) -> AnyPath:
-    # Not in the trial's own folder: a run begins in an empty one.
-    return trial.config.folder.parent.parent / "states" / f"{trial.name}.json"
-
-
 def _open(sweep: SweepConfig, resume: bool) -> None:
     """Make the sweep's folder, or see that an earlier one is of the same sweep."""
     folder, saved = sweep.folder, sweep.folder / "sweep.yaml"
@@ -204,12 +147,6 @@ def _conclude(name: str, folder: AnyPath, trials: Sequence[Trial]) -> Outcome:
     return outcome
 
 
-def _summary(trial: Trial) -> list[results.Row]:
-    path = trial.config.folder / "summary.json"
-    rows: list[results.Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return rows
-
-
 def _row(trial: Trial, state: State) -> results.Row:
     row: results.Row = {"trial": trial.name, "status": state.status, "reason": state.reason}
     row |= {f"axis.{axis}": value for axis, value in trial.plain.items()}
@@ -221,4 +158,4 @@ def _row(trial: Trial, state: State) -> results.Row:
         row["wall_s"] = float(rounds.wall_s.sum())
     row["attack_success"] = taken_in(trial)
     row |= {f"auc.{target}": auc for target, auc in attacked(trial).items()}
-    return row | {f"score.{other['contender']}": other["score"] for other in _summary(trial)}
+    return row | {f"score.{other['contender']}": other["score"] for other in summary(trial)}

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from fedsim.progress import aligned, megabytes
 from fedsim.results import Row
-from fedsim.sweeps.run import Outcome, attacked, score, taken_in
+from fedsim.sweeps.run import Outcome
+from fedsim.sweeps.states import attacked, score, taken_in
 
 _LONGEST, _WIDEST = 48, 8
 """Beyond so many lines or columns a table is for the report: nobody reads it here."""

@@ -12,6 +12,7 @@ line in `messages.CODECS`. A quantiser is one line in `quantise.QUANTISERS`, an 
 in `entropy.CODERS`.
 """
 
-from fedsim.wire.messages import Expectation, decode, encode, memory_limit
+from fedsim.wire.expectation import Expectation
+from fedsim.wire.messages import decode, encode, memory_limit
 
 __all__ = ["Expectation", "decode", "encode", "memory_limit"]

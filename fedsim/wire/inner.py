@@ -21,7 +21,6 @@ A decoder gets what the message's codec in `messages` gets, and keeps the same p
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,10 +28,8 @@ from fedsim.errors import MessageError
 from fedsim.types import Features, Prototypes
 from fedsim.wire.container import Buffer
 from fedsim.wire.entropy import encode_symbols
+from fedsim.wire.expectation import Expectation, Style
 from fedsim.wire.reading import decode_samples, expected, require, stream, unpack_meta
-
-if TYPE_CHECKING:
-    from fedsim.wire.messages import Expectation, Style
 
 STEPS = 127
 """The largest code of a feature."""

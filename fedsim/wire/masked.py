@@ -10,16 +10,13 @@ but the size.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.types import MaskedSums
 from fedsim.wire.container import Buffer
+from fedsim.wire.expectation import Expectation, Style
 from fedsim.wire.reading import expected, require, unpack_meta
-
-if TYPE_CHECKING:
-    from fedsim.wire.messages import Expectation, Style
 
 _META = struct.Struct("<Q")
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fedsim.errors import MessageError
 from fedsim.wire.entropy import decode_symbols
-
-if TYPE_CHECKING:
-    from fedsim.wire.messages import Expectation
+from fedsim.wire.expectation import Expectation
 
 
 def expected(name: str, value: object, expected: object) -> None:

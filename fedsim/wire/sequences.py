@@ -18,7 +18,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,10 +26,8 @@ from fedsim.learning.sequences import NOTHING
 from fedsim.types import Responses, Rollouts, Sequences
 from fedsim.wire.container import Buffer
 from fedsim.wire.entropy import encode_symbols
+from fedsim.wire.expectation import Expectation
 from fedsim.wire.reading import decode_samples, expected, require, stream, unpack_meta
-
-if TYPE_CHECKING:
-    from fedsim.wire.messages import Expectation
 
 STEP = 1 / 32
 """Nats between two scores that can be told apart: 3 % of a probability."""

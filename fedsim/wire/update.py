@@ -16,7 +16,6 @@ Legend: P parameters, B blocks.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,10 +23,8 @@ from fedsim.errors import MessageError
 from fedsim.types import Update
 from fedsim.wire.container import Buffer
 from fedsim.wire.entropy import encode_symbols
+from fedsim.wire.expectation import Expectation, Style
 from fedsim.wire.reading import expected, require, stream, unpack_meta
-
-if TYPE_CHECKING:
-    from fedsim.wire.messages import Expectation, Style
 
 BLOCK = 1024
 """Parameters that share a scale, in the order of the vector: 0.03 bits of it for each."""

@@ -7,7 +7,7 @@ from fedsim.errors import MessageError
 from fedsim.types import Update
 from fedsim.wire import Expectation, decode, encode, memory_limit, update
 from fedsim.wire.container import pack
-from fedsim.wire.messages import Style
+from fedsim.wire.expectation import Style
 
 SIZE = 2500
 CHANGE = np.random.default_rng(0).normal(0, 0.1, SIZE).astype(np.float32)
