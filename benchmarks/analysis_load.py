@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks import browser
-from fedsim import config as configs
-from fedsim import results, simulation
+from fedsim import loading, results, simulation
 from fedsim.executor import InProcess
 
 RUNS, ROUNDS, TRIALS = 1000, 50, 500
@@ -118,7 +117,7 @@ def _real(folder: Path) -> Path:
         "student": {"model": "mlp", "training": training},
         "methods": [{"name": name, "specialists": "student"} for name in names],
     }  # fmt: skip
-    return Path(str(simulation.run(configs.load(tree), executor=InProcess()).folder))
+    return Path(str(simulation.run(loading.load(tree), executor=InProcess()).folder))
 
 
 def _copy(original: Path, target: Path, seed: int, alpha: float) -> None:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.tokens import CLASSES, domains
-from fedsim import config as configs
-from fedsim import simulation
+from fedsim import loading, simulation
 from fedsim.config import Adapter
 from fedsim.executor import InProcess
 from fedsim.sweeps import config as sweeps
@@ -67,7 +66,7 @@ def _messages(folder: Path) -> pd.DataFrame:
         "evaluation": {"every": ROUNDS, "participants": "never"},
         "output": str(folder / "run"),
     }
-    return simulation.run(configs.load(sweep.base, **{**sweep.set, **own}), executor=InProcess()).messages
+    return simulation.run(loading.load(sweep.base, **{**sweep.set, **own}), executor=InProcess()).messages
 
 
 def _sizes() -> tuple[int, int]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.processes import ROUND, Command
 from benchmarks.rounds import WORKLOADS, Workload, config
-from fedsim.config import RunConfig, validate
+from fedsim.config import RunConfig
+from fedsim.loading import validate
 
 ROUNDS = 200
 MORE = 5

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedsim.config import RunConfig, load
+from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, FedsimError, MessageError, NotInstalledError, RunError
+from fedsim.loading import load
 
 if TYPE_CHECKING:
     from fedsim.simulation import Result

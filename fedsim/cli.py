@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedsim import config as configs
-from fedsim import extras
+from fedsim import extras, loading
 from fedsim.config import RunConfig, trees
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath
@@ -161,7 +161,7 @@ def _schema(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> RunConfig:
     path, overrides = _source(options, "config.yaml", "experiments/quickstart.yaml")
-    return configs.load(path, **overrides)
+    return loading.load(path, **overrides)
 
 
 def _source(options: argparse.Namespace, saved: str, example: str) -> tuple[str | AnyPath, dict[str, Any]]:

@@ -22,6 +22,7 @@ from fedsim.errors import RunError
 from fedsim.evaluation import breakdown
 from fedsim.intake import Intake, Pooled, Terms, check_limit
 from fedsim.learning.training import HeadSpec
+from fedsim.methods import method_of
 from fedsim.methods.base import Desk, Method
 from fedsim.process import peak_mib
 from fedsim.results import TERMS
@@ -31,9 +32,9 @@ from fedsim.wire.messages import encode
 from fedsim.world import World
 
 if TYPE_CHECKING:
-    from fedsim.learning.learner import Learner
+    from fedsim.learning.student import Student
 
-BuildStudent = Callable[[World, np.ndarray | None, HeadSpec | None], "Learner"]
+BuildStudent = Callable[[World, np.ndarray | None, HeadSpec | None], "Student"]
 MEMORY = "memory.safetensors"
 
 
@@ -65,7 +66,7 @@ class Coordinator:
     ) -> Closing:
         """Take up a contender after `finished` rounds; round 0 is the public start, scored here."""
         self._release()
-        self._method: Method = self.world.method(contender)
+        self._method: Method = method_of(self.world, contender)
         adapter = self._method.adapter if self._method.averages else None
         world = replace(self.world, adapter=adapter)
         start = self.starts.get(world.config.student.model)

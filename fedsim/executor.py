@@ -16,6 +16,7 @@ from fedsim.config import RunConfig
 from fedsim.data.federation import Federation
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError, RunError
+from fedsim.methods import method_of
 from fedsim.types import Closing, Examples, Report, concatenate
 from fedsim.world import World
 
@@ -156,7 +157,7 @@ class InProcess:
 
     def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Begun:
         private: Examples | None = None
-        if self._world.method(contender).gathers_private_data:
+        if method_of(self._world, contender).gathers_private_data:
             private = concatenate([shard.train for shard in self._shards])
         closing = self._coordinator.begin(contender, finished, checkpoint, private)
         return lambda: closing

@@ -22,6 +22,7 @@ from fedsim.errors import DivergedError
 from fedsim.intake import Intake, Pooled, Terms, check_limit
 from fedsim.learning.specialist import Specialist
 from fedsim.learning.training import Phase, Stream
+from fedsim.methods import method_of
 from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
 from fedsim.process import peak_mib
@@ -233,7 +234,7 @@ class Host:
 
     def _method(self, contender: str) -> Method:
         if contender not in self._methods:
-            self._methods[contender] = self.world.method(contender)
+            self._methods[contender] = method_of(self.world, contender)
         return self._methods[contender]
 
     def _site(

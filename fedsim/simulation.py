@@ -32,7 +32,7 @@ from fedsim.evaluation import exams
 from fedsim.executor import Begun, Executor, InProcess
 from fedsim.intake import check_limit
 from fedsim.interrupt import InterruptedRun
-from fedsim.methods import METHODS
+from fedsim.methods import METHODS, method_of
 from fedsim.methods.base import Method
 from fedsim.models import presets
 from fedsim.network import Clock
@@ -238,7 +238,7 @@ class _Run:
             )  # the last that can be wrong with a config comes out here
             privacy.check_shards(self.config, [len(shard.train) for shard in data.shards])
             self.data, self.world = data, world(self.config, data)
-            for method in map(self.world.method, (m.contender for m in self.config.methods)):
+            for method in [method_of(self.world, m.contender) for m in self.config.methods]:
                 method.check_sizes()
                 if not method.averages:  # how large a model is, is known where it is built
                     check_limit(method, 0)
@@ -304,7 +304,7 @@ class _Run:
 
     def _contender(self, name: str, lane: int, stop: threading.Event) -> None:
         """All rounds of one contender that are not finished yet."""
-        method = self.world.method(name)
+        method = method_of(self.world, name)
         checkpoints = Checkpoints(self.folder, name)
         finished = checkpoints.finished()
         student = self.folder / "student"

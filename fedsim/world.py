@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.config import Adapter, MethodConfig, RunConfig, Training
-from fedsim.plugins import load
 from fedsim.seeding import torch_seed
 from fedsim.types import METRICS, Interface, Metric
 
 if TYPE_CHECKING:  # torch is imported only in processes that compute
     from torch import nn
 
-    from fedsim.learning.learner import Learner
     from fedsim.learning.specialist import Specialist
+    from fedsim.learning.student import Student
     from fedsim.learning.training import HeadSpec
-    from fedsim.methods.base import Method
     from fedsim.modalities.base import Modality
 
 
@@ -58,15 +56,6 @@ class World:
     def contender(self, name: str) -> MethodConfig:
         return next(m for m in self.config.methods if m.contender == name)
 
-    def method(self, contender: str) -> Method:
-        """The method of a contender, with its validated settings."""
-        from fedsim.methods import METHODS
-
-        load(self.plugins)  # this may be a process that has not seen them yet
-        config = self.contender(contender)
-        kind = METHODS[config.name]
-        return kind(kind.Settings.model_validate(config.options), self, contender)
-
     def model_of(self, contender: str, participant: int) -> str:
         """Which architecture a participant trains for a contender."""
         if self.contender(contender).specialists == "student":
@@ -103,14 +92,14 @@ class World:
             learner.load_parameters(start)
         return learner
 
-    def student(self, start: np.ndarray | None, heads: HeadSpec | None = None) -> Learner:
+    def student(self, start: np.ndarray | None, heads: HeadSpec | None = None) -> Student:
         """The coordinator's learner: DeepSpeed; the process must have joined its ranks.
 
         heads: what it has while it learns, beside the model.
         """
         import torch
 
-        from fedsim.learning.learner import Learner
+        from fedsim.learning.student import Student
         from fedsim.models.heads import attach
         from fedsim.student.deepspeed import DeepSpeedEngine
         from fedsim.student.engine import unflatten
@@ -123,7 +112,7 @@ class World:
         if heads is not None:
             attach(model, heads, modality.pooled, torch_seed(self.seed, "heads"))
         engine = DeepSpeedEngine(model, settings.training, settings.engine, device)
-        return Learner(engine, modality, self.interface.classes)
+        return Student(engine, modality, self.interface.classes)
 
     def _modality(self) -> Modality:
         from fedsim.modalities import modality

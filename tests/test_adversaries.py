@@ -9,9 +9,10 @@ import pytest
 
 from fedsim import adversaries
 from fedsim.adversaries import ATTACKS, corrupt, mangle, tamper, trigger
-from fedsim.config import Adversary, load
+from fedsim.config import Adversary
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
+from fedsim.loading import load
 from fedsim.simulation import check_settings, run
 from fedsim.types import Examples, Features, Mixture, Parameters, Prototypes, Responses, Shard
 from fedsim.wire.quantise import largest_remainder, to_dense

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_only_the_runtime_knows_ray():
 
 def test_only_one_file_knows_deepspeed():
     assert who_imports("deepspeed") == {"fedsim.student.deepspeed"}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Nor for the sake of types, nor within functions: the arrows of the house all point down."""
+    names = {module(path) for path in CODE}
+    arrows = {
+        module(path): {
+            name if name in names else name.rpartition(".")[0]
+            for name in imports(path)
+            if name in names or name.rpartition(".")[0] in names
+        }
+        for path in CODE
+    }
+    assert arrows["fedsim.simulation"] > {"fedsim.round", "fedsim.config"}
+    TopologicalSorter(arrows).prepare()  # raises CycleError
 
 
 def test_methods_say_what_is_done_and_leave_the_tensors_to_the_learner():
@@ -144,6 +160,7 @@ import numpy as np
 from fedsim import data, load
 from fedsim.coordinator import Coordinator
 from fedsim.host import Host
+from fedsim.methods import method_of
 from fedsim.methods.base import Site
 from fedsim.simulation import world as make_world
 
@@ -158,7 +175,7 @@ federation = data.build(data.plan(config))
 world = make_world(config, federation)
 learner = world.specialist("vit-micro", None, config.participants.training)
 site = Site(0, federation.shards[0], federation.public, learner)
-method = world.method("federated_distillation")
+method = method_of(world, "federated_distillation")
 knowledge, fit = method.participant_step(site, 1, None)
 assert knowledge.rows == len(federation.public.proxy) and np.isfinite(fit.loss)
 

@@ -4,11 +4,11 @@ import tracemalloc
 
 import numpy as np
 
-from fedsim import config, events
+from fedsim import events, loading
 
 
 def settings(**participants):
-    return config.load({"participants": {"count": 40, **participants}})
+    return loading.load({"participants": {"count": 40, **participants}})
 
 
 def test_all_are_asked_by_default():
@@ -46,7 +46,7 @@ def test_last_active_is_the_last_round_of_work():
 
 def test_what_is_remembered_of_many_rounds_is_small():
     """Of everybody in each of 200 rounds: it was 13 MiB in every process."""
-    many = config.load({"participants": {"count": 1000}})
+    many = loading.load({"participants": {"count": 1000}})
     tracemalloc.start()
     for round in range(2, 202):
         events.last_active(many, round, 999)

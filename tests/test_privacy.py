@@ -7,8 +7,9 @@ import pytest
 from scipy import optimize, special
 
 from fedsim import privacy, simulation
-from fedsim.config import Privacy, RunConfig, load
+from fedsim.config import Privacy, RunConfig
 from fedsim.errors import ConfigError
+from fedsim.loading import load
 from tests.power_cut import Dies
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from fedsim import data
-from fedsim.config import RunConfig, load
+from fedsim.config import RunConfig
 from fedsim.coordinator import Coordinator
 from fedsim.data.federation import Federation
 from fedsim.host import Host
 from fedsim.learning.learner import Learner
+from fedsim.loading import load
+from fedsim.methods import method_of
 from fedsim.process import set_up
 from fedsim.seeding import generator
 from fedsim.simulation import world
@@ -77,7 +79,7 @@ def score(name: str, run: RunConfig, federation: Federation) -> tuple[float, int
     """Mean accuracy of the institutions on their own classes, and bytes in both directions."""
     everyone = world(run, federation)
     host = Host(everyone, federation.public, dict(enumerate(federation.shards)))
-    method, sent, who = everyone.method(name), 0, range(CLIENTS)
+    method, sent, who = method_of(everyone, name), 0, range(CLIENTS)
     coordinator = Coordinator(everyone, federation.public, {}, student=plain)
     coordinator.begin(name, 0, None)
     for number in range(1, run.rounds + 1):

@@ -32,6 +32,7 @@ from fedsim.disk.checkpoints import Checkpoints
 from fedsim.disk.storage import AnyPath
 from fedsim.executor import InProcess
 from fedsim.learning.training import Objective, Phase, Stream
+from fedsim.methods import method_of
 from fedsim.methods.base import Method
 from fedsim.network import Clock
 from fedsim.results import Row
@@ -148,7 +149,7 @@ def observe(
     """The signals of what there is in a run's folder.   student: the exported one, if it is to be asked."""
     from fedsim.attacks.signals import signals
 
-    method = world.method(world.config.methods[0].contender)
+    method = method_of(world, world.config.methods[0].contender)
     starts = _starts(world, public)
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     state = Checkpoints(folder, method.contender).state(world.config.rounds)
@@ -211,7 +212,7 @@ def label_rows(world: World, data: Federation, folder: AnyPath, epsilon: float) 
     answers are about something else than labels, or less than two participants gave any."""
     if world.interface.modality == "text" or world.interface.classes != len(data.group_names):
         return []
-    method, starts = world.method(world.config.methods[0].contender), _starts(world, data.public)
+    method, starts = method_of(world, world.config.methods[0].contender), _starts(world, data.public)
     state = Checkpoints(folder, method.contender).state(world.config.rounds)
     said: dict[int, Responses] = {}
     for shard in data.shards:
@@ -246,7 +247,7 @@ def label_rows(world: World, data: Federation, folder: AnyPath, epsilon: float) 
 def _run(config: RunConfig, data: Federation, folder: Path) -> None:
     """All rounds of the only contender, and its student."""
     world, executor = simulation.world(config, data), InProcess()
-    method, contender = world.method(config.methods[0].contender), config.methods[0].contender
+    method, contender = method_of(world, config.methods[0].contender), config.methods[0].contender
     checkpoints, clock = Checkpoints(folder, contender), Clock(config)
     executor.connect(config)
     executor.start(config)

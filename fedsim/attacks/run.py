@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
-from fedsim import config as configs
-from fedsim import results, simulation
+from fedsim import loading, results, simulation
 from fedsim.attacks import audit
 from fedsim.config import RunConfig
 from fedsim.disk import folders
@@ -32,7 +31,7 @@ def attack(
         raise ConfigError("attack", str(folder), "the folder of a finished run")
     if shadows < 0 or shadows % 2:
         raise ConfigError("shadows", shadows, "an even number: every example is in half of them")
-    config = configs.load(folder / "config.yaml")
+    config = loading.load(folder / "config.yaml")
     exported = simulation.product(config)
     name = _contender(config, contender or exported)
     set_up(config.runtime.threads)

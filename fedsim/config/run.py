@@ -6,20 +6,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fedsim import plugins
 from fedsim.config.base import Settings
 from fedsim.config.data import DataConfig
 from fedsim.config.evaluation import Evaluation
-from fedsim.config.findings import explain, one_of
 from fedsim.config.participants import Participants
 from fedsim.config.runtime import Runtime
 from fedsim.config.student import Pretraining, Student
-from fedsim.config.trees import override, read_yaml
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath
-from fedsim.errors import ConfigError
 
 
 class MethodConfig(BaseModel):
@@ -87,31 +83,6 @@ class RunConfig(Settings):
         return value
 
 
-def load(path: str | AnyPath | Mapping[str, Any] | None = None, **overrides: Any) -> RunConfig:
-    """Read a config file (or a mapping), apply overrides, validate.
-
-    Overrides are dotted paths, `{"data.split.proxy": 0.1}` or `data__split__proxy=0.1`.
-    Raises ConfigError.
-    """
-    if path is not None and not isinstance(path, Mapping):
-        path = read_yaml(storage.locate(path, "config"))
-    tree: Mapping[str, Any] = path or {}
-    for dotted, value in overrides.items():
-        tree = override(tree, dotted.replace("__", "."), value)
-    return validate(tree)
-
-
-def validate(tree: Mapping[str, Any]) -> RunConfig:
-    """The typed config of a raw tree; raises ConfigError for the first thing that is wrong."""
-    try:
-        config = RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise explain(error, tree, RunConfig) from None
-    plugins.load(plugins.read(config.plugins))
-    _check_methods(config)
-    return config
-
-
 def to_yaml(config: RunConfig) -> str:
     """The resolved config, every default written out; `load` of it gives the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -124,21 +95,3 @@ def json_schema() -> dict[str, Any]:
     methods = schema["properties"]["methods"]
     methods["items"] = {"anyOf": [methods["items"], {"type": "string"}]}
     return schema
-
-
-def _check_methods(config: RunConfig) -> None:
-    from fedsim.methods import METHODS
-
-    seen: set[str] = set()
-    for place, method in enumerate(config.methods):
-        where = f"methods.{place}"
-        if method.name not in METHODS:
-            raise ConfigError(f"{where}.name", method.name, one_of(method.name, METHODS))
-        if method.contender in seen:
-            raise ConfigError(f"{where}.label", method.contender, "a label that no other contender has")
-        seen.add(method.contender)
-        try:
-            METHODS[method.name].Settings.model_validate(method.options)
-        except ValidationError as error:
-            settings, beside = METHODS[method.name].Settings, MethodConfig.model_fields
-            raise explain(error, method.options, settings, where, beside) from None

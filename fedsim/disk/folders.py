@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedsim import config as configs
-from fedsim import results, shortage
+from fedsim import loading, results, shortage
 from fedsim.config import RunConfig
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath, StorageError
@@ -25,7 +25,7 @@ def open_folder(config: RunConfig, resume: bool) -> AnyPath:
     if resume:
         if not saved.exists():
             raise ConfigError("resume", str(folder), "the folder of an earlier run (it holds config.yaml)")
-        same(configs.load(saved), config)
+        same(loading.load(saved), config)
         return folder
     make(folder, "run")
     results.write_text(saved, configs.to_yaml(config))

@@ -6,18 +6,15 @@ Legend: n examples, d numbers that the layer reads, K that it gives out.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fedsim.errors import DivergedError
+from fedsim.learning.learner import Learner
 from fedsim.learning.training import Objective
 from fedsim.models.taps import output_layer, reading
 from fedsim.types import Examples
-
-if TYPE_CHECKING:
-    from fedsim.learning.learner import Learner
 
 _LEARN = Objective(response=0.0, task=1.0)
 _ANSWER = Objective(response=1.0, task=0.0)

@@ -25,15 +25,15 @@ from fedsim.aggregation.responses import of_samples
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import DivergedError
-from fedsim.learning import dpsgd, generation, last_layer, losses, policy_gradient
-from fedsim.learning.confidence import Judge, TaskLoss, fit_temperature
+from fedsim.learning import dpsgd, generation, losses, policy_gradient
 from fedsim.learning.guidance import guided_terms, prototype_term, pulls
+from fedsim.learning.judges import Judge, TaskLoss, fit_temperature
 from fedsim.learning.training import Fit, Objective, Phase, Stream
 from fedsim.modalities.base import UNASKED, Modality, chunks
 from fedsim.modalities.image_text import ImageText
 from fedsim.models.flops import forward_flops, training_factor
 from fedsim.models.heads import Heads
-from fedsim.models.taps import LAST, output_layer, tapped
+from fedsim.models.taps import LAST, tapped
 from fedsim.seeding import generator, torch_seed
 from fedsim.student.engine import Engine, State
 from fedsim.types import Examples, Parameters, Responses
@@ -437,14 +437,6 @@ class Learner:
     def load_parameters(self, vector: np.ndarray) -> None:
         """Set the weights from a vector [P]; the optimiser's moments stay."""
         self.engine.load_vector(vector)
-
-    def check_last_layer(self) -> None:
-        """Raise ConfigError for a model whose last layer `set_last_layer` couldn't set."""
-        output_layer(self.engine.model, self.classes)
-
-    def set_last_layer(self, weights: np.ndarray, proxy: Examples, certainty: float) -> None:
-        """See `last_layer.replace`."""
-        last_layer.replace(self, weights, proxy, certainty)
 
     def save(self, folder: AnyPath) -> None:
         """Weights and optimiser, to go on bit for bit."""

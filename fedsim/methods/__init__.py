@@ -4,6 +4,7 @@ One file each. A new method is a subclass of `base.Method` in a file of its own 
 No method imports torch, ray or deepspeed: it says what is done, the learner does it.
 """
 
+from fedsim import plugins
 from fedsim.methods.base import Method
 from fedsim.methods.central_distillation import CentralDistillation
 from fedsim.methods.centralized import Centralized
@@ -19,6 +20,7 @@ from fedsim.methods.fl_minillm import FLMiniLLM
 from fedsim.methods.proxy_only import ProxyOnly
 from fedsim.methods.seq_kd import SeqKD
 from fedsim.methods.solo import Solo
+from fedsim.world import World
 
 METHODS: dict[str, type[Method]] = {
     "federated_distillation": FederatedDistillation,
@@ -36,3 +38,11 @@ METHODS: dict[str, type[Method]] = {
     "solo": Solo,
     "proxy_only": ProxyOnly,
 }
+
+
+def method_of(world: World, contender: str) -> Method:
+    """The method of a contender, with its validated settings."""
+    plugins.load(world.plugins)  # this may be a process that has not seen them yet
+    config = world.contender(contender)
+    kind = METHODS[config.name]
+    return kind(kind.Settings.model_validate(config.options), world, contender)

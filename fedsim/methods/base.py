@@ -29,7 +29,8 @@ from fedsim.types import COORDINATOR, METRICS, Examples, Knowledge, Public, Shar
 from fedsim.wire.expectation import Expectation, Style
 
 if TYPE_CHECKING:
-    from fedsim.learning.learner import Learner
+    from fedsim.learning.specialist import Specialist
+    from fedsim.learning.student import Student
     from fedsim.world import World
 
 
@@ -43,7 +44,7 @@ class Site:
     participant: int
     shard: Shard
     public: Public
-    learner: Learner
+    learner: Specialist
     memory: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -58,7 +59,7 @@ class Desk:
     """
 
     public: Public
-    learner: Learner
+    learner: Student
     private: Examples | None = None
     starts: Mapping[str, np.ndarray] = field(default_factory=dict)
     memory: dict[str, np.ndarray] = field(default_factory=dict)

@@ -55,7 +55,8 @@ from fedsim.wire.feedback import Feedback
 from fedsim.wire.quantise import TAILED
 
 if TYPE_CHECKING:
-    from fedsim.learning.confidence import Assessment, Judge
+    from fedsim.learning.confidence import Assessment
+    from fedsim.learning.judges import Judge
     from fedsim.learning.learner import Learner
     from fedsim.world import World
 

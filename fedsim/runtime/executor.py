@@ -21,6 +21,7 @@ from fedsim.data.federation import Federation
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
 from fedsim.executor import Batch, Begun, Opening, Task, check_precision
+from fedsim.methods import method_of
 from fedsim.runtime.actors import CoordinatorActor, HostActor
 from fedsim.runtime.cluster import Cluster, connect
 from fedsim.runtime.packing import Resources
@@ -164,7 +165,7 @@ class OnRay:
         self._equip_lane(self._lanes[lane])
 
     def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Begun:
-        private = self._shards if self._world.method(contender).gathers_private_data else []
+        private = self._shards if method_of(self._world, contender).gathers_private_data else []
         at = self._lanes[lane]
         at.ahead, at.stepping = None, {}
         at.pending.append(at.coordinator.begin.remote(contender, finished, checkpoint, *private))
@@ -255,7 +256,7 @@ class OnRay:
         """Whether a coordinator that isn't known to be there yet has nothing to tell the participants."""
         if task.opening.terms is None or not self._lanes[task.lane].pending:
             return False
-        return self._world.method(task.contender).expect("down", task.round, COORDINATOR, 0) is None
+        return method_of(self._world, task.contender).expect("down", task.round, COORDINATOR, 0) is None
 
     def _replace_host(self, number: int) -> None:
         with self._guard:  # two lanes may find the same host dead

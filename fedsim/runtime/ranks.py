@@ -16,7 +16,7 @@ from fedsim.world import World
 
 if TYPE_CHECKING:  # it brings torch along, which the driver does without
     from fedsim.coordinator import BuildStudent
-    from fedsim.learning.learner import Learner
+    from fedsim.learning.student import Student
     from fedsim.learning.training import HeadSpec
 
 MIRRORED = frozenset(
@@ -74,7 +74,7 @@ class RankActor:
 class SpreadLearner:
     """Rank 0's learner, with its peers in step."""
 
-    def __init__(self, learner: Learner, peers: list[Any]) -> None:
+    def __init__(self, learner: Student, peers: list[Any]) -> None:
         self._learner, self._peers = learner, peers
 
     def __getattr__(self, name: str) -> Any:
@@ -106,10 +106,10 @@ def spread(peers: list[Any]) -> BuildStudent:
     if not peers:
         return World.student
 
-    def student(world: World, start: np.ndarray | None, heads: HeadSpec | None) -> Learner:
+    def student(world: World, start: np.ndarray | None, heads: HeadSpec | None) -> Student:
         building = [peer.build.remote(world, start, heads) for peer in peers]
         learner = SpreadLearner(world.student(start, heads), peers)
         ray.get(building)
-        return cast("Learner", learner)
+        return cast("Student", learner)
 
     return student

@@ -15,8 +15,7 @@ from typing import Any
 
 import yaml
 
-from fedsim import config as configs
-from fedsim import simulation
+from fedsim import loading, simulation
 from fedsim.config import RunConfig
 from fedsim.data import federation
 from fedsim.errors import ConfigError
@@ -106,7 +105,7 @@ def _trial(sweep: SweepConfig, number: int, point: Mapping[str, _Choice], labels
     varied = {field: value for choice in point.values() for field, value in choice.fields.items()}
     own = {"name": name, "output": str(sweep.folder / "trials" / name)}
     try:
-        config = configs.load(sweep.base, **{**sweep.set, **varied, **own})
+        config = loading.load(sweep.base, **{**sweep.set, **varied, **own})
     except ConfigError as error:
         raise _of(name, error) from None
     contenders = [method.contender for method in config.methods]

@@ -7,8 +7,8 @@ import pytest
 
 from fedsim import results, simulation
 from fedsim.attacks import audit, run
-from fedsim.config import load
 from fedsim.errors import ConfigError
+from fedsim.loading import load
 
 TREE = {
     "rounds": 1,

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from fedsim import config as configs
+from fedsim import loading
 from fedsim.cli import main
 from fedsim.config import RunConfig, trees
 from fedsim.errors import ConfigError
@@ -27,13 +28,13 @@ IMAGES: dict[str, Any] = {
 
 
 def test_a_written_config_reads_as_thesame(tmp_path: Path):
-    config = configs.load(IMAGES, seed=7, student__training__learning_rate=3e-4)
+    config = loading.load(IMAGES, seed=7, student__training__learning_rate=3e-4)
     (tmp_path / "written.yaml").write_text(configs.to_yaml(config), encoding="utf-8")
-    assert configs.load(tmp_path / "written.yaml") == config
+    assert loading.load(tmp_path / "written.yaml") == config
 
 
 def test_everything_has_a_default_and_nothing_can_be_assigned():
-    config = configs.load()
+    config = loading.load()
     assert config == RunConfig()
     with pytest.raises(ValidationError, match="frozen"):
         config.seed = 1  # type: ignore[misc]
@@ -43,7 +44,7 @@ def test_everything_has_a_default_and_nothing_can_be_assigned():
 
 def test_overrides_reach_every_depth_and_leave_the_callers_tree_alone():
     before = yaml.safe_dump(IMAGES)
-    config = configs.load(
+    config = loading.load(
         IMAGES,
         **{"participants.count": 3, "methods.1.mu": 0.5, "methods.2.label": "bound", "data.split.test": 0.3},
         data__split__proxy=0.25,
@@ -56,15 +57,15 @@ def test_overrides_reach_every_depth_and_leave_the_callers_tree_alone():
 
 
 def test_a_demand_is_one_for_all_or_a_list(tmp_path: Path):
-    one = configs.load(IMAGES, runtime={"participant": {"gpus": 0.25}})
+    one = loading.load(IMAGES, runtime={"participant": {"gpus": 0.25}})
     assert [demand.gpus for demand in one.runtime.participant] == [0.25]
     (tmp_path / "config.yaml").write_text(configs.to_yaml(one))
-    again = configs.load(tmp_path / "config.yaml", **{"runtime.participant.gpus": 0.5})
+    again = loading.load(tmp_path / "config.yaml", **{"runtime.participant.gpus": 0.5})
     assert [demand.gpus for demand in again.runtime.participant] == [0.5]
-    two = configs.load(IMAGES, runtime={"participant": [{"gpus": 0.25}, {"cpus": 1}]})
+    two = loading.load(IMAGES, runtime={"participant": [{"gpus": 0.25}, {"cpus": 1}]})
     (tmp_path / "config.yaml").write_text(configs.to_yaml(two))
-    assert configs.load(tmp_path / "config.yaml") == two
-    again = configs.load(tmp_path / "config.yaml", **{"runtime.participant.1.gpus": 0.5})
+    assert loading.load(tmp_path / "config.yaml") == two
+    again = loading.load(tmp_path / "config.yaml", **{"runtime.participant.1.gpus": 0.5})
     assert [(demand.cpus, demand.gpus) for demand in again.runtime.participant] == [(0.2, 0.25), (1, 0.5)]
 
 
@@ -73,7 +74,7 @@ def test_a_base_is_laid_under_the_file_that_names_it(tmp_path: Path):
     (tmp_path / "root.yaml").write_text(yaml.safe_dump({**IMAGES, "rounds": 9, "seed": 1}))
     (tmp_path / "middle.yaml").write_text("base: root.yaml\nseed: 2\ndata: {split: {proxy: 0.3}}\n")
     (tmp_path / "deep" / "top.yaml").write_text("base: ../middle.yaml\nmethods: [solo]\n")
-    config = configs.load(tmp_path / "deep" / "top.yaml")
+    config = loading.load(tmp_path / "deep" / "top.yaml")
     assert (config.rounds, config.seed, config.data.split.proxy) == (9, 2, 0.3)
     assert config.data.source == "digits"  # a mapping is merged …
     assert [m.name for m in config.methods] == ["solo"]  # … and a list replaced
@@ -340,7 +341,7 @@ def test_a_folder_without_a_run_can_not_be_resumed(refused):
 )
 def test_a_run_is_not_resumed_with_another_config(refused, change: str, said: list[str]):
     Path("earlier").mkdir()
-    Path("earlier/config.yaml").write_text(configs.to_yaml(configs.load(IMAGES)))
+    Path("earlier/config.yaml").write_text(configs.to_yaml(loading.load(IMAGES)))
     for line in (
         refused("run", IMAGES, change, "--resume", "earlier"),
         refused("run", IMAGES, "--resume", "earlier", change),
@@ -352,10 +353,10 @@ def test_a_run_is_not_resumed_with_another_config(refused, change: str, said: li
 def test_where_a_run_goes_on_may_differ():
     from fedsim.disk.folders import same
 
-    old = configs.load(IMAGES)
-    same(old, configs.load(IMAGES, runtime__executor="in_process", output="elsewhere", name="other"))
+    old = loading.load(IMAGES)
+    same(old, loading.load(IMAGES, runtime__executor="in_process", output="elsewhere", name="other"))
     with pytest.raises(ConfigError, match="rounds"):
-        same(old, configs.load(IMAGES, rounds=5))
+        same(old, loading.load(IMAGES, rounds=5))
 
 
 def test_validate_says_what_is_valid(tmp_path: Path, capsys):

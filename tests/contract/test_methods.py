@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedsim import config as configs
-from fedsim import results, simulation
+from fedsim import loading, results, simulation
 from fedsim.config import RunConfig, Settings
 from fedsim.disk.checkpoints import PARTS, Checkpoints
 from fedsim.executor import InProcess
@@ -89,7 +88,7 @@ def tiny(folder: Path, modality: str, name: str) -> RunConfig:
         data = {"source": "files", "path": str(folder / "*.txt"), "modality": "text", "window": 16}
         data["vocabulary"] = 300
     training = {"steps": 2, "batch_size": 4, "learning_rate": 0.01}
-    return configs.load(
+    return loading.load(
         {
             "name": "contract",
             "rounds": ROUNDS,

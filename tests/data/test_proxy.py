@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from fedsim import config as configs
+from fedsim import loading
 from fedsim.config import DataConfig, Source
 from fedsim.config.catalog import HUB
 from fedsim.data import build, plan
@@ -163,11 +164,11 @@ def test_images_of_another_size_ask_for_one(config, tmp_path: Path):
 
 def test_a_config_with_a_proxy_set_comes_back_from_its_file(tmp_path: Path):
     tree = {"data": {"proxy": {"source": "hub", "path": "c4", "max_examples": 50}}}
-    config = configs.load(tree)
+    config = loading.load(tree)
     proxy = config.data.proxy
     assert (proxy.path, proxy.subset, proxy.text_column) == ("allenai/c4", "en", "text")
     (tmp_path / "config.yaml").write_text(configs.to_yaml(config))
-    assert configs.load(tmp_path / "config.yaml") == config
+    assert loading.load(tmp_path / "config.yaml") == config
 
 
 # The catalog --------------------------------------------------------------------------------------

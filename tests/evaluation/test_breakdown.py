@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedsim import data
-from fedsim.config import load
 from fedsim.evaluation.breakdown import by_group, by_institution
+from fedsim.loading import load
 from fedsim.process import set_up
 from fedsim.simulation import world
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fedsim import simulation
-from fedsim.config import load
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
+from fedsim.loading import load
 
 QUESTIONS = [{"question": f"{k} plus {k} is", "choices": ["even", "odd"], "answer": k % 2} for k in range(8)]
 ASKED = [

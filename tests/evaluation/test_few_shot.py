@@ -7,11 +7,11 @@ import pytest
 from sklearn.neighbors import NearestCentroid
 
 from fedsim import data, simulation
-from fedsim.config import load
 from fedsim.data.federation import held_out
 from fedsim.errors import ConfigError
 from fedsim.evaluation.few_shot import episode, nearest, tried
 from fedsim.executor import InProcess
+from fedsim.loading import load
 from fedsim.process import set_up
 from fedsim.simulation import world
 

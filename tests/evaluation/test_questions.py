@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from fedsim import data
-from fedsim.config import load
 from fedsim.data import tokenizers
 from fedsim.evaluation.questions import Item, answered, parse, windows
+from fedsim.loading import load
 from fedsim.process import set_up
 from fedsim.simulation import world
 

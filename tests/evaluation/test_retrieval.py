@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fedsim import data
-from fedsim.config import load
 from fedsim.evaluation.retrieval import recalls, retrieved
+from fedsim.loading import load
 from fedsim.process import set_up
 from fedsim.simulation import world
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from fedsim import config, runtime, simulation
+from fedsim import loading, runtime, simulation
 
 runtime.guard(None)
 
@@ -69,5 +69,5 @@ class Chaos(OnRay):
 
 
 chaos = Chaos()
-simulation.run(config.load(sys.argv[1], output=sys.argv[2]), executor=chaos, resume="resume" in sys.argv)
+simulation.run(loading.load(sys.argv[1], output=sys.argv[2]), executor=chaos, resume="resume" in sys.argv)
 print(f"killed {chaos.killed}; slowest recovery {max(chaos.recoveries):.1f} s")

@@ -391,8 +391,8 @@ def score_of_student() -> Callable[[Path], tuple[float, float]]:
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
-        from fedsim.config import load
         from fedsim.data import federation
+        from fedsim.loading import load
 
         test = federation.build(federation.plan(load(folder / "config.yaml"))).public.test
         text = "input_ids" in test.arrays

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from fedsim import config, runtime, simulation
+from fedsim import loading, runtime, simulation
 
 runtime.guard(None)
 
@@ -29,4 +29,4 @@ class Late(OnRay):
         return super().begin(lane, contender, finished, checkpoint)
 
 
-simulation.run(config.load(sys.argv[1], output=sys.argv[2], **{"runtime.executor": "ray"}), executor=Late())
+simulation.run(loading.load(sys.argv[1], output=sys.argv[2], **{"runtime.executor": "ray"}), executor=Late())

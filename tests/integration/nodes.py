@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ["RAY_TMPDIR"] = os.environ["TMPDIR"]
 (Path(os.environ["TMPDIR"]) / "ray").mkdir()
 
-from fedsim import config, runtime, simulation  # noqa: E402
+from fedsim import loading, runtime, simulation  # noqa: E402
 from fedsim.errors import ConfigError  # noqa: E402
 
 runtime.guard(None)
@@ -73,7 +73,7 @@ def refused(**overrides) -> tuple[str, float]:
     """What is said, and after how many seconds."""
     began = time.monotonic()
     try:
-        simulation.run(config.load(path, output=str(folder / "refused"), **{**MIXED, **overrides}))
+        simulation.run(loading.load(path, output=str(folder / "refused"), **{**MIXED, **overrides}))
     except ConfigError as error:
         return str(error), time.monotonic() - began
     raise AssertionError("it was not refused")
@@ -81,8 +81,8 @@ def refused(**overrides) -> tuple[str, float]:
 
 def in_a_trial() -> None:
     """A run inside a placement group, as Tune has them; other actors hold what it does not reserve."""
-    first = config.load(path).methods[:1]
-    trial = config.load(path, output=str(folder / "trial"), methods=first, **MIXED)
+    first = loading.load(path).methods[:1]
+    trial = loading.load(path, output=str(folder / "trial"), methods=first, **MIXED)
     group = placement_group(bundles(trial, inventory()))
     ray.get(group.ready(), timeout=30)
     groups = len(placement_group_table())
@@ -109,7 +109,7 @@ ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 seen = {}
 try:
     watched = Watched()
-    simulation.run(config.load(path, output=str(folder / "mixed"), **MIXED), executor=watched)
+    simulation.run(loading.load(path, output=str(folder / "mixed"), **MIXED), executor=watched)
     seen.update(coordinator=watched.coordinator, before=watched.before, after=watched.after, held=held())
 
     seen["too much"] = refused(**{"runtime.participant": [{"gpus": 0.9 - k / 20} for k in range(5)]})
@@ -122,7 +122,7 @@ try:
     seen["held after the trial"] = held()
 
     hungry = {**MIXED, "runtime.coordinator.gpus": 2, "runtime.wait_s": 60}
-    growing = Reservation(config.load(path, **hungry))
+    growing = Reservation(loading.load(path, **hungry))
     with ThreadPoolExecutor(1) as beside:
         made = beside.submit(growing.make)
         cluster.add_node(**NODE)
@@ -132,7 +132,7 @@ try:
 
     vain = {**hungry, "runtime.wait_s": 1, "runtime.participants_per_actor": "auto"}
     vain = {**vain, "runtime.participant": {"gpus": 0.8}, "participants.count": 8}
-    settled = Reservation(config.load(path, **vain))
+    settled = Reservation(loading.load(path, **vain))
     asked_for = len(settled.plan.hosts)
     settled.make()
     seen["settled"] = [asked_for, len(settled.plan.hosts)]

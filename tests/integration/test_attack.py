@@ -7,7 +7,7 @@ import pytest
 
 from fedsim import simulation
 from fedsim.attacks import audit, run
-from fedsim.config import load
+from fedsim.loading import load
 from fedsim.progress import Quiet
 from fedsim.runtime.shadows import gather
 

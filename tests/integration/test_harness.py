@@ -5,8 +5,8 @@ import json
 import pytest
 
 from fedsim import simulation
-from fedsim.config import load
 from fedsim.executor import InProcess
+from fedsim.loading import load
 
 WORDS = ("list", "dict", "set", "tuple", "str", "int", "bytes", "float")
 ITEMS = [

@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedsim import config as configs
-from fedsim import simulation
+from fedsim import loading, simulation
 from fedsim.config import RunConfig
 from fedsim.data import build, plan
 from fedsim.executor import InProcess
@@ -20,7 +19,7 @@ QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart_image_text.
 
 def quickstart(folder: Path, **overrides: Any) -> RunConfig:
     """The quickstart's own file, with less to do."""
-    return configs.load(
+    return loading.load(
         QUICKSTART, output=str(folder / "run"), **{"runtime.parallel_methods": 1, **overrides}
     )
 

@@ -10,6 +10,7 @@ import pytest
 import fedsim
 from fedsim import RunError, simulation
 from fedsim.executor import Batch, InProcess, Task
+from fedsim.methods import method_of
 from fedsim.types import Parameters, Responses
 from fedsim.wire.container import pack, unpack
 from fedsim.wire.entropy import decode_symbols, encode_symbols
@@ -30,7 +31,7 @@ class Tampering(InProcess):
         self._tamper, self._who, self._when = tamper, who, when
 
     def step(self, task: Task) -> Iterator[Batch]:
-        self.method, self.round = self._world.method(task.contender), task.round
+        self.method, self.round = method_of(self._world, task.contender), task.round
         for batch in super().step(task):
             reports, messages = list(batch.reports), list(batch.delivery)
             for place, report in enumerate(reports):

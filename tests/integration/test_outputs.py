@@ -16,7 +16,7 @@ import yaml
 
 import fedsim
 from fedsim import simulation
-from fedsim.config import load
+from fedsim.loading import load
 from fedsim.results import SUMMARY, TABLES
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -8,17 +8,8 @@ import torch
 from scipy.stats import gaussian_kde, multinomial
 from torch.nn import functional as F
 
-from fedsim.learning.confidence import (
-    Entropy,
-    ExpectedLoss,
-    Experience,
-    Known,
-    TaskLoss,
-    domains,
-    fit_temperature,
-    group_losses,
-    rarity,
-)
+from fedsim.learning.confidence import domains, group_losses, rarity
+from fedsim.learning.judges import Entropy, ExpectedLoss, Experience, Known, TaskLoss, fit_temperature
 from fedsim.types import Examples
 
 rng = np.random.default_rng

@@ -15,7 +15,7 @@ from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import of_samples
 from fedsim.config import Training
 from fedsim.learning import learner as learners
-from fedsim.learning.confidence import TaskLoss
+from fedsim.learning.judges import TaskLoss
 from fedsim.learning.learner import Learner
 from fedsim.learning.specialist import Specialist
 from fedsim.learning.training import FLOOR, Objective, Phase, Stream

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from fedsim import data
-from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.host import Host
-from fedsim.learning.learner import Learner
+from fedsim.learning.student import Student
+from fedsim.loading import load
+from fedsim.methods import method_of
 from fedsim.methods.base import Site
 from fedsim.simulation import check, world
 from fedsim.types import COORDINATOR, Closing, Knowledge
@@ -37,7 +38,7 @@ class Play:
         self.federation = data.build(data.plan(self.config))
         self.world = world(self.config, self.federation)
         self.contender = self.config.methods[0].contender
-        self.method = self.world.method(self.contender)
+        self.method = method_of(self.world, self.contender)
         self.public, self.shards = self.federation.public, dict(enumerate(self.federation.shards))
         self.host = Host(self.world, self.public, self.shards)
         starts = {}
@@ -75,9 +76,10 @@ class Play:
         return decode(data, expected, LIMIT)
 
 
-def torch_student(world: World, start: np.ndarray | None, *_: Any) -> Learner:
+def torch_student(world: World, start: np.ndarray | None, *_: Any) -> Student:
     student = world.config.student
-    return world.specialist(student.model, start, student.training, world.adapter)
+    learner = world.specialist(student.model, start, student.training, world.adapter)
+    return Student(learner.engine, learner.modality, learner.classes)
 
 
 def data_of_all(play: Play) -> Any:

@@ -6,9 +6,9 @@ import numpy as np
 
 from fedsim import data
 from fedsim.aggregation.exact import Pooled
-from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.host import Host
+from fedsim.loading import load
 from fedsim.methods.base import Site
 from fedsim.simulation import world as make_world
 from fedsim.types import Responses

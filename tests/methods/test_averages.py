@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedsim.errors import MessageError
+from fedsim.methods import method_of
 from fedsim.methods.fedavg import ParameterMean
 from fedsim.process import set_up
 from fedsim.types import Parameters
@@ -49,7 +50,7 @@ def test_a_false_claim_of_examples_is_refused():
 def test_the_student_becomes_the_mean_of_what_was_sent():
     small = Small(FEDAVG)
     coordinator, sent = small.coordinator("fedavg"), small.messages("fedavg")
-    method = small.world.method("fedavg")
+    method = method_of(small.world, "fedavg")
     received = [
         decode(m, method.expect("up", 1, k, coordinator._desk.learner.size), 2**26)
         for k, m in enumerate(sent)
@@ -67,7 +68,7 @@ def test_the_student_becomes_the_mean_of_what_was_sent():
 def test_with_one_participant_it_is_that_participants_training():
     small = Small(FEDAVG, count=1)
     host, coordinator, alone = small.host(), small.coordinator("fedavg"), small.site().learner
-    method = small.world.method("fedavg")
+    method = method_of(small.world, "fedavg")
     broadcast = None
     for round in (1, 2):
         message = coordinator.open(round)
@@ -90,7 +91,7 @@ def test_fedprox_without_its_term_is_fedavg_bit_for_bit():
     start = small.site().learner.parameters().vector
     sent = {}
     for contender in ("fedavg", "fedprox", "held"):
-        knowledge, fit = small.world.method(contender).participant_step(small.site(), 1, None)
+        knowledge, fit = method_of(small.world, contender).participant_step(small.site(), 1, None)
         sent[contender] = (knowledge.vector, fit.loss)
     assert np.array_equal(sent["fedavg"][0], sent["fedprox"][0])
     assert sent["fedavg"][1] == sent["fedprox"][1]
@@ -131,5 +132,5 @@ def test_a_liar_is_left_out_and_the_round_goes_on():
     coordinator.receive([2, 2], [sent[2], sent[2]])
     closing = coordinator.close(1, None)
     assert closing.statuses == {0: "rejected:unexpected", 1: "rejected:non-finite", 2: "ok"}
-    expected = decode(sent[2], small.world.method("fedavg").expect("up", 1, 2, size), 2**26)
+    expected = decode(sent[2], method_of(small.world, "fedavg").expect("up", 1, 2, size), 2**26)
     np.testing.assert_allclose(weights(coordinator), expected.vector, rtol=0, atol=1e-7)

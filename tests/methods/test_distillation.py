@@ -11,6 +11,7 @@ from fedsim.aggregation.responses import (
 )
 from fedsim.errors import ConfigError
 from fedsim.learning.training import Objective, Phase, Stream
+from fedsim.methods import method_of
 from fedsim.process import set_up
 from fedsim.types import COORDINATOR, Responses
 from fedsim.wire import decode
@@ -26,7 +27,7 @@ def deterministic() -> None:
 def test_the_student_moves_towards_what_was_pooled():
     small = Small({**DISTIL, "task": 0.0})
     coordinator, sent = small.coordinator("federated_distillation"), small.messages("federated_distillation")
-    method = small.world.method("federated_distillation")
+    method = method_of(small.world, "federated_distillation")
     coordinator.open(1)
     coordinator.receive(range(3), sent)
     teacher = coordinator._intake.pool.responses.result()
@@ -49,7 +50,7 @@ def test_what_goes_down_is_what_the_student_says():
     small = Small(DISTIL, {**DISTIL, "label": "one-way", "digest": 0})
     for contender, rounds_down in (("federated_distillation", [2]), ("one-way", [])):
         coordinator, host = small.coordinator(contender), small.host()
-        method, down = small.world.method(contender), []
+        method, down = method_of(small.world, contender), []
         for round in (1, 2):
             message = coordinator.open(round)
             assert (message is None) == (method.expect("down", round, COORDINATOR, 1) is None)
@@ -75,7 +76,7 @@ def test_what_goes_down_is_what_the_student_says():
 def test_participants_learn_from_what_came_down():
     # The same step with and without a broadcast; only the first can come closer to it on the proxy set.
     small = Small({**DISTIL, "digest": 20.0, "digest_batch": 24})
-    method, site = small.world.method("federated_distillation"), small.site()
+    method, site = method_of(small.world, "federated_distillation"), small.site()
     teacher = np.zeros((len(method.samples(2)), 10), np.float32)
     teacher[:, 3] = 1
     lengths, ids, counts = largest_remainder(teacher, 255)
@@ -88,7 +89,11 @@ def test_participants_learn_from_what_came_down():
 
 def test_a_participant_varies_the_images_that_it_digests_as_it_does_its_own():
     small = Small({**DISTIL, "digest": 0.7, "task": 0.2})
-    method, site, alone = small.world.method("federated_distillation"), small.site(1), small.site(1).learner
+    method, site, alone = (
+        method_of(small.world, "federated_distillation"),
+        small.site(1),
+        small.site(1).learner,
+    )
     samples = method.samples(2)
     rows = rng(0).dirichlet(np.ones(10), len(samples)).astype(np.float32)
     lengths, ids, counts = largest_remainder(rows, 255)
@@ -104,7 +109,7 @@ def test_a_participant_varies_the_images_that_it_digests_as_it_does_its_own():
 
 def test_a_participant_of_solo_does_what_a_learner_does_alone():
     small = Small({"name": "solo"})
-    method, site, alone = small.world.method("solo"), small.site(1), small.site(1).learner
+    method, site, alone = method_of(small.world, "solo"), small.site(1), small.site(1).learner
     sent, fit = method.participant_step(site, 1, None)
     assert sent is None
     mine = Stream(small.shards[1].train, 8, augment=True)
@@ -147,7 +152,7 @@ def test_labels_that_are_sent_are_the_nearest_on_the_grid(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["ds_fl", "fedmd"])
 def test_what_goes_down_is_the_last_rounds_mean_and_nothing_after_silence(name: str):
     small = Small({"name": name, "levels": 1000, "proxy_per_round": 0.5})
-    coordinator, method, sent = small.coordinator(name), small.world.method(name), small.messages(name)
+    coordinator, method, sent = small.coordinator(name), method_of(small.world, name), small.messages(name)
     assert coordinator.open(1) is None
     coordinator.receive(range(3), sent)
     before = weights(coordinator)
@@ -170,7 +175,7 @@ def test_what_goes_down_is_the_last_rounds_mean_and_nothing_after_silence(name: 
 
 def test_participants_digest_the_labels_before_their_own_shard():
     small = Small({"name": "ds_fl"})
-    method, site, alone = small.world.method("ds_fl"), small.site(), small.site()
+    method, site, alone = method_of(small.world, "ds_fl"), small.site(), small.site()
     answer, _ = method.participant_step(small.site(1), 1, None)
     method.participant_step(site, 2, answer)
     labels = Stream(
@@ -188,4 +193,4 @@ def test_participants_digest_the_labels_before_their_own_shard():
 def test_entropy_reduction_over_too_many_classes_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fedsim.methods.ds_fl._LARGEST", 10)
     with pytest.raises(ConfigError, match=r"ds_fl\.era: 0\.1.*null"):
-        Small({"name": "ds_fl"}).world.method("ds_fl").check_sizes()
+        method_of(Small({"name": "ds_fl"}).world, "ds_fl").check_sizes()

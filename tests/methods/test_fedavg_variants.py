@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedsim.config import load
 from fedsim.errors import ConfigError
+from fedsim.loading import load
 from fedsim.simulation import check
 from fedsim.wire import update
 

@@ -6,6 +6,7 @@ import torch
 
 from fedsim.errors import ConfigError, MessageError
 from fedsim.learning.training import Objective, Stream
+from fedsim.methods import method_of
 from fedsim.types import COORDINATOR, Parameters
 
 ALIKE = {"name": "feddf", "specialists": "student", "checks": 0}
@@ -179,7 +180,7 @@ def test_what_it_can_t_hold_or_do_is_refused(play, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("fedsim.methods.feddf._MOST_LOGITS", 10)
     run = play(ALIKE)
     with pytest.raises(ConfigError, match=r"feddf\.proxy_per_round: 1\.0.*at most"):
-        run.world.method("feddf").check_sizes()
+        method_of(run.world, "feddf").check_sizes()
     with pytest.raises(ConfigError, match=r"participants\.adapter"):
         play(ALIKE, **{"participants.adapter": {"rank": 2}})
     with pytest.raises(ConfigError, match=r"methods\.0\.checks: 5 .*expected 0: there is no"):

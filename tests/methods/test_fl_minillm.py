@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from fedsim import config as configs
-from fedsim import simulation
+from fedsim import loading, simulation
 from fedsim.aggregation.rollouts import RolloutPool
 from fedsim.disk.checkpoints import Checkpoints
 from fedsim.errors import ConfigError, MessageError
 from fedsim.executor import InProcess
+from fedsim.methods import method_of
 from fedsim.progress import Lines
 from fedsim.simulation import world as make_world
 from fedsim.types import Rollouts, Sequences
@@ -150,7 +151,7 @@ def tiny(folder: Path, **changes: Any) -> configs.RunConfig:
         ],
         "evaluation": {"generate": 8, "longest": 12},
     }
-    return configs.load(tree, **changes)
+    return loading.load(tree, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +197,7 @@ def test_shares_are_disjoint_and_together_the_part_that_is_mixed_in(tmp_path):
     config = tiny(tmp_path)
     plan = simulation.check(config)
     world = make_world(config, simulation.federation.build(plan))
-    method = world.method("sparse")
+    method = method_of(world, "sparse")
     for round in (1, 2, 3):
         every = method.samples(round)
         shares = [method.share(round, k, 0.4, dealt=round) for k in range(3)]

@@ -15,8 +15,9 @@ from fedsim.aggregation.responses import (
     union,
 )
 from fedsim.aggregation.weights import Weighing
-from fedsim.config import load
 from fedsim.errors import MessageError
+from fedsim.loading import load
+from fedsim.methods import method_of
 from fedsim.methods.federated_distillation import FederatedDistillation
 from fedsim.types import Responses
 from fedsim.wire import decode, encode
@@ -82,7 +83,7 @@ def test_no_reported_loss_moves_a_weight_by_more_than_e_to_the_8(confidence: flo
 @pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf, 1e30])
 def test_a_loss_that_is_no_number_does_not_arrive(loss: float):
     # 1e30 doesn't either: claims travel as float16, where it is infinite.
-    method = Small(DISTIL).world.method("federated_distillation")
+    method = method_of(Small(DISTIL).world, "federated_distillation")
     samples = method.samples(1)
     counts = np.full(len(samples), 255, np.int32)
     offsets, ids = np.arange(len(samples) + 1), np.zeros(len(samples), np.int32)
@@ -154,7 +155,7 @@ def test_memory_keeps_the_latest_answer_to_everything_ever_asked():
 def distillation(part: float, size: int, seed: int = 0) -> FederatedDistillation:
     config = load({"seed": seed, "methods": [{"name": "federated_distillation", "proxy_per_round": part}]})
     world = World(config, interface=None, proxy_size=size, positions=1, proxy_labelled=False, sizes=())
-    return world.method("federated_distillation")  # type: ignore[return-value]
+    return method_of(world, "federated_distillation")  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(

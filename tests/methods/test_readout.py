@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from fedsim.adversaries import tamper
-from fedsim.config import Adversary, load
+from fedsim.config import Adversary
 from fedsim.errors import ConfigError
 from fedsim.knowledge.moments import measure, solve
 from fedsim.learning import last_layer
+from fedsim.loading import load
 from fedsim.models import presets
 from fedsim.process import set_up
 from fedsim.simulation import check_settings

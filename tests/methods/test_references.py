@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fedsim import data, events
-from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.host import Host
+from fedsim.loading import load
 from fedsim.process import set_up
 from fedsim.simulation import world as make_world
 from fedsim.types import Responses

@@ -13,12 +13,13 @@ import pytest
 
 from fedsim import data
 from fedsim.aggregation.mixture import as_mixture
-from fedsim.config import load
 from fedsim.coordinator import Coordinator
 from fedsim.data.federation import Federation
 from fedsim.errors import ConfigError
 from fedsim.host import Host
 from fedsim.intake import Intake, Terms
+from fedsim.loading import load
+from fedsim.methods import method_of
 from fedsim.process import set_up
 from fedsim.simulation import check_settings
 from fedsim.simulation import world as make_world
@@ -67,7 +68,7 @@ class Play:
         check_settings(self.config)
         self.federation = federation(modality)
         self.world = make_world(self.config, self.federation)
-        self.method = self.world.method(NAME)
+        self.method = method_of(self.world, NAME)
         self.host = Host(self.world, self.federation.public, dict(enumerate(self.federation.shards)))
         self.coordinator = self.new_coordinator()
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedsim import config as configs
-from fedsim import simulation
+from fedsim import loading, simulation
 from fedsim.config import Adapter, RunConfig, Training
 from fedsim.data import build as build_data
 from fedsim.errors import ConfigError
@@ -173,7 +172,7 @@ def config(folder: Path, **overrides: object) -> RunConfig:
         "pretraining": {"steps": 2},
         "methods": ["fedavg", "federated_distillation"],
     }
-    return configs.load(tree, **overrides)
+    return loading.load(tree, **overrides)
 
 
 def test_averaging_sends_adapters_and_the_student_comes_out_plain(tmp_path: Path):

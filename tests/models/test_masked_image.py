@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedsim import config as configs
-from fedsim import simulation
+from fedsim import loading, simulation
 from fedsim.config import Training
 from fedsim.errors import ConfigError, DivergedError
 from fedsim.executor import InProcess
@@ -97,7 +97,7 @@ def config(folder: Path, **overrides: object) -> configs.RunConfig:
         "student": {"model": "vit-tiny", "training": training},
         "pretraining": {"steps": 3, "objective": "masked_image"},
     }
-    return configs.load(tree, **overrides)
+    return loading.load(tree, **overrides)
 
 
 def test_a_run_can_begin_so_on_unlabelled_images(tmp_path: Path):

@@ -10,8 +10,8 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from fedsim.config import load
 from fedsim.config.trees import parse_override
+from fedsim.loading import load
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "clusters" / "kuberay.yaml"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim import config as configs
+from fedsim import loading
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError
 from fedsim.runtime.packing import UNIT, Node, Resources, Room
@@ -30,7 +30,7 @@ def room(*nodes: tuple[float, ...], free: tuple[tuple[float, ...], ...] = ()) ->
 
 def config(count: int = 5, ranks: int = 1, methods: int = 3, **runtime: Any) -> RunConfig:
     names = [{"name": "solo", "label": f"solo-{n}"} for n in range(methods)]
-    return configs.load(
+    return loading.load(
         {"participants": {"count": count}, "methods": names, "runtime": runtime}, student__engine__ranks=ranks
     )
 
