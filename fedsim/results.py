@@ -168,8 +168,8 @@ LATER = {"participants": ("local_score", "peak_memory_mib")}
 ATTACKS: Columns = {
     "method": (_TEXT, "contender"),
     "seed": (_INT, "seed of the run"),
-    "target": (_TEXT, "what is attacked: `student`, `responses`, `specialists`"),
-    "attack": (_TEXT, "`loss`, `min_k` (Min-K%++), `lira_online`, `lira_offline`"),
+    "target": (_TEXT, "`student`, `responses`, `specialists`, a readout's `sums` and `sum_of_all`"),
+    "attack": (_TEXT, "`loss`, `min_k` (Min-K%++), `lira_online`, `lira_offline`, `leverage` (of sums)"),
     "members": (_INT, "examples in question that were trained on"),
     "others": (_INT, "examples in question that were not"),
     "shadows": (_INT, "shadow runs that the attack could learn from"),

@@ -1,12 +1,13 @@
 """Membership inference against a finished run: which of these examples were in a participant's shard?
 
 Of each participant as many members as others are in question, with the same labels or domains: the
-others are what it kept to test itself and its part of the global test set. Three things are attacked:
+others are what it kept to test itself and its part of the global test set. This is attacked:
 
     student       the exported model
-    responses     what participants sent in the last round: a model of their architecture is trained on it,
-                  and asked in their place (distillation attack of arXiv 2502.08001)
+    responses     the last that participants sent: a model of their architecture is trained on them, and
+                  asked in their place (distillation attack of arXiv 2502.08001)
     specialists   the participants' own models, which nobody else sees: what there was to protect
+    sums, sum_of_all    of a readout, see `sums`
 
 A shadow is the whole contender again, with another seed and with half of the examples in question, drawn
 anew, in place of the members; the next shadow has the other half. So every example is in half of them,
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim import simulation
-from fedsim.attacks import labels, lira, metrics
+from fedsim.attacks import labels, lira, metrics, sums
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation, build
 from fedsim.disk import storage
@@ -59,6 +60,11 @@ class Question:
     @property
     def members(self) -> int:
         return len(self.examples) // 2
+
+    @property
+    def trained_on(self) -> Examples:
+        """All that the participant trained on in the run that is attacked."""
+        return concatenate([self.examples.take(np.arange(self.members)), self.rest])
 
     def shard(self, inside: np.ndarray, test: Examples) -> Shard:
         """The shard that has these of the examples in question.   inside: bool [2c], c of them true."""
@@ -153,6 +159,7 @@ def observe(
     starts = _starts(world, public)
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     state = Checkpoints(folder, method.contender).state(world.config.rounds)
+    asked = [question for question in asked if question.members]
     for question in asked:
         specialist = _specialist(world, method, question.participant, state, starts)
         if specialist is None:
@@ -162,8 +169,7 @@ def observe(
         if surrogate is not None:
             found.setdefault("responses", []).append(signals(surrogate, question.examples))
     if student is not None and student.exists():
-        with storage.loading(student) as local:
-            released = world.specialist(str(local), None, world.config.student.training)
+        released = _released(world, student)
         found["student"] = [signals(released, question.examples) for question in asked]
     return {
         target: {name: np.concatenate([some[name] for some in parts]) for name in parts[0]}
@@ -171,13 +177,22 @@ def observe(
     }
 
 
+def observe_sums(world: World, asked: Sequence[Question], student: AnyPath | None) -> Observed:
+    """The signals of a readout's sums, for the run that is attacked; none without one."""
+    method = method_of(world, world.config.methods[0].contender)
+    if getattr(method.settings, "readout", None) is None or student is None or not student.exists():
+        return {}
+    shards = [question.trained_on for question in asked]
+    return sums.observe(_released(world, student), shards, [question.examples for question in asked])
+
+
 def judge(audit: Audit, target: Observed, shadows: Sequence[Observed], epsilon: float) -> list[Row]:
     """The rows of the attacks table.   epsilon: what training has spent at most; NaN without privacy."""
     member, rows = audit.member, []
     inside = np.stack([np.concatenate(draw(audit, k)) for k in range(len(shadows))]) if shadows else None
     for name, found in target.items():
-        attacks: dict[str, np.ndarray] = {a: found[a] for a in ("loss", "min_k") if a in found}
-        if inside is not None:
+        attacks: dict[str, np.ndarray] = {a: found[a] for a in ("loss", "min_k", "leverage") if a in found}
+        if inside is not None and "phi" in found:
             phis = np.stack([seen[name]["phi"] for seen in shadows])
             attacks["lira_online"] = lira.online(found["phi"], phis, inside)
             attacks["lira_offline"] = lira.offline(found["phi"], phis, inside)
@@ -265,6 +280,12 @@ def _run(config: RunConfig, data: Federation, folder: Path) -> None:
         executor.stop()
 
 
+def _released(world: World, student: AnyPath) -> Specialist:
+    """An exported student."""
+    with storage.loading(student) as local:
+        return world.specialist(str(local), None, world.config.student.training)
+
+
 def _starts(world: World, public: Public) -> dict[str, np.ndarray]:
     from fedsim.host import Host
 
@@ -318,12 +339,14 @@ def _surrogate(
 def _said(
     world: World, method: Method, participant: int, specialist: Specialist, public: Public
 ) -> Responses | None:
-    """A participant's responses of the last round; None where it sends none."""
-    rounds = world.config.rounds
-    expected = method.expect("up", rounds, participant, specialist.size)
-    parts = () if expected is None else (expected, *expected.parts)
-    of_answers = next((part for part in parts if part.kind == "responses"), None)
-    if of_answers is None:
+    """A participant's last responses; None where it sends none. The last round may be of another kind."""
+    for round in range(world.config.rounds, 0, -1):
+        expected = method.expect("up", round, participant, specialist.size)
+        parts = () if expected is None else (expected, *expected.parts)
+        of_answers = next((part for part in parts if part.kind == "responses"), None)
+        if of_answers is not None:
+            break
+    else:
         return None
     samples = of_answers.samples if of_answers.samples is not None else np.arange(world.proxy_size)
     return specialist.express(
@@ -331,6 +354,6 @@ def _said(
         samples,
         levels=of_answers.levels,
         quantiser=getattr(method.settings, "quantiser", "largest_remainder"),
-        key=method.key(rounds, participant, "express"),
+        key=method.key(round, participant, "express"),
         views=getattr(method.settings, "views", 1),
     )

@@ -40,6 +40,7 @@ def attack(
     world = simulation.world(asked.config, asked.federation)
     student = folder / "student" if name == exported else None
     target = audit.observe(world, asked.federation.public, asked.questions, folder, student)
+    target |= audit.observe_sums(world, asked.questions, student)
     if not target:
         raise ConfigError(
             "contender", name, "one whose student was exported, or whose institutions keep theirs"
