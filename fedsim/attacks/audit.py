@@ -88,7 +88,8 @@ class Audit:
     @property
     def member(self) -> np.ndarray:
         """Who was in, [N] bool."""
-        return np.concatenate([np.arange(2 * q.members) < q.members for q in self.questions])
+        inside = [np.arange(2 * q.members) < q.members for q in self.questions]
+        return np.concatenate([np.zeros(0, bool), *inside])
 
 
 def prepare(config: RunConfig, contender: str) -> Audit:

@@ -37,6 +37,9 @@ def attack(
     set_up(config.runtime.threads)
     progress.phase("preparing data")
     asked = audit.prepare(config, name)
+    if not asked.member.size:
+        expected = "one that kept examples of its members' labels or domains apart, to test on"
+        raise ConfigError("attack", str(folder), expected)
     world = simulation.world(asked.config, asked.federation)
     student = folder / "student" if name == exported else None
     target = audit.observe(world, asked.federation.public, asked.questions, folder, student)

@@ -1,5 +1,6 @@
 """What is asked about a run, how shadows are drawn, and a whole attack."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,14 @@ def test_a_run_is_attacked_and_leaves_a_table(tmp_path: Path):
     for wrong in ({"contender": "centralized"}, {"shadows": 3}):
         with pytest.raises(ConfigError):
             run.attack(folder, **wrong)
+
+
+def test_a_run_in_which_nobody_can_be_asked_about_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = simulation.run(load(TREE, output=str(tmp_path / "run"))).folder
+    prepare = audit.prepare
+    monkeypatch.setattr(audit, "prepare", lambda *a: replace(prepare(*a), questions=()))
+    with pytest.raises(ConfigError, match="to test on"):
+        run.attack(folder, shadows=0)
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path):
