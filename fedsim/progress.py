@@ -118,20 +118,24 @@ class Live:
 
 
 class Trials:
-    """A sweep: a line for every trial that ends, and in a terminal a bar below them."""
+    """A sweep: a line for every trial that ends and, while trials work, how far they are: in a terminal a bar
+    below the lines, elsewhere a line a minute."""
 
     def __init__(self, total: int, done: int = 0) -> None:
         """done: trials that ended in an earlier attempt."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._total, self._done, self._began = total, done, time.monotonic()
+        self._total, self._done, self._running, self._began = total, done, 0, time.monotonic()
+        self._before: int | None = None  # rounds that earlier attempts finished
         console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._bar = Progress(
-            BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+            BarColumn(30), TextColumn("{task.description}"), TimeElapsedColumn(),
             console=console, transient=True, disable=not console.is_terminal, refresh_per_second=4,
         )  # fmt: skip
-        self._task = self._bar.add_task("trials", total=total, completed=done)
+        self.pause = 5.0 if console.is_terminal else 60.0
+        """Seconds between two calls of `working`."""
+        self._task = self._bar.add_task(f"{done}/{total} trials", total=None)
         self._bar.start()
         if done:
             self.phase(f"{done} of {total} trials are done already")
@@ -142,12 +146,22 @@ class Trials:
 
     def running(self, number: int) -> None:
         """So many trials are at work."""
-        self._bar.update(self._task, description=f"trials, {number} running")
+        self._running = number
+
+    def working(self, rounds: int, wanted: int) -> None:
+        """Rounds of all trials and contenders: so many are done, of so many. Called at the start as well."""
+        elapsed = time.monotonic() - self._began
+        first, self._before = self._before is None, rounds if self._before is None else self._before
+        what = f"{self._done}/{self._total} trials, {self._running} running, {rounds} of {wanted} rounds"
+        if rounds > self._before:
+            what += f", about {duration(elapsed * (wanted - rounds) / (rounds - self._before))} left"
+        self._bar.update(self._task, total=wanted, completed=rounds, description=what)
+        if self._bar.disable and not first:
+            self.phase(what)
 
     def ended(self, what: str) -> None:
         """A trial has ended for good."""
         self._done += 1
-        self._bar.update(self._task, completed=self._done)
         self.phase(f"{self._done}/{self._total} {what}")
 
     def close(self) -> None:
@@ -157,6 +171,13 @@ class Trials:
 def best(contenders: list[str], rounds: int) -> Progress:
     """A live table where there is a terminal, lines where there is none."""
     return Live(contenders, rounds) if sys.stderr.isatty() else Lines()
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def megabytes(size: float) -> str:

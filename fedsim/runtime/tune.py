@@ -31,7 +31,7 @@ from fedsim.runtime.cluster import connect, inventory
 from fedsim.runtime.packing import UNIT, Room
 from fedsim.runtime.placement import bundles
 from fedsim.sweeps.config import SweepConfig
-from fedsim.sweeps.states import State, mark, score
+from fedsim.sweeps.states import State, mark, rounds, score
 from fedsim.sweeps.trials import Trial
 from fedsim.types import METRICS
 
@@ -158,6 +158,9 @@ class _Watch(tune.Callback):  # type: ignore[misc]
     def __init__(self, trials: Mapping[str, Trial], retries: int, progress: Trials) -> None:
         self._trials, self._retries, self._progress = trials, retries, progress
         self._began: dict[str, float] = {}
+        self._rounds = {name: rounds(trial) for name, trial in trials.items()}
+        self._looked = time.monotonic()
+        self._show()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes its callbacks down, for a restore that is not used
@@ -189,8 +192,19 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         mark(ours, State("failed", _reason(trial)))
         self._progress.ended(f"{ours.name}: failed: {_reason(trial)}, {seconds:.1f} s")
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._looked >= self._progress.pause:
+            self._looked = time.monotonic()
+            self._rounds |= {name: rounds(self._trials[name]) for name in self._began}
+            self._show()
+
+    def _show(self) -> None:
+        done, wanted = map(sum, zip(*self._rounds.values(), strict=True))
+        self._progress.working(done, wanted)
+
     def _took(self, trial: Any) -> float:
         took = time.monotonic() - self._began.pop(_name(trial), time.monotonic())
+        self._rounds[_name(trial)] = (self._rounds[_name(trial)][1],) * 2  # none left, however it ended
         self._progress.running(len(self._began))
         return took
 

@@ -32,6 +32,13 @@ def state(trial: Trial) -> State:
         return State("unfinished")
 
 
+def rounds(trial: Trial) -> tuple[int, int]:
+    """Rounds of all contenders of a trial: how many are finished, of how many."""
+    files = trial.config.folder.glob("checkpoints/*/round-*.json")
+    # The start has a row as well.
+    return sum(file.stem != "round-0000" for file in files), trial.config.rounds * len(trial.config.methods)
+
+
 def mark(trial: Trial, state: State) -> None:
     """Remember of a trial what its own folder doesn't tell."""
     _mark(trial).parent.mkdir(parents=True, exist_ok=True)
