@@ -65,7 +65,7 @@ def connect(config: RunConfig) -> Cluster:
     for name, value in _PRIVATE.items():
         os.environ.setdefault(name, value)
     try:
-        with own_sigterm(), _without_helpers(), _looking_often():
+        with own_sigterm(), _without_helpers(), _looking_often(), _apart():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -150,6 +150,23 @@ def _looking_often() -> Iterator[None]:
         yield
     finally:
         vars(services)["get_node"] = once_a_second
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Start Ray's processes in process groups of their own. What `timeout`, Slurm and others send to ours is
+    the driver's to heed: it can end a run in order only as long as Ray is there, and ends Ray itself."""
+    in_ours = services.ConsolePopen
+
+    class Apart(in_ours):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, process_group=0, **kwargs)
+
+    try:
+        vars(services)["ConsolePopen"] = Apart
+        yield
+    finally:
+        vars(services)["ConsolePopen"] = in_ours
 
 
 def inventory() -> Room:

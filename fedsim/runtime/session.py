@@ -8,9 +8,13 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
+
+from ray._private import utils  # no public option leaves SIGTERM alone
 
 PREFIX = "fedsim-"
 MARK = ".fedsim-driver"
@@ -21,22 +25,37 @@ ROOM = 107 - len(f"/{PREFIX}12345678/ray/session_2000-01-01_00-00-00_000000_4194
 
 @contextlib.contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Keep a program's handler of SIGTERM, which `ray.init` replaces by one that exits."""
-    ours = signal.getsignal(signal.SIGTERM)
-    if not callable(ours):
+    """Keep a program's handler of SIGTERM, which `ray.init` would replace by ones of its own.
+
+    What the handler raises may be lost within Ray (in a callback, say), so it is raised again at the end.
+    """
+    ours, raised = signal.getsignal(signal.SIGTERM), None
+    if not callable(ours) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    arrived = False
-    try:
-        yield
-    except SystemExit as end:
-        if end.code != signal.SIGTERM:
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        nonlocal raised
+        try:
+            ours(number, frame)
+        except BaseException as error:
+            raised = error
             raise
-        arrived = True
+
+    sets = utils.set_sigterm_handler
+    try:
+        signal.signal(signal.SIGTERM, heed)
+        vars(utils)["set_sigterm_handler"] = lambda handler: None
+        yield
+    except BaseException:
+        if raised is None:
+            raise
     finally:
-        signal.signal(signal.SIGTERM, ours)
-    if arrived:
-        signal.raise_signal(signal.SIGTERM)
+        vars(utils)["set_sigterm_handler"] = sets
+        if raised is None:
+            signal.signal(signal.SIGTERM, ours)
+    if raised is not None:
+        raise raised
 
 
 class Folder:

@@ -33,10 +33,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     folder = tmp_path / "run"
     command = fedsim_command.start("run", configs["digits"], f"output={folder}", *where)
     command.wait_for(folder / "checkpoints" / "federated_distillation" / "round-0001.json")
-    if number == signal.SIGINT:
-        os.killpg(command.process.pid, number)  # as a terminal does: to the whole foreground group
-    else:
-        command.process.send_signal(number)
+    # To the whole group, as a terminal does, and `timeout`, Slurm and a shell's `kill -- -PID`.
+    os.killpg(command.process.pid, number)
     done = command.end()
     assert done.status == 128 + number
     assert said(done.err) == [f"fedsim: interrupted; fedsim run --resume {folder} continues the run"]

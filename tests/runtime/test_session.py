@@ -1,5 +1,6 @@
 """What Ray does to its driver's process and temporary folder is kept in order."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from ray._private import utils
 
 import fedsim
 from fedsim.errors import ConfigError
@@ -87,11 +89,18 @@ def test_a_programs_handler_outlives_rays():
     before = signal.signal(signal.SIGTERM, ours)
     try:
         with own_sigterm():
-            signal.signal(signal.SIGTERM, of_ray)
+            utils.set_sigterm_handler(of_ray)
         assert signal.getsignal(signal.SIGTERM) is ours
         with pytest.raises(KeyboardInterrupt), own_sigterm():
-            signal.signal(signal.SIGTERM, of_ray)
+            utils.set_sigterm_handler(of_ray)
             signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), own_sigterm(), contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)  # lost, as in a callback
+        with pytest.raises(KeyboardInterrupt), own_sigterm():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                raise RuntimeError("Ray did not start") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
