@@ -317,12 +317,13 @@ def summarise(rounds: list[Row], participants: list[Row]) -> list[Row]:
                 last = max(scored, key=lambda row: row["round"])
                 rows.append({"contender": method, **facts, "score": last["score"], **total})
             continue
-        # From the institutions themselves: one that diverged leaves the round's mean without a number.
+        # From the institutions themselves: one that diverged leaves the round's mean without a number, and in
+        # a round not all may have been asked.
         institutions = [p for p in participants if p["method"] == method and _number(p["score"])]
         if not institutions:
             continue
-        end = max(p["round"] for p in institutions)
-        alone = [p["score"] for p in institutions if p["round"] == end]
+        last = {p["participant"]: p["score"] for p in sorted(institutions, key=lambda p: p["round"])}
+        alone = [last[who] for who in sorted(last)]
         best = max(alone) if facts["higher_is_better"] else min(alone)
         for name, score in (("best", best), ("mean", sum(alone) / len(alone))):
             rows.append({"contender": f"{method}_{name}", **facts, "score": score, **total})

@@ -47,6 +47,8 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
     # 1. Plan: who takes part, and who will fail to.
     asked = events.asked(config, round) if method.uses_participants else []
     active = [k for k in asked if not events.dropped(config, round, k)]
+    if not method.coordinates:  # there is no federation to take part in
+        active = asked = list(range(config.participants.count))
     fates = {k: "dropped" for k in asked if k not in active}
 
     # 2. Broadcast: one message, which goes down every link.

@@ -139,12 +139,29 @@ def test_the_ratio_is_1_at_the_upper_bound_in_either_direction(higher: bool, sco
 @pytest.mark.parametrize(("higher", "best"), [(False, 80.0), (True, 120.0)])
 def test_institutions_on_their_own_are_two_contenders(higher: bool, best: float):
     rounds = [round_row("solo", 2, 100.0, higher)]
-    people = [institution(2, 0, 80.0), institution(2, 1, 120.0), institution(1, 2, 1.0)]
+    people = [
+        institution(2, 0, 80.0),
+        institution(2, 1, 120.0),
+        institution(1, 0, 1.0),
+        institution(1, 1, 999.0),
+    ]
     people += [institution(2, 0, 10.0, method="fd"), institution(2, 3, NAN)]
     rows = by_name(summarise(rounds, people))
     assert set(rows) == {"solo_best", "solo_mean"}
     assert rows["solo_best"]["score"] == best
     assert rows["solo_mean"]["score"] == 100.0
+
+
+def test_an_institution_that_was_not_asked_last_has_the_score_that_it_had():
+    people = [
+        institution(1, 0, 90.0),
+        institution(1, 1, 70.0),
+        institution(2, 1, 60.0),
+        institution(2, 2, 75.0),
+    ]
+    rows = by_name(summarise([round_row("solo", 2, 67.5)], people))
+    assert rows["solo_best"]["score"] == 60.0
+    assert rows["solo_mean"]["score"] == 75.0
 
 
 def test_an_institution_that_diverged_is_never_the_best():

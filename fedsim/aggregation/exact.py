@@ -19,7 +19,10 @@ FRACTION_BITS = 44
 
 _INT64_MAX = 2**63 - 1
 _CHUNK = 1 << 14  # elements converted at a time: with their sums 256 KiB, which stay in the cache
-_TOGETHER, _TOGETHER_BYTES = 8, 1 << 25  # vectors that are added in one pass over the sum, and what they may hold
+_TOGETHER, _TOGETHER_BYTES = (
+    8,
+    1 << 25,
+)  # vectors that are added in one pass over the sum, and what they may hold
 
 # Adding this to |x| < 2^51 rounds x to an integer, half to even, and leaves that integer in the low bits
 # of the sum: the bits of the float, taken as an integer, are _ROUNDER_BITS + x.

@@ -124,10 +124,11 @@ class RobustPool:
         *,
         trust: np.ndarray | None = None,
         disagreement: Disagreement | None = None,
+        asked: np.ndarray | None = None,
     ) -> None:
         self.samples, self.levels, self.disagreement = samples, levels, disagreement
         self.trust = trust
-        self._guard = guard
+        self._guard, self._asked = guard, asked
         self._answers: dict[int, Responses] = {}
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
@@ -148,7 +149,10 @@ class RobustPool:
         if self._guard.defence in TRUSTING:
             assert self.trust is not None
             f = suspects(self._guard.suspected, len(who))
-            strange = outliers(answers) if self._guard.defence == "expguard" else strangers(answers, f)
+            if self._guard.defence == "expguard":
+                strange = outliers(answers, self._asked)
+            else:
+                strange = strangers(answers, f, self._asked)
             self.trust = self.trust.copy()
             self.trust[who] -= self._guard.eta * strange
             weights = np.exp(self.trust[who] - self.trust[who].max())
@@ -157,20 +161,22 @@ class RobustPool:
         return _pooled(answers, lambda stack: rule(stack, f))
 
 
-def outliers(answers: Sequence[Responses]) -> np.ndarray:
+def outliers(answers: Sequence[Responses], asked: np.ndarray | None = None) -> np.ndarray:
     """[n] how much farther from the geometric median each lies than the median participant does, in
-    shares of that distance; at least 0."""
+    shares of that distance; at least 0.   asked: [R] bool, the rows that tell something; None: all."""
     distances = np.zeros(len(answers))
-    for _, _, stack in _stacks(answers):
+    for stack in _telling(answers, asked):
         centre = geometric_median(stack)
         distances += np.sqrt(((stack - centre) ** 2).sum(-1)).sum(-1)
     return excess(distances)
 
 
-def strangers(answers: Sequence[Responses], f: int) -> np.ndarray:
-    """[n] how much less than the median participant each agrees with others, in shares of that; ≥ 0."""
+def strangers(answers: Sequence[Responses], f: int, asked: np.ndarray | None = None) -> np.ndarray:
+    """[n] how much less than the median participant each agrees with others, in shares of that; ≥ 0.
+
+    asked: [R] bool, the rows that tell something: on padding everybody says the same. None: all."""
     inner = np.zeros((len(answers), len(answers)))
-    for _, _, stack in _stacks(answers):
+    for stack in _telling(answers, asked):
         inner += np.einsum("irk,jrk->ij", stack, stack) - stack.shape[1] / answers[0].classes
     alike = kinship(inner, f)
     usual = float(np.median(alike))
@@ -190,6 +196,12 @@ def excess(distances: np.ndarray) -> np.ndarray:
     """[n] by how much each distance is above the median one, in shares of that; at least 0."""
     usual = float(np.median(distances))
     return np.maximum(0.0, distances / usual - 1.0) if usual > 0 else np.zeros(len(distances))
+
+
+def _telling(answers: Sequence[Responses], asked: np.ndarray | None) -> Iterator[np.ndarray]:
+    """The stacks, of the rows that are asked about."""
+    for start, _, stack in _stacks(answers):
+        yield stack if asked is None else stack[:, asked[start : start + stack.shape[1]]]
 
 
 def _stacks(answers: Sequence[Responses]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

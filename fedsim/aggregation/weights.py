@@ -8,7 +8,8 @@ relevance of a participant is how much better than the student it knows what the
 is the same for all samples and changes from round to round, as the student does.
 
 Claims and skills are self-reported, so the exponent is clipped: with reach ½ log(s(N − 1)/(1 − s)) nobody
-has more than a share s of a sample that N participants answer, whatever it says.
+has more than a share s of a sample that N participants answer, whatever it says. N are those who are asked:
+where some of them don't deliver, a share is that of fewer and may be larger.
 """
 
 from __future__ import annotations

@@ -201,6 +201,11 @@ def overlap(examples: Examples, *others: Examples) -> int:
     return sum(row.tobytes() in seen for row in examples.arrays[column])
 
 
+def asked_for(prompt: str) -> str:
+    """A prompt as it stands before its answer in a window."""
+    return f"{prompt}\n"
+
+
 def _build_text(plan: Plan) -> Federation:
     data, raw = plan.config.data, plan.raw
     if data.tokenizer is None:
@@ -210,7 +215,7 @@ def _build_text(plan: Plan) -> Federation:
     else:
         tokenizer_json, end = tokenizers.load(data.tokenizer)
     tokens = tokenizers.encode(tokenizer_json, raw.documents, end)
-    asked = tokenizers.encode(tokenizer_json, [f"{prompt}\n" for prompt in raw.prompts])
+    asked = tokenizers.encode(tokenizer_json, [asked_for(prompt) for prompt in raw.prompts])
 
     def windows(index: np.ndarray) -> Examples:
         if asked:

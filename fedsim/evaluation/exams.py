@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.config import RunConfig
-from fedsim.data import tokenizers
+from fedsim.data import federation, tokenizers
 from fedsim.errors import ConfigError
 from fedsim.evaluation import breakdown, few_shot, instructions, questions, retrieval
 from fedsim.types import Examples, Public
@@ -104,6 +104,8 @@ def _answers(world: World, learner: Learner, prompts: Sequence[str]) -> list[str
     assert world.tokenizer is not None
     window, end = world.interface.window, world.interface.end_of_text
     most = min(world.config.evaluation.longest, window - 1)
+    if world.config.data.prompt_column is not None:
+        prompts = [federation.asked_for(prompt) for prompt in prompts]  # as it has learnt to be asked
     tokens = [ids[:-1][-(window - most) :] for ids in tokenizers.encode(world.tokenizer, prompts)]
     ids, nothing = np.zeros((len(tokens), window), np.int32), np.zeros(len(tokens), np.int64)
     for row, given in zip(ids, tokens, strict=True):

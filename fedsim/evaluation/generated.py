@@ -43,8 +43,9 @@ def generated(world: World, learner: Learner, examples: Examples) -> dict[str, f
     offsets, tokens = learner.generate(some, prompts, space, end=end, key=key)
     written = tokenizers.decode(world.tokenizer, _split(tokens, offsets), end)
     offsets_of, of_reference = references(some, asked.prompt)
-    # As much of the reference as could have been written.
-    expected = [row[:most] for row, most in zip(_split(of_reference, offsets_of), space, strict=True)]
+    expected = [
+        _writable(row[:most], end) for row, most in zip(_split(of_reference, offsets_of), space, strict=True)
+    ]
     right = tokenizers.decode(world.tokenizer, expected, end)
     return {
         "rouge_l": rouge_l(written, right),
@@ -92,6 +93,12 @@ def distinct(texts: Sequence[str], n: int) -> float:
     """Different n-grams of words among all of the texts; 0 where there are none."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _writable(reference: np.ndarray, end: int) -> np.ndarray:
+    """As much of a reference as could have been written: up to the end of its text."""
+    ends = np.flatnonzero(reference == end)
+    return reference[: ends[0] + 1] if len(ends) else reference
 
 
 def _split(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:

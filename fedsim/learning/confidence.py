@@ -101,13 +101,13 @@ def domains(validation: Examples, proxy: Examples, tokens: int, number: int) -> 
     log_GV = np.zeros((number, tokens))
     present = np.unique(validation.groups)
     for group in present:
-        ids = validation.arrays["input_ids"][validation.groups == group]
-        log_GV[group] = _log_frequencies(ids, tokens)
+        some = validation.take(np.flatnonzero(validation.groups == group))
+        log_GV[group] = _log_frequencies(some, tokens)
     prior = np.log(np.bincount(validation.groups, minlength=number)[present] / len(validation))
     membership = np.zeros((len(proxy), number))
     for start in range(0, len(proxy), _CHUNK):
-        ids = proxy.arrays["input_ids"][start : start + _CHUNK]
-        log_p = log_GV[present][:, ids].sum(-1).T + prior
+        ids, content = _contents(proxy, slice(start, start + _CHUNK))
+        log_p = (log_GV[present][:, ids] * content).sum(-1).T + prior
         p = np.exp(log_p - log_p.max(-1, keepdims=True))
         membership[start : start + _CHUNK, present] = p / p.sum(-1, keepdims=True)
     return membership
@@ -122,8 +122,9 @@ def rarity(own: Examples, proxy: Examples, tokens: int) -> np.ndarray:
     set, as for the student, an image's density is that of the others: its own kernel would hide them.
     """
     if "pixel_values" not in proxy.arrays:
-        log_V = _log_frequencies(own.arrays["input_ids"], tokens)
-        return np.asarray(-log_V[proxy.arrays["input_ids"]].mean(-1))
+        log_V = _log_frequencies(own, tokens)
+        ids, content = _contents(proxy)
+        return np.asarray(-(log_V[ids] * content).sum(-1) / content.sum(-1))
     public = _flat(proxy.arrays["pixel_values"])
     mean = public.mean(0)
     variances, axes = np.linalg.eigh((public - mean).T @ (public - mean) / len(public))
@@ -149,8 +150,17 @@ def rarity(own: Examples, proxy: Examples, tokens: int) -> np.ndarray:
     return np.asarray(result / number + np.log(width * (2 * np.pi) ** 0.5))
 
 
-def _log_frequencies(ids: np.ndarray, tokens: int) -> np.ndarray:
-    counts = np.bincount(ids.ravel(), minlength=tokens) + 0.5
+def _contents(texts: Examples, some: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    """Of some windows the tokens, and which are no padding, both [n, S]."""
+    ids = texts.arrays["input_ids"][some]
+    if "length" not in texts.arrays:
+        return ids, np.ones(ids.shape, bool)
+    return ids, np.arange(ids.shape[1]) < texts.arrays["length"][some][:, None]
+
+
+def _log_frequencies(texts: Examples, tokens: int) -> np.ndarray:
+    ids, content = _contents(texts)
+    counts = np.bincount(ids[content], minlength=tokens) + 0.5
     return np.asarray(np.log(counts / counts.sum()))
 
 

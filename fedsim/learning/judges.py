@@ -23,7 +23,9 @@ class Judge(Protocol):
     """From logits to claims."""
 
     def __call__(self, index: np.ndarray, logits_RK: Tensor, answers_R: Tensor | None) -> Tensor:
-        """[R], of which each sample gets the mean over its rows, or [n]; index: [n], proxy samples."""
+        """[R], of which each sample gets the mean over the rows that are asked about, or [n].
+
+        index: [n], proxy samples."""
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,9 @@ class Learner:
             inputs, batch = {name: column[share] for name, column in inputs.items()}, batch[share]
         if self.heads is not None and stream.guide is not None and stream.guide.domains is not None:
             self.heads.domains = torch.from_numpy(stream.guide.domains[batch]).to(self.engine.device)
+        content = self.modality.content(stream.examples, batch, self.engine.device)
+        if self.heads is not None:
+            self.heads.content = content
         tap: AbstractContextManager[list[Tensor]] = nullcontext([])
         if pulled := self.heads is None and pulls(stream):
             tap = tapped(self.engine.model, LAST)
@@ -136,9 +139,10 @@ class Learner:
         logits_RK = self.modality.rows(logits).float()
         terms: dict[str, Tensor] = {}
         if pulled:
-            terms = {"prototype": prototype_term(self.modality.pooled(states[0]), stream, batch)}
+            terms = {"prototype": prototype_term(self.modality.pooled(states[0], content), stream, batch)}
         if self.heads is not None:
-            terms, self.heads.domains = guided_terms(self.heads, stream, batch), None
+            terms = guided_terms(self.heads, stream, batch)
+            self.heads.domains = self.heads.content = None
         if want.response and stream.teacher is not None:
             teacher_RK = torch.from_numpy(of_samples(stream.teacher, batch)).to(logits_RK.device)
             wanted = self.modality.wanted(stream.examples, batch, self.engine.device)
@@ -236,13 +240,19 @@ class Learner:
         """
         found: list[list[np.ndarray]] = [[] for _ in depths]
         with tapped(self.engine.model, depths) as states:
-            for _ in self._answers(examples, samples):
+            for index, _ in self._answers(examples, samples):
+                content = self.modality.content(examples, index, self.engine.device)
                 for layer, state in zip(found, states, strict=True):
-                    layer.append(self.modality.pooled(state).float().cpu().numpy())
+                    layer.append(self.modality.pooled(state, content).float().cpu().numpy())
         whole = [np.concatenate(layer) for layer in found]
         if not all(np.isfinite(layer).all() for layer in whole):
             raise DivergedError("hidden states are not finite; a smaller learning rate may help")
         return whole
+
+    def asked(self, examples: Examples, samples: np.ndarray) -> np.ndarray | None:
+        """Which rows of the examples at `samples` anybody asks about, [R] bool; None: all of them."""
+        wanted = self.modality.wanted(examples, samples, torch.device("cpu"))
+        return None if wanted is None else wanted.numpy()
 
     def claims(self, examples: Examples, samples: np.ndarray, judge: Judge = TASK_LOSS) -> np.ndarray:
         """What the judge makes of each of the examples at `samples`, [n] float32; by default the mean
@@ -266,8 +276,12 @@ class Learner:
     def _judged(self, examples: Examples, index: np.ndarray, logits_RK: Tensor, judge: Judge) -> np.ndarray:
         """Claims [n] float32."""
         answers = self.modality.answers(examples, index, self.engine.device)
-        rows = judge(index, logits_RK, answers)
-        return rows.view(len(index), -1).mean(1).cpu().numpy().astype(np.float32)
+        rows = judge(index, logits_RK, answers).view(len(index), -1)
+        wanted = self.modality.wanted(examples, index, self.engine.device)
+        if wanted is None or rows.shape[1] == 1:  # one number for each example
+            return rows.mean(1).cpu().numpy().astype(np.float32)
+        asked = wanted.view(len(index), -1)
+        return ((rows * asked).sum(1) / asked.sum(1).clamp(min=1)).cpu().numpy().astype(np.float32)
 
     def logits(self, examples: Examples, samples: np.ndarray) -> np.ndarray:
         """The logits on the examples at `samples`, [R, K] float32: all of them at once."""

@@ -94,8 +94,10 @@ class CFD(Method):
         said = self._express(desk, round, COORDINATOR)
         before = kept(desk.memory, "down")
         keep(desk.memory, "down", said)
-        config = self.world.config
-        missed = set(events.active(config, round)) - set(events.active(config, round - 1))
+        # Whoever's labels of the last round arrived has heard what was told there. Of the others that isn't
+        # known, and who diverged has forgotten it.
+        heard = set(desk.memory.pop("heard", np.zeros(0, np.int64)).tolist())
+        missed = set(events.active(self.world.config, round)) - heard
         return said if before is None or missed or not self.settings.delta else changed(before, said)
 
     def participant_step(
@@ -130,6 +132,7 @@ class CFD(Method):
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         assert isinstance(pool, LabelPool)
+        desk.memory["heard"] = np.array(desk.delivered, np.int64)
         lesson = self.taught(desk.public, pool.sum.result(), COORDINATOR)
         return desk.learner.fit(self.phase(round, COORDINATOR, "distil", lesson))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fedsim import events
 from fedsim.aggregation.gnmax import GNMaxSettings
 from fedsim.aggregation.robust import Defence
 from fedsim.config import RunConfig, Settings
@@ -114,7 +115,7 @@ class DistillationSettings(Settings):
 
 def demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[str, bool, str]]:
     """What settings need of each other and of the run: field, whether it is so, what else would be."""
-    data, people = config.data, config.participants.count
+    data, people = config.data, len(events.asked(config, 1))
     weighs = want.weights if want.confidence else "uniform"
     yield (
         "response",
@@ -170,6 +171,7 @@ def demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[str
     for field, plain in trusting.items():
         fits = want.defence == "none" or getattr(want, field) == plain
         yield field, fits, f"{plain}: the defence {want.defence} trusts no claims"
+    yield "adaptation", not (best and want.adaptation), "false: of the best teacher alone no domain is known"
     yield "pate", want.pate is None or data.reads != "text", "absent: every token would be a query"
     for field, plain in {**trusting, "defence": "none", "curriculum": "none", "adaptation": False}.items():
         fits = want.pate is None or getattr(want, field) == plain
@@ -189,8 +191,8 @@ def demands(want: DistillationSettings, config: RunConfig) -> Iterator[tuple[str
     )
     yield (
         "max_share",
-        want.max_share is None or want.max_share * people >= 1,
-        (f"at least {1 / people:.4g}, what each of {people} participants has"),
+        want.max_share is None or people == 1 or want.max_share * people >= 1,
+        (f"at least {1 / people:.4g}, what each of {people} participants has that a round asks"),
     )
     yield (
         "curriculum",

@@ -224,7 +224,10 @@ class FederatedDistillation(Method):
             if want.defence in TRUSTING:
                 trust = desk.memory.get("trust", np.zeros(self.world.config.participants.count))
             guard = Guard(want.defence, want.suspected, want.guard)
-            robust = RobustPool(agenda.samples, agenda.levels, guard, trust=trust, disagreement=apart)
+            asked = desk.learner.asked(desk.public.proxy, agenda.samples)
+            robust = RobustPool(
+                agenda.samples, agenda.levels, guard, trust=trust, disagreement=apart, asked=asked
+            )
             return self.insight.pool(round, robust, guard=guard)
         weighing = self._weighing(desk, round, agenda.samples)
         if want.teachers == "best":
@@ -331,6 +334,9 @@ class FederatedDistillation(Method):
         if pool.disagreement is None:
             return
         samples, nats = pool.disagreement.result()
+        asked = desk.learner.asked(desk.public.proxy, samples)
+        if asked is not None:  # on padding all agree: the mean over positions without it
+            nats = nats * self.world.positions / np.maximum(1, asked.reshape(len(samples), -1).sum(1))
         known = desk.memory.get("disagreement", np.full(self.world.proxy_size, np.nan)).copy()
         known[samples] = nats
         desk.memory["disagreement"] = known

@@ -163,14 +163,16 @@ class FLMiniLLM(Prompted):
         examples = self.examples(desk, asked)
         drawn = desk.memory.get("drawn")
         old, teacher = desk.learner.score_tokens(examples, drawn), pool.log_probs()
-        lesson = self._lesson(asked, teacher, old, self.settings.mixing, rows=pool.rows(), drawn=drawn)
+        own = desk.memory["own"].astype(bool)
+        # α as it was: in the first round, and after one in which messages were lost, the student wrote more.
+        mixing = 1 - float(own.mean())
+        lesson = self._lesson(asked, teacher, old, mixing, rows=pool.rows(), drawn=drawn)
         streams = [self._stream(examples, lesson, self.settings.policy)]
         if self.settings.language:
             plain = self.labelled(desk.public.proxy, COORDINATOR)
             streams.append(replace(plain, weight=self.settings.language))
         fit = desk.learner.fit(self.phase(round, COORDINATOR, "learn", *streams))
         _remember(desk.memory, merged([pool.fresh[k] for k in sorted(pool.fresh)]), "fresh_")
-        own = desk.memory["own"].astype(bool)
         apart, mine = old - teacher, own[asked.owner]
         measured = {"reverse_kl": float(apart[mine, 0].mean())}
         if drawn is not None:

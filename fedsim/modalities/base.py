@@ -106,9 +106,17 @@ class Modality(ABC):
     def score(self, loss: float, correct: float) -> float:
         """The metric from the mean loss (nats) and the share of rows whose top class is right."""
 
-    def pooled(self, hidden: Tensor) -> Tensor:
-        """One vector [B, d] for each example, of hidden states at S positions [B, S, d]: their mean."""
-        return hidden.mean(1) if hidden.ndim == 3 else hidden
+    def content(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor | None:
+        """Which of S positions hold something, [B, S] bool, the others being padding; None: all of them."""
+        return None
+
+    def pooled(self, hidden: Tensor, content: Tensor | None = None) -> Tensor:
+        """One vector [B, d] for each example, of hidden states at S positions [B, S, d]: the mean over those
+        with content."""
+        if hidden.ndim != 3 or content is None:
+            return hidden.mean(1) if hidden.ndim == 3 else hidden
+        share = content.to(hidden) / content.sum(1, keepdim=True)
+        return (hidden * share[:, :, None]).sum(1)
 
     def augment(self, inputs: Inputs, rng: np.random.Generator) -> Inputs:
         """A random variation that keeps every answer; none by default."""

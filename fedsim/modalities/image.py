@@ -30,7 +30,7 @@ class Image(Modality):
         """Accuracy: the share of images whose most likely label is right."""
         return correct
 
-    def pooled(self, hidden: Tensor) -> Tensor:
+    def pooled(self, hidden: Tensor, content: Tensor | None = None) -> Tensor:
         """Of a transformer the first position, which it classifies by; of convolutions the mean."""
         return hidden[:, 0] if hidden.ndim == 3 else hidden.flatten(2).mean(2) if hidden.ndim == 4 else hidden
 

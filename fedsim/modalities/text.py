@@ -36,6 +36,12 @@ class Text(Modality):
         prompts, ends = (examples.arrays[name][index][:, None] for name in ("prompt", "length"))
         return torch.from_numpy(((predicted >= prompts) & (predicted < ends)).ravel()).to(device)
 
+    def content(self, examples: Examples, index: np.ndarray, device: torch.device) -> Tensor | None:
+        if "length" not in examples.arrays:
+            return None
+        lengths = examples.arrays["length"][index][:, None]
+        return torch.from_numpy(np.arange(self.positions(examples)) < np.maximum(lengths, 1)).to(device)
+
     def positions(self, examples: Examples) -> int:
         return int(examples.arrays["input_ids"].shape[1]) - 1
 

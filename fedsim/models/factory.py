@@ -39,16 +39,16 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     if name in PRESETS:
         torch.manual_seed(torch_seed(seed, "weights", name))
         described = _merged(_fitting(kind, interface), described)
-        return _ready(auto.from_config(AutoConfig.for_model(kind, **described)))
+        return _ready(name, auto.from_config(AutoConfig.for_model(kind, **described)))
     path = _file(name)
     if is_pretrained(name):
-        return _ready(_pretrained(auto, path.parent, interface))
+        return _ready(name, _pretrained(auto, path.parent, interface))
     # By its content: where a file lies must not decide the weights.
     torch.manual_seed(torch_seed(seed, "weights", path.read_text(encoding="utf-8")))
     config = AutoConfig.from_pretrained(str(path))
     _set(config, _fitting(config.model_type, interface))
     _check_patches(name, config, interface)
-    return _ready(auto.from_config(config))
+    return _ready(name, auto.from_config(config))
 
 
 def import_classes(names: Iterable[str], modality: str) -> None:
@@ -183,7 +183,11 @@ def _sizes(config: Any, interface: Interface) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def _ready(model: nn.Module) -> nn.Module:
+def _ready(name: str, model: nn.Module) -> nn.Module:
+    if any(getattr(module, "running_mean", None) is not None for module in model.modules()):
+        # They are no weights: nobody would send, average or save them.
+        expected = "a model whose norms keep no running statistics, e.g. GroupNorm for BatchNorm"
+        raise ConfigError("model", name, expected)
     # The cache of keys and values is for generation; in training it only costs memory.
     config: Any = model.config
     if hasattr(config, "use_cache"):

@@ -46,14 +46,14 @@ class Scale(nn.Module):
 
 
 class Heads(nn.Module):
-    """pool: [B, S, d] → [B, d], see `Modality.pooled`.
+    """pool: [B, S, d] and what has content → [B, d], see `Modality.pooled`.
 
-    domains: [B, D] for the next forward pass, or None.   embeddings: one [B, r] for each depth, of the
-    last forward pass.
+    domains: [B, D] for the next forward pass, or None.   content: [B, S] bool for it, or None.
+    embeddings: one [B, r] for each depth, of the last forward pass.
     """
 
     def __init__(
-        self, widths: list[int], width: int, spec: HeadSpec, pool: Callable[[Tensor], Tensor]
+        self, widths: list[int], width: int, spec: HeadSpec, pool: Callable[[Tensor, Tensor | None], Tensor]
     ) -> None:
         super().__init__()
         self.maps = nn.ModuleList(nn.Linear(w, spec.rank, bias=False) for w in widths)
@@ -61,6 +61,7 @@ class Heads(nn.Module):
             nn.init.xavier_uniform_(linear.weight)  # type: ignore[arg-type]
         self.scale = Scale(width, spec.domains) if spec.domains else None
         self.domains: Tensor | None = None
+        self.content: Tensor | None = None
         self.embeddings: list[Tensor] = []
         self._pool = pool
         self._states: dict[int, Tensor] = {}
@@ -78,12 +79,14 @@ class Heads(nn.Module):
 
     def finish(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """After the model's own forward pass; inside it as far as DeepSpeed can see."""
-        states = [self._pool(self._states[k]) for k in range(len(self.maps))]
+        states = [self._pool(self._states[k], self.content) for k in range(len(self.maps))]
         self.embeddings = [linear(s) for linear, s in zip(self.maps, states, strict=True)]
         self._states.clear()
 
 
-def attach(model: nn.Module, spec: HeadSpec, pool: Callable[[Tensor], Tensor], seed: int) -> Heads:
+def attach(
+    model: nn.Module, spec: HeadSpec, pool: Callable[[Tensor, Tensor | None], Tensor], seed: int
+) -> Heads:
     """Give a model heads. Its own parameters keep their order, the heads' come after them.
 
     Raises ConfigError for a model whose last norm can't take up the adaptation.

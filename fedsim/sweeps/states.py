@@ -34,9 +34,10 @@ def state(trial: Trial) -> State:
 
 def rounds(trial: Trial) -> tuple[int, int]:
     """Rounds of all contenders of a trial: how many are finished, of how many."""
-    files = trial.config.folder.glob("checkpoints/*/round-*.json")
+    checkpoints, methods = trial.config.folder / "checkpoints", trial.config.methods
+    files = (file for method in methods for file in (checkpoints / method.contender).glob("round-*.json"))
     # The start has a row as well.
-    return sum(file.stem != "round-0000" for file in files), trial.config.rounds * len(trial.config.methods)
+    return sum(file.stem != "round-0000" for file in files), trial.config.rounds * len(methods)
 
 
 def mark(trial: Trial, state: State) -> None:

@@ -37,6 +37,29 @@ def said(probs: np.ndarray) -> Responses:
     return Responses(np.arange(N), P, K, LEVELS, offsets, ids, counts)
 
 
+@pytest.mark.parametrize("measure", [outliers, lambda a, asked=None: strangers(a, 2, asked)])
+def test_rows_that_nobody_asks_about_hide_no_liar(measure):
+    """On padding all say the same, which looks like agreement."""
+    base = rows(0)
+
+    def answers(padded: int) -> list[Responses]:
+        every = []
+        for who in range(5):
+            mine = 0.7 * base + 0.3 * rows(who + 1)
+            mine = (1 - mine) / (K - 1) if who > 2 else mine
+            dense = np.zeros((N, P + padded, K), np.float32)
+            dense[:, :P], dense[:, P:, 0] = mine.reshape(N, P, K), 1
+            lengths, ids, counts = largest_remainder(dense.reshape(-1, K), LEVELS)
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            every.append(Responses(np.arange(N), P + padded, K, LEVELS, offsets, ids, counts))
+        return every
+
+    asked = np.tile(np.arange(P + 8) < P, N)
+    plain = measure(answers(0))
+    assert plain[3:].min() > 0.3
+    np.testing.assert_allclose(measure(answers(8), asked), plain, rtol=1e-6)
+
+
 def pooled(defence: str, answers: dict[int, Responses], suspected: float = 0.4) -> np.ndarray:
     """[R, K]"""
     pool = RobustPool(np.arange(N), LEVELS, Guard(defence, suspected, 2.0), trust=np.zeros(9))  # type: ignore[arg-type]

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from fedsim import simulation
+from fedsim import data, simulation
 from fedsim.errors import ConfigError
+from fedsim.evaluation import exams
 from fedsim.executor import InProcess
 from fedsim.loading import load
+from fedsim.simulation import world
 
 QUESTIONS = [{"question": f"{k} plus {k} is", "choices": ["even", "odd"], "answer": k % 2} for k in range(8)]
 ASKED = [
@@ -66,6 +68,30 @@ def test_all_is_measured_after_the_last_round(files):
     alone = result.participants[result.participants["round"] == 2]
     assert (alone["local_score"] > 1).all() and (alone["peak_memory_mib"] > 50).all()
     assert result.participants.loc[result.participants["round"] == 1, "local_score"].isna().all()
+
+
+def test_instructions_are_asked_as_prompts_were_learnt(files):
+    rows = [{"ask": f"what is {k}", "tell": f"it is {k}"} for k in range(150)]
+    (files / "learnt.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = {"source": "files", "path": str(files / "learnt.jsonl"), "modality": "text"}
+    columns = {"prompt_column": "ask", "text_column": "tell", "vocabulary": 300, "window": 32}
+    config = text(files, data={**source, **columns})
+    federation = data.build(data.plan(config))
+    ours = world(config, federation)
+    given = []
+
+    class Listener:
+        def generate(self, examples, prompts, room, *, end, key):
+            given.extend(
+                row[:n].tolist() for row, n in zip(examples.arrays["input_ids"], prompts, strict=True)
+            )
+            return np.zeros(len(examples) + 1, np.int64), np.zeros(0, np.int32)
+
+    exams._answers(ours, Listener(), ["what is 3", "what is 77"])
+    learnt = federation.shards[0].train.arrays
+    known = {tuple(row[:n]) for row, n in zip(learnt["input_ids"].tolist(), learnt["prompt"], strict=True)}
+    newline = {prompt[-1] for prompt in known}
+    assert len(newline) == 1 and {prompt[-1] for prompt in given} == newline
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 
-from fedsim.evaluation.generated import bleu, distinct, excess_error, rouge_l
+from fedsim.evaluation.generated import _writable, bleu, distinct, excess_error, rouge_l
 
 
 def test_rouge_l_is_the_f_of_the_longest_common_subsequence():
     # "the cat here" is common to both: 3 of 3 words written, 3 of 5 expected.
     assert rouge_l(["the cat here"], ["the cat is right here"]) == pytest.approx(2 * 1 * 0.6 / 1.6)
     assert rouge_l(["a b", "x"], ["a b", "y"]) == pytest.approx(0.5)
+
+
+def test_a_reference_ends_where_its_text_does():
+    reference, end = np.array([5, 6, 0, 7, 8]), 0  # packed windows go on with the next document
+    assert _writable(reference, end).tolist() == [5, 6, 0]
+    assert _writable(reference[3:], end).tolist() == [7, 8]
 
 
 def test_distinct_counts_different_n_grams_over_all_texts():

@@ -1,16 +1,19 @@
 """CFD: the bytes that the paper counts, and labels that both ends hold alike whatever goes wrong."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fedsim import events
 from fedsim.adversaries import tamper
 from fedsim.aggregation.changes import changed, keep, kept, patched
 from fedsim.config import Adversary
-from fedsim.errors import MessageError
+from fedsim.errors import DivergedError, MessageError
+from fedsim.methods.cfd import CFD
 from fedsim.types import Responses
 from fedsim.wire import Expectation, decode, encode
 from fedsim.wire.quantise import largest_remainder, to_dense
@@ -140,6 +143,40 @@ def test_everybody_who_works_holds_the_same_labels_and_only_what_arrived_is_take
             assert np.array_equal(memory[f"{k} ids"], ids)
             assert np.array_equal(run.host._residents["cfd", k].site.memory["arrived ids"], ids)
     assert lost
+
+
+def test_who_diverged_is_told_all_labels_again(play, monkeypatch, tmp_path):
+    """It goes on from an older state, which what has changed since the last round doesn't fit."""
+    run = play({"name": "cfd"}, rounds=4)
+    step = CFD.participant_step
+
+    def diverging(self, site, round, received):
+        done = step(self, site, round, received)
+        if (site.participant, round) == (1, 2):
+            raise DivergedError("the training loss is nan")
+        return done
+
+    monkeypatch.setattr(CFD, "participant_step", diverging)
+    held, previous = {}, None
+    for number in range(1, 5):
+        message, folder = run.coordinator.open(number), tmp_path / str(number)
+        folder.mkdir()
+        told = message.data if message else None
+        reports, up = run.host.step("cfd", number, range(3), told, previous, folder)
+        assert [r.fate for r in reports] == ["", "diverged" if number == 2 else "", ""]
+        if number == 2:  # a round's folder has everybody's last good state
+            shutil.copytree(previous / "participant-00001", folder / "participant-00001")
+        held = {k: _load_memory(folder, k) for k in range(3) if number != 2 or k != 1}
+        for memory in held.values():
+            if number > 1:
+                assert np.array_equal(memory["down ids"], run.coordinator._desk.memory["down ids"])
+        run.coordinator.receive(range(3), up)
+        run.coordinator.close(number, None)
+        previous = folder
+
+
+def _load_memory(folder, participant):
+    return load_file(str(folder / f"participant-{participant:05d}" / "memory.safetensors"))
 
 
 def test_the_student_learns_the_mean_of_the_labels(play):

@@ -319,6 +319,10 @@ REFUSED = {
         {"teachers": "best", "weights": "entropy", "confidence": 1, "mean": "logits"}, "mean",
     ),
     "share below the mean": ({"max_share": 0.3}, "max_share"),
+    "domains of the best": (
+        {"teachers": "best", "confidence": 4, "weights": "entropy", "adaptation": True},
+        "adaptation",
+    ),
     "nothing to choose": ({"curriculum": "disagreement", "proxy_per_round": 1}, "curriculum"),
     "untold order": ({"curriculum": "disagreement", "digest": 0}, "curriculum"),
     "untold levels": ({"levels": "dadaquant", "digest": 0}, "levels"),

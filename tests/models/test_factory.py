@@ -219,6 +219,17 @@ def test_what_is_no_model_is_refused(tmp_path: Path):
         presets.check("llama-tiny", "image", "student.model")
 
 
+def test_norms_with_running_statistics_are_refused(tmp_path: Path):
+    """They are no parameters: nobody would send, average or save them."""
+    described = {
+        "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1],
+        "layer_type": "basic",
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ConfigError, match="GroupNorm"):
+        build(str(tmp_path), IMAGE, seed=0)
+
+
 def test_image_text_is_for_dual_encoders(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 16}))
     with pytest.raises(ConfigError, match="of type clip"):
