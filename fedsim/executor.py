@@ -135,10 +135,10 @@ class InProcess:
 
     def start(self, config: RunConfig) -> None:
         from fedsim.process import set_up
-        from fedsim.student.deepspeed import free_port, join
+        from fedsim.student.deepspeed import join
 
         set_up(config.runtime.threads)
-        join(0, 1, "127.0.0.1", free_port())
+        join(0, 1, "127.0.0.1", 0)
         self._joined = True
 
     def prepare(self, world: World, federation: Federation) -> None:

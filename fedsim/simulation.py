@@ -24,7 +24,7 @@ from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation, tokenizers
 from fedsim.disk import storage
 from fedsim.disk.checkpoints import PARTS, Checkpoints, hold
-from fedsim.disk.folders import finished, open_folder, usable
+from fedsim.disk.folders import finished, open_folder, take_over, usable
 from fedsim.disk.manifest import manifest, model_card
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError, CoordinatorLostError, RunError
@@ -249,9 +249,10 @@ class _Run:
             self.progress.note(
                 f"{data.left_out:,} of {rows:,} rows are longer than data.window ({window}) and left out"
             )
+        facts = manifest(self.world, data, began)
+        take_over(self.folder, facts)
         self.progress.phase("starting actors")
         self.executor.start(self.config)
-        facts = manifest(self.world, data, began)
         results.write_json(self.folder / "manifest.json", facts)
         results.write_table(self.folder / "partition.parquet", "partition", _partition(data))
         self.progress.phase(

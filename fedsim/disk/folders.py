@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fedsim import config as configs
 from fedsim import loading, results, shortage
@@ -96,6 +97,23 @@ def same(old: RunConfig, new: RunConfig) -> None:
     if difference:
         field, was, now = difference
         raise ConfigError(f"resume: {field}", now, f"{was!r}, as the run began")
+
+
+def take_over(folder: AnyPath, facts: dict[str, Any]) -> None:
+    """Let a manifest say when its run first began, and when it was taken up again.
+
+    Raises ConfigError where the data are no more what they were then: one run would be of two.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    was, now = (each["data"]["fingerprints"] for each in (before, facts))
+    changed = [name for name in now if now[name] != was.get(name)]
+    if changed:
+        expected = f"the data that the run began with: {', '.join(changed)} differ now"
+        raise ConfigError("resume: data", facts["data"]["origin"], expected)
+    facts.update(resumed=[*before.get("resumed", []), facts["started"]], started=before["started"])
 
 
 def first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:

@@ -23,7 +23,8 @@ _LIBRARY_NAMES = {
 
 
 def manifest(world: World, data: Federation, began: float) -> dict[str, Any]:
-    """Versions, seed, data fingerprints, hardware; times are seconds since 1970."""
+    """Versions, seed, data fingerprints, hardware; times are seconds since 1970, `wall_s` is that of the last
+    attempt."""
     public = data.public
     return {
         "schema": SCHEMA_VERSION,

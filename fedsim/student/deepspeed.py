@@ -48,6 +48,7 @@ def join(
 ) -> None:
     """Make this process rank `rank` of `world`; rank 0 listens at address:port. Once per process.
 
+    A rank alone meets nobody, so it listens nowhere, whatever the address.
     patient: load DeepSpeed when nobody else on this machine needs the processor.
     """
     os.environ.update(
@@ -68,12 +69,30 @@ def join(
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if gpu else "gloo"
+    if world == 1:
+        _alone(backend)
     deepspeed.init_distributed(
-        "nccl" if gpu else "gloo",
+        backend,
         auto_mpi_discovery=False,
         verbose=False,
         timeout=timedelta(seconds=timeout_s),
     )
+
+
+def _alone(backend: str) -> None:
+    """A group of one, without the server that torch opens on every interface; DeepSpeed takes it over."""
+    from torch import distributed
+    from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+    before = os.environ.get("GLOO_SOCKET_IFNAME")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # gloo opens a port even so
+    try:
+        distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    finally:
+        del os.environ["GLOO_SOCKET_IFNAME"]
+        if before is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = before
 
 
 def leave() -> None:

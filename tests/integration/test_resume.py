@@ -1,5 +1,6 @@
 """A run goes on where it stopped, however it stopped, and ends as if nothing had happened."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import fedsim
 from analysis.report import write
 from fedsim import simulation
 from fedsim.disk.checkpoints import Checkpoints
-from fedsim.errors import RunError
+from fedsim.errors import ConfigError, RunError
 from fedsim.executor import InProcess
 from tests.power_cut import Dies
 
@@ -88,6 +89,53 @@ def test_between_the_states_and_their_commit(
     fedsim.run(config, resume=True)
     assert_same_results(folder, digits_run, methods=("federated_distillation",))
     assert not list(rounds.glob("*.partial"))
+
+
+def test_other_data_do_not_continue_a_run(clean_process, tmp_path):
+    """The config still fits, what it names doesn't."""
+    texts, folder = tmp_path / "texts.jsonl", tmp_path / "run"
+    rows = [
+        {"text": f"{k} and {k * 7 % 13} are what line {k} is about, " * 12, "of": "ab"[k % 2]}
+        for k in range(60)
+    ]
+    texts.write_text("\n".join(map(json.dumps, rows)))
+    training = {"steps": 2, "batch_size": 4}
+    config = fedsim.load(
+        {
+            "rounds": 3,
+            "data": {
+                "source": "files",
+                "path": str(texts),
+                "modality": "text",
+                "vocabulary": 300,
+                "window": 32,
+            },
+            "participants": {
+                "count": 2,
+                "models": ["llama-tiny"],
+                "partition": {"minimum": 1},
+                "training": training,
+            },
+            "student": {"model": "llama-tiny", "training": training},
+            "methods": ["federated_distillation"],
+        },
+        output=str(folder),
+    )
+    with pytest.raises(OSError, match="power cut"):
+        simulation.run(config, executor=Dies())
+    began = json.loads((folder / "manifest.json").read_text())
+    was, read = texts.read_text(), lambda: (folder / "manifest.json").read_text()
+    texts.write_text(was.replace("line 7 ", "line 8 "))
+    with pytest.raises(
+        ConfigError, match=r"^resume: data: .* expected the data that the run began with: .*differ"
+    ):
+        fedsim.run(config, resume=True)
+    assert json.loads(read()) == began
+    texts.write_text(was)
+    fedsim.run(config, resume=True)
+    ended = json.loads(read())
+    assert ended["status"] == "finished"
+    assert ended["started"] == began["started"] < ended["resumed"][0] and len(ended["resumed"]) == 1
 
 
 def test_half_an_export_is_not_taken_for_a_student(configs, score_of_student, clean_process, tmp_path):

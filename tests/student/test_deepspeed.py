@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,14 @@ def name(settings: dict[str, Any]) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def joined() -> Iterator[None]:
     set_up(1)
-    join(0, 1, "127.0.0.1", free_port())
+    join(0, 1, "127.0.0.1", 0)
     yield
     leave()
+
+
+def test_a_rank_alone_listens_to_nobody_else():
+    open_ports = [c for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert {c.laddr.ip for c in open_ports} <= {"127.0.0.1", "::1"}
 
 
 class Tiny(nn.Module):
