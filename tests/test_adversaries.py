@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsim import adversaries
+from fedsim import adversaries, events
 from fedsim.adversaries import ATTACKS, corrupt, mangle, tamper, trigger
 from fedsim.config import Adversary
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, RunError
 from fedsim.executor import InProcess
 from fedsim.loading import load
 from fedsim.simulation import check_settings, run
@@ -212,6 +212,29 @@ def test_what_becomes_of_adversaries(kind: str, statuses: set[str], tmp_path: Pa
     if kind == "free_rider":
         assert people.loc[lying, "loss"].isna().all()
         assert people.loc[lying, "flops"].max() < people.loc[~lying, "flops"].min()
+
+
+def test_where_only_adversaries_are_asked_and_refused_the_student_waits(tmp_path: Path):
+    cfg = config("malformed")
+    people = cfg.participants.model_copy(update={"participation": 0.4})
+    more = {"seed": 0, "participants": people, "rounds": 4, "output": str(tmp_path / "run")}
+    cfg = cfg.model_copy(update=more)
+    alone = [r for r in range(1, 5) if adversaries.of(cfg).issuperset(events.asked(cfg, r))]
+    assert alone == [3]
+    rounds = run(cfg, executor=InProcess()).rounds.set_index("round")
+    assert list(rounds["delivered"]) == [0, 2, 1, 0, 1]
+    assert rounds["loss"][3] == rounds["loss"][2] and rounds["loss"][2] != rounds["loss"][1]
+
+
+def test_honest_messages_that_are_all_refused_are_an_error(tmp_path: Path, monkeypatch):
+    def cut(self: Any, lane: int, batch: Any) -> None:
+        who = [report.participant for report in batch.reports]
+        self._coordinator.receive(who, [bytes(data)[:-1] for data in batch.delivery])
+
+    monkeypatch.setattr(InProcess, "receive", cut)
+    cfg = config("malformed").model_copy(update={"output": str(tmp_path / "run")})
+    with pytest.raises(RunError, match=r"round 1: no participant delivered \(.*truncated\).*mend the cause"):
+        run(cfg, executor=InProcess())
 
 
 def test_what_can_not_be_attacked_is_refused():
