@@ -248,3 +248,56 @@ def test_what_can_not_be_attacked_is_refused():
         check_settings(load(averaging))
     with pytest.raises(ConfigError, match=r"methods\.0\.confidence.*trusts no claims"):
         check_settings(config("poison", defence="median", weights="density", confidence=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "rounds"),
+    [
+        ("false_prototypes", {}, 2),
+        ("false_prototypes", {"features": {"weight": 1}}, 2),
+        ("false_prototypes", {"prototypes": {"weight": 1}}, 1),  # nobody has a space for them yet
+        ("false_features", {}, 2),
+        ("false_prototypes", {"prototypes": {"weight": 1}, "readout": {}}, 2),  # nor in the last round
+    ],
+)
+def test_lies_about_what_is_never_sent_are_refused(kind: str, method: dict[str, Any], rounds: int):
+    cfg = config(kind, **method).model_copy(update={"rounds": rounds})
+    with pytest.raises(ConfigError, match=r"adversary\.kind.*no method of this run sends (feat|proto)"):
+        check_settings(cfg)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("false_prototypes", {"prototypes": {"weight": 1}}),
+        ("false_features", {"prototypes": {"weight": 1}}),
+        ("false_features", {"features": {"weight": 1}}),
+    ],
+)
+def test_what_is_said_to_be_sent_is(kind: str, method: dict[str, Any], tmp_path: Path, monkeypatch):
+    """Else a lie would be accepted that is never told."""
+    part, values = ("prototypes", "centroids") if kind == "false_prototypes" else ("features", "codes")
+    tampers, lies = adversaries.tamper, []
+
+    def tamper(knowledge: Any, *more: Any) -> Any:
+        lie = tampers(knowledge, *more)
+        if isinstance(knowledge, Mixture) and (mine := getattr(knowledge, part)) is not None:
+            lies.append(not np.array_equal(getattr(mine, values), getattr(getattr(lie, part), values)))
+        return lie
+
+    monkeypatch.setattr(adversaries, "tamper", tamper)
+    tree = config(kind, **method).model_dump(mode="json") | {"output": str(tmp_path / "run")}
+    run(load(tree, **{"runtime.message_limit_mib": 1}), executor=InProcess())
+    assert any(lies)
+
+
+def test_fedproto_sends_prototypes():
+    tree = config("false_prototypes").model_dump() | {"methods": ["fedproto"]}
+    check_settings(load(tree))
+
+
+def test_a_share_that_is_nobody_is_refused():
+    check_settings(config("noise", share=0.0))
+    check_settings(config("noise", share=0.1))
+    with pytest.raises(ConfigError, match=r"adversary\.share: 0\.09 .* 0 for a clean run, or at least 0\.1"):
+        check_settings(config("noise", share=0.09))
