@@ -87,8 +87,9 @@ def _validate(options: argparse.Namespace) -> int:
 
     if options.config is not None and sweeps.is_sweep(options.config):
         path, overrides = _source(options, "sweep.yaml", "experiments/sweeps/quick.yaml")
-        trials = sweeps.expand(sweeps.load(path, **overrides))
-        sweeps.check(trials)
+        sweep = sweeps.load(path, **overrides)
+        trials = sweeps.expand(sweep)
+        sweeps.check(trials, sweep.scheduler)
         print(f"{options.config}: valid. {len(trials)} trials, {trials[0].name} to {trials[-1].name}")
         return 0
     config = _config(options)

@@ -278,6 +278,29 @@ def test_validate_counts_the_trials_of_a_sweep(write, capsys):
     assert "6 trials, 0001-seed=0-count=1 to 0006-seed=2-count=2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("rounds", "grace", "expected"), [(5, 10, "at most 4: trials end"), (1, 1, "fifo: trials end after one")]
+)
+def test_validate_refuses_a_scheduler_that_stops_nobody(write, capsys, rounds, grace, expected):
+    asha = {"kind": "asha", "grace_rounds": grace}
+    path = write(space={"seed": [0, 1]}, set={"rounds": rounds}, scheduler=asha)
+    assert main(["validate", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"fedsim: scheduler.grace_rounds: {grace} ") and expected in said
+    assert main(["validate", str(path), "set.rounds=11"]) == 0
+
+
+def test_validate_refuses_a_scheduler_of_two_metrics(write, capsys):
+    text = {
+        "data": {"source": "stdlib"},
+        "student.model": "llama-tiny",
+        "participants.models": ["llama-tiny"],
+    }
+    path = write(scenarios={"data": {"images": {}, "text": text}}, set={"rounds": 3}, scheduler="asha")
+    assert main(["validate", str(path)]) == 2
+    assert "scheduler.kind: 'asha'" in capsys.readouterr().err
+
+
 def test_there_are_sweeps_to_look_at():
     assert {path.stem for path in SWEEPS} >= {"quick", "scale", "loss_weights", "asha", "heterogeneity"}
     assert {path.parent.name for path in SWEEPS} == {"sweeps", "ablations", "headline"}
