@@ -84,7 +84,7 @@ def gap_closed(summary: pd.DataFrame) -> pd.Series[float]:
     """Of every row; NaN in runs without institutions alone or a centralised bound that is above them."""
     alone = (summary["algorithm"] == "solo") & summary["contender"].str.endswith("_mean")
     low, high = (
-        summary["run"].map(summary[mask].groupby("run")["score"].first())
+        summary["run"].map(summary[mask].groupby("run")["score"].first()).astype(float)
         for mask in (alone, summary["algorithm"] == "centralized")
     )
     way = (high - low).where((high > low) == summary["higher_is_better"].astype(bool))

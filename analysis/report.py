@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import html
 import json
+import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,10 @@ from analysis.load import NoDataError, Tables, load
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath, RemotePath
 from fedsim.results import write_text
+
+
+class FailedFigureWarning(UserWarning):
+    """A figure of a report could not be drawn; in tests an error."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,15 @@ def render(tables: Tables, title: str = "") -> str:
         context=headline.context(tables),
         evidence=headline.evidence(tables),
         warnings=provenance.warnings(tables.runs),
-        empty=sum(key not in HEADINGS["Settings"] for key in left_out),
+        missing=sum(
+            key not in HEADINGS["Settings"] or not isinstance(why, NoDataError)
+            for key, why in left_out.items()
+        ),
         limit=page.ROWS,
         tables=[table for table in shown if table is not None],
         headings=[h for h in HEADINGS if any(card.heading == h for card in cards)],
         cards=cards,
-        left_out=[f"{key.replace('-', ' ').capitalize()}: {why}" for key, why in left_out.items()],
+        left_out=[f"{key.replace('-', ' ').capitalize()}: {_why(why)}" for key, why in left_out.items()],
         filters=page.filters(tables) if len(settings) > 1 else None,
         provenance=provenance.of(tables.runs),
         light=style.LIGHT,
@@ -107,46 +116,69 @@ def _name(folder: Path | RemotePath) -> str:
     return folder.resolve().name or "runs"
 
 
-def _cards(tables: Tables, settings: list[str]) -> tuple[list[Card], dict[str, NoDataError]]:
+def _cards(tables: Tables, settings: list[str]) -> tuple[list[Card], dict[str, Exception]]:
     """Every figure that has something to draw, and why each of the others hasn't.
 
-    Points name their setting by its place among `settings`, which keeps the page small.
+    One that fails is warned of and left out too: a fault in a figure is none of the runs it is about.
     """
-    places = {setting: place for place, setting in enumerate(settings)}
     cards: list[Card] = []
-    left_out: dict[str, NoDataError] = {}
+    left_out: dict[str, Exception] = {}
     for heading, figures in HEADINGS.items():
         for key, draw in figures.items():
             try:
-                figure = draw(tables).to_plotly_json()
+                cards.append(_card(key, heading, draw(tables).to_plotly_json(), settings))
             except NoDataError as reason:
                 left_out[key] = reason
-                continue
-            # Title and caption are the page's, where they wrap; the template is chosen by theme.
-            layout = figure["layout"]
-            title, meta = layout.pop("title")["text"], layout.pop("meta")
-            layout.pop("template")
-            layout["margin"] = {"t": 16}
-            layout["height"] -= 30
-            # Both were escaped for plotly; the page escapes again.
-            title, caption = html.unescape(title), html.unescape(meta["caption"])
-            narrow = dict(meta["narrow"])
-            if "height" in narrow:
-                narrow["height"] -= 30
-            axis = layout.get("xaxis", {})
-            if "title" in axis:
-                narrow["xaxis.title.text"] = axis["title"]["text"].replace(" (", "<br>(")
-            for ticks in ("tickvals", "ticktext"):  # of 1, 2, 5, … every third is the decade
-                if axis.get("type") == "log" and len(axis.get(ticks, ())) > 5:
-                    narrow[f"xaxis.{ticks}"] = axis[ticks][::3]
-            height = int(layout["height"])
-            for trace in figure["data"]:
-                if trace.get("customdata") is not None:
-                    trace["customdata"] = [places[setting] for setting in trace["customdata"]]
-            follows = any("customdata" in trace for trace in figure["data"])
-            text = _script_json(figure | {"narrow": narrow})
-            cards.append(Card(key, heading, title, caption, height, text, follows))
+            except Exception as error:
+                left_out[key] = error
+                warnings.warn(f"figure {key}: {_why(error)}", FailedFigureWarning, stacklevel=2)
     return cards, left_out
+
+
+def _why(error: Exception) -> str:
+    """Why a figure is left out."""
+    if isinstance(error, NoDataError):
+        return str(error)
+    return f"it could not be drawn ({type(error).__name__}: {error})"
+
+
+def _card(key: str, heading: str, figure: dict[str, Any], settings: list[str]) -> Card:
+    """A figure as the page has it. Its points name their setting by its place among `settings`, which keeps
+    the page small."""
+    places = {setting: place for place, setting in enumerate(settings)}
+    # Title and caption are the page's, where they wrap; the template is chosen by theme.
+    layout = figure["layout"]
+    title, meta = layout.pop("title")["text"], layout.pop("meta")
+    layout.pop("template")
+    layout["margin"] = {"t": 16}
+    layout["height"] -= 30
+    # Both were escaped for plotly; the page escapes again.
+    title, caption = html.unescape(title), html.unescape(meta["caption"])
+    narrow = dict(meta["narrow"])
+    if "height" in narrow:
+        narrow["height"] -= 30
+    axis = layout.get("xaxis", {})
+    if "title" in axis:
+        narrow["xaxis.title.text"] = axis["title"]["text"].replace(" (", "<br>(")
+    for ticks in ("tickvals", "ticktext"):  # of 1, 2, 5, … every third is the decade
+        if axis.get("type") == "log" and len(axis.get(ticks, ())) > 5:
+            narrow[f"xaxis.{ticks}"] = axis[ticks][::3]
+    height = int(layout["height"])
+    for trace in figure["data"]:
+        if trace.get("customdata") is not None:
+            trace["customdata"] = [places[setting] for setting in trace["customdata"]]
+    follows = any("customdata" in trace for trace in figure["data"])
+    text = _script_json(_without_nan(figure | {"narrow": narrow}))
+    return Card(key, heading, title, caption, height, text, follows)
+
+
+def _without_nan(value: Any) -> Any:
+    """With null for NaN, which JSON lacks: an error bar where there is no interval, say."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inside) for inside in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _script_json(value: Any) -> str:

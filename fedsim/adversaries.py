@@ -26,6 +26,7 @@ Nothing here is drawn anew when a step is repeated, so a run with adversaries re
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +51,8 @@ from fedsim.wire.quantise import largest_remainder, to_dense
 OF_LABELS = ("label_flip", "backdoor")
 OF_RESPONSES = ("least_likely", "least_similar", "poison", "false_confidence")
 """Kinds that only make sense for labelled images; that parameters can't be tampered with by."""
+OF_INSIGHTS = {"false_prototypes": "prototypes", "false_features": "features"}
+"""Kinds → what has to be sent for them to change anything, see `methods.base.Method.sends`."""
 
 TARGET = 0
 """The label that a backdoor leads to."""
@@ -68,12 +71,20 @@ def of(config: RunConfig) -> frozenset[int]:
     return frozenset(int(k) for k in chosen)
 
 
-def check(config: RunConfig, averaging: list[str]) -> None:
-    """Raise ConfigError where the kind has nothing to act on.   averaging: who sends parameters."""
-    adversary = config.participants.adversary
+def check(config: RunConfig, averaging: list[str], sent: Collection[str]) -> None:
+    """Raise ConfigError where the kind has nothing to act on, or a share is nobody.
+
+    averaging: who sends parameters.   sent: what all methods send beside answers.
+    """
+    adversary, count = config.participants.adversary, config.participants.count
     if adversary is None:
         return
+    if adversary.share and not of(config):
+        expected = f"0 for a clean run, or at least {0.5 / count:.3g}: of {count} participants that is none"
+        raise ConfigError("participants.adversary.share", adversary.share, expected)
     field = "participants.adversary.kind"
+    if (needed := OF_INSIGHTS.get(adversary.kind)) and needed not in sent:
+        raise ConfigError(field, adversary.kind, f"another kind: no method of this run sends {needed}")
     if adversary.kind in OF_LABELS and config.data.reads != "image":
         raise ConfigError(field, adversary.kind, "another kind: only labels of images can be changed")
     if adversary.kind in OF_RESPONSES and averaging:

@@ -10,15 +10,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from fedsim import config as configs
-from fedsim import extras, loading
+from fedsim import extras, loading, shortage
 from fedsim.config import RunConfig, trees
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath
-from fedsim.errors import ConfigError, FedsimError, NotInstalledError
+from fedsim.errors import ConfigError, FedsimError, NotInstalledError, RunError
 from fedsim.interrupt import Interrupts
 
 
@@ -85,8 +87,9 @@ def _validate(options: argparse.Namespace) -> int:
 
     if options.config is not None and sweeps.is_sweep(options.config):
         path, overrides = _source(options, "sweep.yaml", "experiments/sweeps/quick.yaml")
-        trials = sweeps.expand(sweeps.load(path, **overrides))
-        sweeps.check(trials)
+        sweep = sweeps.load(path, **overrides)
+        trials = sweeps.expand(sweep)
+        sweeps.check(trials, sweep.scheduler)
         print(f"{options.config}: valid. {len(trials)} trials, {trials[0].name} to {trials[-1].name}")
         return 0
     config = _config(options)
@@ -98,26 +101,28 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from analysis.load import AnalysisError
-    from analysis.report import write
+    from analysis import report
+    from analysis.load import AnalysisError, load
 
     folders = [storage.locate(folder, "report") for folder in options.folders]
-    target = storage.locate(options.output) if options.output else folders[0] / "report.html"
+    target = _target(options.output) if options.output else folders[0] / "report.html"
     try:
-        print(write(folders, target))
+        text = report.render(load(folders, strict=False))
     except AnalysisError as error:
         raise ConfigError("report", [str(f) for f in folders], f"folders of runs ({error})") from None
+    _write(target, text)
+    print(target)
     return 0
 
 
 def _table(options: argparse.Namespace) -> int:
     from analysis import export, markdown, outcomes, tables
     from analysis.load import SUMMARY, AnalysisError, load
-    from fedsim import results
 
     if not 0 < options.target <= 1:
         raise ConfigError("--target", options.target, "a share of the centralised score, above 0 up to 1")
     folders = [storage.locate(folder, "table") for folder in options.folders]
+    target = _target(options.output) if options.output else None
     try:
         if options.format == "markdown":
             text = markdown.document(folders, options.target)
@@ -128,11 +133,43 @@ def _table(options: argparse.Namespace) -> int:
             text = export.FORMATS[options.format](tables.contenders(summary))
     except AnalysisError as error:
         raise ConfigError("table", [str(f) for f in folders], f"folders of runs ({error})") from None
-    if options.output:
-        results.write_text(storage.locate(options.output), text)
-    else:
+    if target is None:
         print(text, end="")
+    else:
+        _write(target, text)
     return 0
+
+
+def _target(text: str) -> AnyPath:
+    """Where `--output` says that a file is to be; looked at before there is anything to write."""
+    target = storage.locate(text, "--output")
+    with _writable(target):
+        if target.is_dir():
+            raise ConfigError("--output", text, "a file, not a folder")
+        if isinstance(target, Path) and target.exists() and not target.is_file():
+            raise ConfigError("--output", text, "a plain file: a device would be replaced by it")
+        if isinstance(target, Path) and not target.parent.is_dir():  # behind a URI folders come by themselves
+            raise ConfigError("--output", text, "a file in a folder that is there")
+    return target
+
+
+def _write(target: AnyPath, text: str) -> None:
+    from fedsim import results
+
+    with _writable(target):
+        results.write_text(target, text)
+
+
+@contextmanager
+def _writable(target: AnyPath) -> Iterator[None]:
+    """Say as an error of `--output` why a file can't be written."""
+    try:
+        yield
+    except (OSError, RunError) as error:
+        if shortage.disk_full(error, storage.local_part(target).parent):
+            raise ConfigError("--output", str(target), "a file on a disk that has room") from None
+        detail = (error.strerror if isinstance(error, OSError) else None) or shortage.first_line(error)
+        raise ConfigError("--output", str(target), f"a file that can be written ({detail})") from None
 
 
 def _attack(options: argparse.Namespace) -> int:

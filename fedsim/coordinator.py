@@ -133,16 +133,15 @@ class Coordinator:
     def close(self, round: int, target: AnyPath | None, silent: bool = False) -> Closing:
         """The student learns from the pool, is scored and saved below `target`.
 
-        silent: nobody could deliver, by configuration; the student stays as it is.
+        silent: nobody could deliver, by configuration; the student stays as it is, and does so where all
+        that was sent is adversaries' and was refused.
         Raises RunError where nobody delivered for any other reason.
         """
         pool, statuses = (self._intake.pool, self._intake.statuses) if self._intake else (None, {})
         if not silent and pool is not None and "ok" not in statuses.values():
-            reasons = sorted(set(statuses.values())) or ["no message arrived"]
-            raise RunError(
-                f"{self._contender}, round {round}: no participant delivered ({', '.join(reasons)}); "
-                "the run can be resumed from the round before"
-            )
+            if not statuses or not adversaries.of(self.world.config).issuperset(statuses):
+                raise RunError(self._undelivered(round, statuses))
+            silent = True
         self._desk.delivered = sorted(who for who, status in statuses.items() if status == "ok")
         fit = None if silent else self._method.coordinator_step(self._desk, round, pool)
         flops = self._desk.learner.flops - self._flops
@@ -177,6 +176,18 @@ class Coordinator:
             flops=flops,
             peak_memory_mib=peak_mib(),
             measures=measures,
+        )
+
+    def _undelivered(self, round: int, statuses: Mapping[int, str]) -> str:
+        """What to say where somebody honest sent something and nothing of all could be pooled."""
+        reasons, limit = sorted(set(statuses.values())), self.world.config.runtime.message_limit_mib
+        cause = "it lies in the method, or in what carried the messages"
+        if "rejected:oversized" in reasons:
+            cause = f"runtime.message_limit_mib ({limit:g}) may be too small"
+        return (
+            f"{self._contender}, round {round}: no participant delivered "
+            f"({', '.join(reasons) or 'no message arrived'}); a resumed run sends the same again, "
+            f"so mend the cause first: {cause}"
         )
 
     def export(self, folder: AnyPath, card: str, tokenizer: str | None) -> None:

@@ -189,6 +189,8 @@ def megabytes(size: float) -> str:
 
 def table(summary: list[Row]) -> str:
     """The closing table of a run as text: who reached what, at which bytes."""
+    if not summary:
+        return "no contender has a score: no specialist was trained in any round"
     metric = summary[0]["metric"]
     arrow = "↑" if summary[0]["higher_is_better"] else "↓"
     head = ["contender", f"{metric} {arrow}", "of central", "sent up", "sent down", "virtual time", ""]

@@ -143,7 +143,8 @@ def check_settings(config: RunConfig) -> None:
     if people.adapter is not None:
         _check_adapter(config)
     privacy.check_installed(config)
-    adversaries.check(config, [m.contender for m in config.methods if METHODS[m.name].averages])
+    sent = {kind for m in config.methods for kind in METHODS[m.name].sends(config, m)}
+    adversaries.check(config, [m.contender for m in config.methods if METHODS[m.name].averages], sent)
     if config.pretraining.steps:
         _check_pretraining(config)
 

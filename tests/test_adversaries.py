@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsim import adversaries
+from fedsim import adversaries, events
 from fedsim.adversaries import ATTACKS, corrupt, mangle, tamper, trigger
 from fedsim.config import Adversary
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, RunError
 from fedsim.executor import InProcess
 from fedsim.loading import load
 from fedsim.simulation import check_settings, run
@@ -214,6 +214,29 @@ def test_what_becomes_of_adversaries(kind: str, statuses: set[str], tmp_path: Pa
         assert people.loc[lying, "flops"].max() < people.loc[~lying, "flops"].min()
 
 
+def test_where_only_adversaries_are_asked_and_refused_the_student_waits(tmp_path: Path):
+    cfg = config("malformed")
+    people = cfg.participants.model_copy(update={"participation": 0.4})
+    more = {"seed": 0, "participants": people, "rounds": 4, "output": str(tmp_path / "run")}
+    cfg = cfg.model_copy(update=more)
+    alone = [r for r in range(1, 5) if adversaries.of(cfg).issuperset(events.asked(cfg, r))]
+    assert alone == [3]
+    rounds = run(cfg, executor=InProcess()).rounds.set_index("round")
+    assert list(rounds["delivered"]) == [0, 2, 1, 0, 1]
+    assert rounds["loss"][3] == rounds["loss"][2] and rounds["loss"][2] != rounds["loss"][1]
+
+
+def test_honest_messages_that_are_all_refused_are_an_error(tmp_path: Path, monkeypatch):
+    def cut(self: Any, lane: int, batch: Any) -> None:
+        who = [report.participant for report in batch.reports]
+        self._coordinator.receive(who, [bytes(data)[:-1] for data in batch.delivery])
+
+    monkeypatch.setattr(InProcess, "receive", cut)
+    cfg = config("malformed").model_copy(update={"output": str(tmp_path / "run")})
+    with pytest.raises(RunError, match=r"round 1: no participant delivered \(.*truncated\).*mend the cause"):
+        run(cfg, executor=InProcess())
+
+
 def test_what_can_not_be_attacked_is_refused():
     text = config("label_flip").model_dump() | {"data": {"source": "stdlib"}}
     text["participants"]["models"] = ["llama-tiny"]
@@ -225,3 +248,56 @@ def test_what_can_not_be_attacked_is_refused():
         check_settings(load(averaging))
     with pytest.raises(ConfigError, match=r"methods\.0\.confidence.*trusts no claims"):
         check_settings(config("poison", defence="median", weights="density", confidence=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "rounds"),
+    [
+        ("false_prototypes", {}, 2),
+        ("false_prototypes", {"features": {"weight": 1}}, 2),
+        ("false_prototypes", {"prototypes": {"weight": 1}}, 1),  # nobody has a space for them yet
+        ("false_features", {}, 2),
+        ("false_prototypes", {"prototypes": {"weight": 1}, "readout": {}}, 2),  # nor in the last round
+    ],
+)
+def test_lies_about_what_is_never_sent_are_refused(kind: str, method: dict[str, Any], rounds: int):
+    cfg = config(kind, **method).model_copy(update={"rounds": rounds})
+    with pytest.raises(ConfigError, match=r"adversary\.kind.*no method of this run sends (feat|proto)"):
+        check_settings(cfg)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("false_prototypes", {"prototypes": {"weight": 1}}),
+        ("false_features", {"prototypes": {"weight": 1}}),
+        ("false_features", {"features": {"weight": 1}}),
+    ],
+)
+def test_what_is_said_to_be_sent_is(kind: str, method: dict[str, Any], tmp_path: Path, monkeypatch):
+    """Else a lie would be accepted that is never told."""
+    part, values = ("prototypes", "centroids") if kind == "false_prototypes" else ("features", "codes")
+    tampers, lies = adversaries.tamper, []
+
+    def tamper(knowledge: Any, *more: Any) -> Any:
+        lie = tampers(knowledge, *more)
+        if isinstance(knowledge, Mixture) and (mine := getattr(knowledge, part)) is not None:
+            lies.append(not np.array_equal(getattr(mine, values), getattr(getattr(lie, part), values)))
+        return lie
+
+    monkeypatch.setattr(adversaries, "tamper", tamper)
+    tree = config(kind, **method).model_dump(mode="json") | {"output": str(tmp_path / "run")}
+    run(load(tree, **{"runtime.message_limit_mib": 1}), executor=InProcess())
+    assert any(lies)
+
+
+def test_fedproto_sends_prototypes():
+    tree = config("false_prototypes").model_dump() | {"methods": ["fedproto"]}
+    check_settings(load(tree))
+
+
+def test_a_share_that_is_nobody_is_refused():
+    check_settings(config("noise", share=0.0))
+    check_settings(config("noise", share=0.1))
+    with pytest.raises(ConfigError, match=r"adversary\.share: 0\.09 .* 0 for a clean run, or at least 0\.1"):
+        check_settings(config("noise", share=0.09))

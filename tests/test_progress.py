@@ -24,6 +24,10 @@ def clock(monkeypatch):
     return lambda seconds: passed.__setitem__(0, seconds)
 
 
+def test_a_run_in_which_nobody_worked_has_a_closing_line():
+    assert progress.table([]).startswith("no contender has a score")
+
+
 def test_a_log_has_a_line_of_how_far_the_trials_are(clock, capsys):
     shown = Trials(total=4, done=1)
     shown.running(2)

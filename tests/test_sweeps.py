@@ -181,6 +181,9 @@ def test_names_are_safe_and_bounded(write, tmp_path):
         ({"space": {"seed": [0]}, "search": "random"}, "trials", "a number of trials"),
         ({"space": {"seed": [0]}, "trials": 3}, "trials", "the grid decides"),
         ({"space": {"seed": [0]}, "schedular": "asha"}, "schedular", "did you mean scheduler?"),
+        ({"spce": {"seed": [0]}}, "spce", "did you mean space?"),
+        ({"space": {"seed": [1, 2, 1]}}, "space.seed", "every value once: 1 would"),
+        ({"space": {"methods": [["solo"], ["solo"]]}}, "space.methods", "every value once: ['solo'] would"),
         ({"space": {"seed": [0]}, "scheduler": "asah"}, "scheduler.kind", "'fifo' or 'asha'"),
         ({"space": {"seed": [0]}, "trackers": ["comet"]}, "trackers.0", "'tensorboard', 'mlflow' or 'wandb'"),
         ({"space": {"seed": [0]}, "set": {"seed": 1}}, "space.seed", "that set doesn't set too"),
@@ -276,6 +279,43 @@ def test_validate_counts_the_trials_of_a_sweep(write, capsys):
     path = write(space={"seed": [0, 1, 2]})
     assert main(["validate", str(path), "set.rounds=2", "space.participants.count=[1, 2]"]) == 0
     assert "6 trials, 0001-seed=0-count=1 to 0006-seed=2-count=2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rounds", "grace", "expected"), [(5, 10, "at most 4: trials end"), (1, 1, "fifo: trials end after one")]
+)
+def test_validate_refuses_a_scheduler_that_stops_nobody(write, capsys, rounds, grace, expected):
+    asha = {"kind": "asha", "grace_rounds": grace}
+    path = write(space={"seed": [0, 1]}, set={"rounds": rounds}, scheduler=asha)
+    assert main(["validate", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"fedsim: scheduler.grace_rounds: {grace} ") and expected in said
+    assert main(["validate", str(path), "set.rounds=11"]) == 0
+
+
+def test_validate_refuses_a_scheduler_of_two_metrics(write, capsys):
+    text = {
+        "data": {"source": "stdlib"},
+        "student.model": "llama-tiny",
+        "participants.models": ["llama-tiny"],
+    }
+    path = write(scenarios={"data": {"images": {}, "text": text}}, set={"rounds": 3}, scheduler="asha")
+    assert main(["validate", str(path)]) == 2
+    assert "scheduler.kind: 'asha'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["spce", "scenaros", "shceduler"])
+def test_validate_knows_a_sweep_by_a_misspelt_field(write, capsys, field):
+    path = write(**{field: {"seed": [0, 1]}})
+    assert main(["validate", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"fedsim: {field}: ") and "did you mean s" in said and "trackers" in said
+
+
+def test_a_run_with_a_misspelt_field_is_no_sweep(tmp_path):
+    for name in ("sed", "metods", "rond", "anything", "participant"):
+        (tmp_path / "run.yaml").write_text(f"base: other.yaml\n{name}: 3\n")
+        assert not is_sweep(tmp_path / "run.yaml"), name
 
 
 def test_there_are_sweeps_to_look_at():

@@ -194,19 +194,25 @@ def equity(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     """Do institutions gain in proportion to what they contribute?
 
     One mark per participant: its share of the private examples, and by how much its specialist is better in
-    the federation than alone, in percent of its score alone.
+    the federation than alone, in percent of its score alone; who scores 0 alone has no such percentage.
     """
     mine, remark = f.one_run(participants)
     history, _ = f.one_run(rounds)
     scores, method = f.scored(mine), f.distilled(history, mine["method"])
     alone, together = _paired(scores, history, method)
     higher, metric = bool(history["higher_is_better"].iloc[0]), str(scores["metric"].iloc[0])
+    zero = alone.index[alone == 0]
+    alone, together = alone.drop(zero), together.drop(zero)
+    if alone.empty:
+        raise NoDataError("every institution scores 0 alone, of which no gain is a percentage")
     examples = mine.groupby("participant")["examples"].max()
     share = (examples / examples.sum()).loc[alone.index]
     gained = (together / alone - 1) * (100 if higher else -100)
     caption = f"{(gained > 0).sum()} of {len(gained)} specialists gain"
     if len(gained) > 2 and share.nunique() > 1 and gained.nunique() > 1:
         caption += f"; rank correlation of gain and contribution {share.rank().corr(gained.rank()):+.2f}"
+    if len(zero):
+        caption += f"; left out, as 0 alone has no percentage: {', '.join(map(str, zero))}"
     fig = f.figure("Do institutions gain in proportion to what they contribute?", f"{caption}.{remark}")
     models = dict(zip(mine["participant"], mine["model"], strict=True))
     for place, model in enumerate(dict.fromkeys(models.values())):
@@ -250,6 +256,8 @@ def clock(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
         raise NoDataError("no time passed on the virtual clock of a federation")
     ends = spans.sort_index().cumsum()
     shown = list(ends.index[-CLOCK_ROUNDS:])
+    if not spans.loc[shown].gt(0).any():
+        raise NoDataError(f"no time passed on the virtual clock in the last {len(shown)} rounds")
     rows = mine[(mine["method"] == method) & mine["round"].isin(shown)]
     rows = rows.fillna({s: 0.0 for s, _, _ in _PHASES}).sort_values(["participant", "round"])
     people = sorted(rows["participant"].unique())
@@ -270,9 +278,8 @@ def clock(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     for number in shown:
         work = (begins[number] + busy[number], max(0.0, spans[number] - busy[number]))
         bars.setdefault("coordinate", []).append((*work, len(people), f"round {number}"))
-    waiting = sum(length for _, length, _, _ in bars["wait"]) / (
-        len(people) * sum(spans[number] for number in shown)
-    )
+    all_time = len(people) * sum(spans[number] for number in shown)
+    waiting = sum(length for _, length, _, _ in bars["wait"]) / all_time
     name = style.looks(history)[method].name
     which = f"its last {len(shown)} rounds" if len(shown) < len(ends) else "all rounds"
     caption = f"{name}, {which}; participants wait {waiting:.0%} of the time.{remark}"

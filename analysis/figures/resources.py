@@ -76,7 +76,7 @@ def device_hours(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
             x=list(sums[column] / divisor), y=list(range(len(names))), orientation="h", width=0.62,
             name=words, marker={"color": colour}, hoverinfo="text",
             hovertext=[
-                f"<b>{name}</b>, {words}<br>{units.seconds_text(s)} of device time, {s / all_:.0%}"
+                f"<b>{name}</b>, {words}<br>{units.seconds_text(s)} of device time, {s / (all_ or 1):.0%}"
                 for name, s, all_ in zip(names, sums[column], sums.sum(axis=1), strict=True)
             ],
         )  # fmt: skip

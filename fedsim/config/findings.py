@@ -90,6 +90,11 @@ def _is_model(candidate: Any) -> bool:
 def one_of(value: str, known: Iterable[str]) -> str:
     """All that is known, and what may have been meant."""
     known = sorted(known)
-    near = difflib.get_close_matches(value, known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    near = nearest(value, known)
+    hint = f" (did you mean {near}?)" if near else ""
     return "one of " + ", ".join(known) + hint
+
+
+def nearest(value: str, known: Iterable[str]) -> str | None:
+    """What may have been meant by a misspelt name, if anything known is like it."""
+    return next(iter(difflib.get_close_matches(value, sorted(known), n=1)), None)

@@ -115,6 +115,12 @@ class Method(ABC):
         """Raise ConfigError (its field begins with `where`) if the run is not one for this method."""
         return
 
+    @classmethod
+    def sends(cls, config: RunConfig, entry: MethodConfig) -> frozenset[str]:
+        """Which of `features` and `prototypes` participants send in a run; where none are sent, adversaries
+        that lie with them are refused."""
+        return frozenset()
+
     def check_sizes(self) -> None:
         """Raise ConfigError if the data of this run, once they are counted, are too many for this method."""
         return

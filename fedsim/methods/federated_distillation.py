@@ -93,6 +93,12 @@ class FederatedDistillation(Method):
             expected = "0: prototypes are means of private examples without noise (participants.privacy)"
             raise ConfigError(f"{where}.prototypes.weight", settings.prototypes.weight, expected)
 
+    @classmethod
+    def sends(cls, config: RunConfig, entry: MethodConfig) -> frozenset[str]:
+        want = DistillationSettings.model_validate(entry.options)
+        rounds = config.rounds - (want.readout is not None)  # whose round is the last
+        return insight.sent(want.features, want.prototypes, rounds)
+
     def samples(self, round: int) -> np.ndarray:
         """The proxy samples of a round without a curriculum, ascending; both ends know them from the seed."""
         return proxy_slice(self.world, round, self.settings.proxy_per_round)

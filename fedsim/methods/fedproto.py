@@ -79,6 +79,10 @@ class FedProto(Method):
                 f"`student` for {entry.name}, or models of one width: they have {each}",
             )
 
+    @classmethod
+    def sends(cls, config: RunConfig, entry: MethodConfig) -> frozenset[str]:
+        return frozenset({"prototypes"})
+
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         return _held(desk)
 

@@ -90,6 +90,13 @@ class PrototypeSettings(Settings):
     """Cells of the proxy set, where examples have neither label nor prompt."""
 
 
+def sent(features: FeatureSettings, prototypes: PrototypeSettings, rounds: int) -> frozenset[str]:
+    """What participants send in so many rounds; of prototypes nobody has a space in the first."""
+    both = {"features": features.weight + prototypes.weight > 0 and rounds > 0,
+            "prototypes": prototypes.weight > 0 and rounds > 1}  # fmt: skip
+    return frozenset(kind for kind, travels in both.items() if travels)
+
+
 class Insight:
     """The exchange of one run. Holds settings only; what is learnt lies in the desk's memory."""
 

@@ -32,7 +32,7 @@ from fedsim.runtime.packing import UNIT, Room
 from fedsim.runtime.placement import bundles
 from fedsim.sweeps.config import SweepConfig
 from fedsim.sweeps.states import State, mark, rounds, score
-from fedsim.sweeps.trials import Trial
+from fedsim.sweeps.trials import Trial, last_stop
 from fedsim.types import METRICS
 
 Bundle = dict[str, float]
@@ -239,19 +239,13 @@ def _line(error: BaseException) -> str:
 def _scheduler(sweep: SweepConfig, trials: Sequence[Trial]) -> TrialScheduler | None:
     if sweep.scheduler.kind == "fifo":
         return None
-    metrics = {METRICS[trial.config.data.reads or "text"] for trial in trials}
-    if len(metrics) > 1:
-        raise ConfigError("scheduler.kind", "asha", "fifo: the trials have different metrics")
-    # Never in the last round: nothing is left to save, and the run still has a report to write.
-    last, grace = min(trial.config.rounds for trial in trials) - 1, sweep.scheduler.grace_rounds
-    if grace > last:
-        raise ConfigError("scheduler.grace_rounds", grace, f"at most {last}: trials end a round later")
+    metric = METRICS[trials[0].config.data.reads or "text"]  # of all: see `sweeps.trials.check`
     return ASHAScheduler(
         time_attr="round",
         metric="score",
-        mode="max" if metrics.pop().higher_is_better else "min",
-        max_t=last,
-        grace_period=grace,
+        mode="max" if metric.higher_is_better else "min",
+        max_t=last_stop(trials),
+        grace_period=sweep.scheduler.grace_rounds,
         reduction_factor=sweep.scheduler.reduction_factor,
         stop_last_trials=False,
     )

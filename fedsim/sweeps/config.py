@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
-from fedsim.config import Settings, trees
-from fedsim.config.findings import explain
+from fedsim.config import RunConfig, Settings, trees
+from fedsim.config.findings import explain, nearest
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
@@ -190,8 +190,14 @@ def load(path: str | AnyPath, *, quick: bool = False, **overrides: Any) -> Sweep
 
 
 def is_sweep(path: str | AnyPath) -> bool:
-    """Whether a file describes a sweep rather than a run. Raises ConfigError where it can't be read."""
-    return bool({"space", "scenarios"} & set(trees.read_tree(storage.locate(path, "config"))))
+    """Whether a file describes a sweep rather than a run: by a field that runs don't have, or one that is
+    misspelt and comes closest to such a field. Raises ConfigError where it can't be read."""
+    of_runs, of_sweeps = set(RunConfig.model_fields), set(SweepConfig.model_fields)
+    meant = {
+        name if name in of_runs | of_sweeps else nearest(str(name), of_runs | of_sweeps)
+        for name in trees.read_tree(storage.locate(path, "config"))
+    }
+    return bool((of_sweeps - of_runs - {"base"}) & meant)
 
 
 def to_yaml(sweep: SweepConfig) -> str:
@@ -216,6 +222,10 @@ def _check(sweep: SweepConfig) -> None:
     if (sweep.search == "random") != (sweep.trials is not None):
         expected = "a number of trials to draw" if sweep.trials is None else "nothing: the grid decides"
         raise ConfigError("trials", sweep.trials, f"{expected}, with search: {sweep.search}")
+    for field, axis in sweep.space.items():
+        values = [repr(value) for value in axis] if not isinstance(axis, Draw) else []
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise ConfigError(f"space.{field}", axis, f"every value once: {twice[0]} would be tried again")
     setters: dict[str, str] = {}
     for where, fields in (
         ("set", list(sweep.set)),

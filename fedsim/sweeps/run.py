@@ -92,7 +92,7 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
     folder = folder.absolute()  # workers have working directories of their own
     sweep = sweep.model_copy(update={"output": str(folder)})
     trials = expand(sweep)
-    check(trials)
+    check(trials, sweep.scheduler)
     _open(sweep, resume)
     lock = hold(folder)
     left = [trial for trial in trials if state(trial).status not in ("finished", "stopped")]

@@ -20,12 +20,16 @@ from fedsim.config import RunConfig
 from fedsim.data import federation
 from fedsim.errors import ConfigError
 from fedsim.seeding import generator
-from fedsim.sweeps.config import Draw, SweepConfig
+from fedsim.sweeps.config import Draw, Scheduler, SweepConfig
+from fedsim.types import METRICS
 
 _LONGEST = 96
 """Characters of a trial's name: a file system allows 255 bytes, a reader fewer."""
 _ATTEMPTS = 100
 """Draws per trial that is wanted, until a random search takes the combinations for used up."""
+
+
+FIFO = Scheduler()
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,11 @@ def expand(sweep: SweepConfig) -> list[Trial]:
     ]
 
 
-def check(trials: Sequence[Trial]) -> None:
+def check(trials: Sequence[Trial], scheduler: Scheduler = FIFO) -> None:
     """All that can be found wrong with the trials without starting anything; reads equal data once.
 
     Raises ConfigError, which names the trial and the field."""
+    _check_scheduler(scheduler, trials)
     planned: set[str] = set()
     for trial in trials:
         people = trial.config.participants
@@ -97,6 +102,24 @@ def check(trials: Sequence[Trial]) -> None:
         except ConfigError as error:
             raise _of(trial.name, error) from None
         planned.add(key)
+
+
+def last_stop(trials: Sequence[Trial]) -> int:
+    """The last round at which a trial can be stopped: before its own last, behind which nothing is left to
+    save and the run still has a report to write."""
+    return min(trial.config.rounds for trial in trials) - 1
+
+
+def _check_scheduler(scheduler: Scheduler, trials: Sequence[Trial]) -> None:
+    """Raise ConfigError where it can't compare the trials, or stop none of them."""
+    if scheduler.kind == "fifo":
+        return
+    if len({METRICS[trial.config.data.reads or "text"] for trial in trials}) > 1:
+        raise ConfigError("scheduler.kind", scheduler.kind, "fifo: the trials have different metrics")
+    grace, last = scheduler.grace_rounds, last_stop(trials)
+    if grace > last:
+        expected = f"at most {last}: trials end a round later" if last else "fifo: trials end after one round"
+        raise ConfigError("scheduler.grace_rounds", grace, expected)
 
 
 def _trial(sweep: SweepConfig, number: int, point: Mapping[str, _Choice], labels: Mapping[str, str]) -> Trial:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 
 import pandas as pd
 import pytest
@@ -78,6 +79,23 @@ def test_one_command_makes_the_table(make, tmp_path, capsys):
     assert target.read_text().count(r"\\") == 7 and capsys.readouterr().out == ""
     assert cli.main(["table", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["table", "report"])
+def test_a_target_that_can_not_be_written_is_one_line(run, tmp_path, command, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    for target, why in {
+        tmp_path: "a file, not a folder",
+        tmp_path / "nowhere" / "x.html": "a file in a folder that is there",
+        tmp_path / "pipe": "a plain file",
+        tmp_path / ("x" * 250): "a file that can be written (File name too long)",  # once there is more to it
+    }.items():
+        assert cli.main([command, str(run), "-o", str(target)]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.startswith("fedsim: --output: ") and said.err.count("\n") == 1
+        assert why in said.err
+    assert not (tmp_path / "nowhere").exists()
+    assert cli.main([command, str(run), "-o", str(tmp_path / "x")]) == 0 and (tmp_path / "x").is_file()
 
 
 def test_settings_have_a_column_of_their_own(make_sweep):

@@ -5,6 +5,7 @@ import pytest
 
 import analysis
 from analysis import figures, style
+from analysis.figures import institutions
 
 
 @pytest.fixture
@@ -122,3 +123,35 @@ def test_equity_relates_gain_to_contribution(tables):
     caption = "4 of 5 specialists gain; rank correlation of gain and contribution +0.00."
     assert fig.layout.meta["caption"] == caption
     assert fig.layout.yaxis.title.text == "gain in perplexity for taking part, %"
+
+
+def test_equity_leaves_out_who_scores_0_alone(tables):
+    people = tables.participants.copy()
+    mine = (people["method"] == "solo") & (people["participant"] == 2)
+    people.loc[mine & people["score"].notna(), "score"] = 0.0
+    fig = figures.equity(people, tables.rounds)
+    assert trace(fig, "llama-tiny").text == ("0", "4") and trace(fig, "gpt2-tiny").text == ("1", "3")
+    caption = fig.layout.meta["caption"]
+    assert caption.startswith("3 of 4 specialists gain")
+    assert "; left out, as 0 alone has no percentage: 2." in caption
+    people.loc[(people["method"] == "solo") & people["score"].notna(), "score"] = 0.0
+    with pytest.raises(analysis.NoDataError, match="every institution scores 0 alone"):
+        figures.equity(people, tables.rounds)
+
+
+def test_device_hours_of_a_contender_in_which_nobody_worked(tables):
+    people, rounds = tables.participants.copy(), tables.rounds.copy()
+    idle = people["method"] == "fedavg"
+    people.loc[idle, ["down_s", "compute_s", "up_s"]] = 0.0
+    rounds.loc[rounds["method"] == "fedavg", "virtual_s"] = 0.0
+    computing = trace(figures.device_hours(people, rounds), "computing")
+    assert computing.x[1] == 0 and computing.hovertext[1].endswith(", 0%")
+
+
+def test_clock_of_a_run_in_whose_last_rounds_nobody_worked(tables, monkeypatch):
+    monkeypatch.setattr(institutions, "CLOCK_ROUNDS", 2)
+    people, rounds = tables.participants.copy(), tables.rounds.copy()
+    people.loc[people["round"] > 2, ["down_s", "compute_s", "up_s"]] = 0.0
+    rounds.loc[rounds["round"] > 2, "virtual_s"] = 0.0
+    with pytest.raises(analysis.NoDataError, match="in the last 2 rounds"):
+        figures.clock(people, rounds)

@@ -149,3 +149,9 @@ def test_efforts_are_sums_over_rounds_and_means_over_participants(run):
     assert (found["energy_j"], found["co2e_g"]) == (70.0, 0.5)
     assert math.isnan(of(whole, "federated_distillation")["energy_j"])
     assert math.isnan(of(whole, "centralized")["flops_participant"])
+
+
+def test_a_run_without_a_score_has_an_empty_table(make):
+    loaded = analysis.load(make("idle"))
+    table = outcomes.per_run(replace(loaded, summary=loaded.summary.iloc[:0]))
+    assert table.empty and set(outcomes.OUTCOMES) < set(table)

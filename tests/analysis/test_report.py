@@ -155,13 +155,39 @@ def test_what_is_missing_is_named_and_left_out(make, tmp_path):
         without=("partition", "manifest", "summary"),
     )
     whole = page(folder, tmp_path)
-    assert "Left out" in whole.text and "⚠" in whole.text and "3 figures have nothing to draw" in whole.text
+    assert "Left out" in whole.text and "⚠" in whole.text and "3 figures are left out" in whole.text
     for file in ("partition.parquet", "manifest.json", "summary.json"):
         assert f"{file} is missing in partial" in whole.text
     assert "Partition: no private examples were recorded" in whole.text
     assert "Gain: no scores of institutions on their own (method solo)" in whole.text
     of_a_run = set(figures.FIGURES) - set(figures.HEADINGS["Settings"])
     assert set(data(whole, "figures")) == of_a_run - {"partition", "gain", "equity"}
+
+
+def test_a_figure_that_fails_is_named_and_takes_nothing_along(run, monkeypatch):
+    tables = analysis.load(run)
+    monkeypatch.setitem(figures.HEADINGS["Settings"], "heat-map", lambda tables: 1 / 0)
+    with pytest.warns(report.FailedFigureWarning, match="figure heat-map: it could not be drawn"):
+        whole = Page(report.render(tables))
+    assert "Heat map: it could not be drawn (ZeroDivisionError: division by zero)" in whole.text
+    assert "1 figure is left out" in whole.text and "final-scores" in data(whole, "figures")
+
+
+def test_a_figure_that_fails_fails_a_test(run, monkeypatch):
+    monkeypatch.setitem(figures.HEADINGS["Settings"], "heat-map", lambda tables: 1 / 0)
+    with pytest.raises(report.FailedFigureWarning):
+        report.render(analysis.load(run))
+
+
+def test_an_interval_that_some_settings_lack_is_null(make):
+    """A trial that failed leaves its setting with a single seed."""
+    folders = [
+        make(f"{share}-{seed}", seed=seed, config={"participants": {"dropout": share}})
+        for share, seed in ((0.0, 0), (0.0, 1), (0.4, 0))
+    ]
+    shown = data(Page(report.render(analysis.load(folders))), "figures")
+    bars = shown["robustness"]["data"][0]["error_y"]["array"]
+    assert bars[0] > 0 and bars[1] is None
 
 
 def test_a_run_without_a_single_score_still_opens(make, tmp_path):
