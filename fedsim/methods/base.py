@@ -115,6 +115,11 @@ class Method(ABC):
         """Raise ConfigError (its field begins with `where`) if the run is not one for this method."""
         return
 
+    @classmethod
+    def models(cls, entry: MethodConfig) -> Mapping[str, str]:
+        """Those of its settings that name a model, beside the student's and the participants'."""
+        return {}
+
     def check_sizes(self) -> None:
         """Raise ConfigError if the data of this run, once they are counted, are too many for this method."""
         return

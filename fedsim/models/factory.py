@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from fedsim.models.presets import PRESETS, config_file, fields_of, is_pretrained
 from fedsim.seeding import torch_seed
 from fedsim.types import Interface
 
+TRIED = 200_000_000
+"""Parameters up to which a folder's model is tried before a run; it takes seconds and its memory."""
+
 
 def build(name: str, interface: Interface, seed: int) -> nn.Module:
     """A model with fresh weights (the same for every holder of the same seed) or pretrained ones.
@@ -26,6 +30,7 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     """
     described = fields_of(name)
     kind = described.pop("model_type")
+    _check_type(name, kind, interface.modality)
     if kind in plain.KINDS:
         return _plain(name, {"model_type": kind, **described}, interface, seed)
     from transformers import AutoConfig
@@ -34,8 +39,6 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     auto = _auto(interface.modality)
-    if interface.modality == "image_text" and kind != "clip":
-        raise ConfigError("model", name, f"a model of type clip for image–text; it is {kind}")
     if name in PRESETS:
         torch.manual_seed(torch_seed(seed, "weights", name))
         described = _merged(_fitting(kind, interface), described)
@@ -49,6 +52,54 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     _set(config, _fitting(config.model_type, interface))
     _check_patches(name, config, interface)
     return _ready(name, auto.from_config(config))
+
+
+def check(name: str, interface: Interface, field: str, *, growing: bool = False) -> None:
+    """Raise ConfigError, of the field that names it, where a folder gives no model for this data.
+
+    growing: the vocabulary is still to be trained; the interface's is the most that it can be.
+    """
+    try:
+        _try(name, _limited(name, interface) if growing else interface)
+    except ConfigError as error:
+        if error.field != "model":
+            raise
+        raise ConfigError(field, name, error.expected) from None
+    except Exception as error:  # whatever a config or weights can make of the libraries' code
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        what = "pretrained folder" if is_pretrained(name) else "config.json"
+        expected = f"a {what} that gives a model which reads this data ({said})"
+        raise ConfigError(field, name, expected) from error
+
+
+def _try(name: str, interface: Interface) -> None:
+    """Build it and ask it about one example."""
+    if not is_pretrained(name):
+        with torch.device("meta"):
+            if size(build(name, interface, seed=0)) > TRIED:
+                return
+    model = build(name, interface, seed=0).eval()
+    if size(model) <= TRIED:
+        inputs = {}
+        if interface.image_shape is not None:
+            inputs["pixel_values"] = torch.zeros(1, *interface.image_shape)
+        if interface.modality != "image":
+            tokens = interface.window - 1 if interface.modality == "text" else 1
+            inputs["input_ids"] = torch.zeros(1, tokens, dtype=torch.int64)
+        with torch.no_grad():
+            model(**inputs)
+
+
+def _limited(name: str, interface: Interface) -> Interface:
+    """The same with the vocabulary of a pretrained folder, if a tokenizer can be trained that is as large."""
+    if not is_pretrained(name) or interface.modality == "image":
+        return interface
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(_file(name)))
+    if interface.modality == "text":
+        return replace(interface, classes=min(config.vocab_size, interface.classes))
+    return replace(interface, vocabulary=min(config.text_config.vocab_size, interface.vocabulary))
 
 
 def import_classes(names: Iterable[str], modality: str) -> None:
@@ -71,6 +122,18 @@ def _auto(modality: str) -> Any:
         "image": AutoModelForImageClassification,
         "image_text": AutoModel,
     }[modality]
+
+
+def _check_type(name: str, kind: str, modality: str) -> None:
+    """Raise ConfigError where models of this type don't read the modality."""
+    if modality == "image_text":
+        if kind != "clip":
+            raise ConfigError("model", name, f"a model of type clip for image–text; it is {kind}")
+    elif not (kind in plain.KINDS and modality == "image"):
+        auto = _auto(modality)
+        if kind not in auto._model_mapping._model_mapping:  # read by names: the classes' code takes seconds
+            expected = f"a type that {auto.__name__} knows, as the data is {modality}; it is {kind}"
+            raise ConfigError("model", name, expected)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

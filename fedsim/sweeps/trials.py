@@ -15,12 +15,13 @@ from typing import Any
 
 import yaml
 
-from fedsim import loading, simulation
+from fedsim import fitting, loading, simulation
 from fedsim.config import RunConfig
 from fedsim.data import federation
 from fedsim.errors import ConfigError
 from fedsim.seeding import generator
 from fedsim.sweeps.config import Draw, SweepConfig
+from fedsim.types import Interface
 
 _LONGEST = 96
 """Characters of a trial's name: a file system allows 255 bytes, a reader fewer."""
@@ -82,7 +83,8 @@ def check(trials: Sequence[Trial]) -> None:
     """All that can be found wrong with the trials without starting anything; reads equal data once.
 
     Raises ConfigError, which names the trial and the field."""
-    planned: set[str] = set()
+    planned: dict[str, Interface] = {}
+    tried: set[tuple[str, ...]] = set()
     for trial in trials:
         people = trial.config.participants
         data = [
@@ -93,10 +95,13 @@ def check(trials: Sequence[Trial]) -> None:
         try:
             simulation.check_settings(trial.config)
             if key not in planned:
-                federation.plan(trial.config)
+                planned[key] = fitting.foreseen(federation.plan(trial.config))
+            models = (key, *fitting.named(trial.config).values())
+            if models not in tried:
+                fitting.check(trial.config, planned[key], built=False)
         except ConfigError as error:
             raise _of(trial.name, error) from None
-        planned.add(key)
+        tried.add(models)
 
 
 def _trial(sweep: SweepConfig, number: int, point: Mapping[str, _Choice], labels: Mapping[str, str]) -> Trial:
