@@ -22,6 +22,9 @@ from fedsim.types import Interface
 TRIED = 200_000_000
 """Parameters up to which a folder's model is tried before a run; it takes seconds and its memory."""
 
+SEEN = 8
+"""Tokens on which a folder's language model is asked whether it reads ahead."""
+
 
 def build(name: str, interface: Interface, seed: int) -> nn.Module:
     """A model with fresh weights (the same for every holder of the same seed) or pretrained ones.
@@ -42,16 +45,16 @@ def build(name: str, interface: Interface, seed: int) -> nn.Module:
     if name in PRESETS:
         torch.manual_seed(torch_seed(seed, "weights", name))
         described = _merged(_fitting(kind, interface), described)
-        return _ready(name, auto.from_config(AutoConfig.for_model(kind, **described)))
+        return _ready(name, auto.from_config(AutoConfig.for_model(kind, **described)), interface)
     path = _file(name)
     if is_pretrained(name):
-        return _ready(name, _pretrained(auto, path.parent, interface))
+        return _ready(name, _pretrained(auto, path.parent, interface), interface)
     # By its content: where a file lies must not decide the weights.
     torch.manual_seed(torch_seed(seed, "weights", path.read_text(encoding="utf-8")))
-    config = AutoConfig.from_pretrained(str(path))
+    config = _config(path, interface)
     _set(config, _fitting(config.model_type, interface))
     _check_patches(name, config, interface)
-    return _ready(name, auto.from_config(config))
+    return _ready(name, auto.from_config(config), interface)
 
 
 def check(name: str, interface: Interface, field: str, *, growing: bool = False) -> None:
@@ -201,6 +204,21 @@ def _fitting(model_type: str, interface: Interface) -> dict[str, Any]:
     }
 
 
+def _config(path: Path, interface: Interface) -> Any:
+    """What a `config.json` says; a language model's, that it is a decoder: an encoder's type would read the
+    tokens that it is asked to predict."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(path))
+    if interface.modality == "text":
+        if getattr(config, "is_encoder_decoder", False):
+            expected = f"a language model that is a decoder alone; {config.model_type} has an encoder as well"
+            raise ConfigError("model", str(path), expected)
+        if hasattr(config, "is_decoder"):
+            config.is_decoder = True
+    return config
+
+
 def _check_patches(name: str, config: Any, interface: Interface) -> None:
     """Raise ConfigError where a vision model's patch is larger than the images."""
     patch = getattr(getattr(config, "vision_config", config), "patch_size", None)
@@ -223,7 +241,8 @@ def _square(interface: Interface) -> tuple[int, int]:
 
 
 def _pretrained(auto: Any, folder: Path, interface: Interface) -> nn.Module:
-    model: nn.Module = auto.from_pretrained(str(folder), use_safetensors=True)
+    config = _config(folder / "config.json", interface)
+    model: nn.Module = auto.from_pretrained(str(folder), config=config, use_safetensors=True)
     for what, have, want in _sizes(model.config, interface):
         if have != want:
             raise ConfigError("model", str(folder), f"a model with {want} {what}; it has {have}")
@@ -246,7 +265,7 @@ def _sizes(config: Any, interface: Interface) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def _ready(name: str, model: nn.Module) -> nn.Module:
+def _ready(name: str, model: nn.Module, interface: Interface) -> nn.Module:
     if any(getattr(module, "running_mean", None) is not None for module in model.modules()):
         # They are no weights: nobody would send, average or save them.
         expected = "a model whose norms keep no running statistics, e.g. GroupNorm for BatchNorm"
@@ -259,7 +278,26 @@ def _ready(name: str, model: nn.Module) -> nn.Module:
         # One number in a vector: DeepSpeed doesn't send scalars between ranks.
         model.logit_scale = nn.Parameter(model.get_parameter("logit_scale").detach().reshape(1))
         model.register_forward_pre_hook(_bounded)
-    return model.float()
+    model.float()
+    if interface.modality == "text" and name not in PRESETS:
+        _check_causal(name, model, interface)
+    return model
+
+
+def _check_causal(name: str, model: Any, interface: Interface) -> None:
+    """Raise ConfigError where a later token changes what is said before it: answers would be read off."""
+    ids = (interface.classes - 1 - torch.arange(min(interface.window, SEEN) + 1)) % interface.classes
+    if model.device.type == "meta":
+        return
+    training = model.training
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.stack([ids[:-1], torch.cat([ids[:-2], ids[-1:]])])).logits
+    model.train(training)
+    changed = (logits[0] - logits[1]).abs().amax(-1)
+    # Sums of other rows may be rounded otherwise, which is no knowledge.
+    if changed[:-1].max() > 1e-4 * changed[-1]:
+        expected = f"a causal language model; in this {model.config.model_type} tokens see those behind them"
+        raise ConfigError("model", name, expected)
 
 
 def _bounded(model: Any, inputs: object) -> None:
