@@ -242,10 +242,16 @@ def _square(interface: Interface) -> tuple[int, int]:
 
 def _pretrained(auto: Any, folder: Path, interface: Interface) -> nn.Module:
     config = _config(folder / "config.json", interface)
-    model: nn.Module = auto.from_pretrained(str(folder), config=config, use_safetensors=True)
+    model: nn.Module
+    model, told = auto.from_pretrained(
+        str(folder), config=config, use_safetensors=True, output_loading_info=True
+    )
     for what, have, want in _sizes(model.config, interface):
         if have != want:
             raise ConfigError("model", str(folder), f"a model with {want} {what}; it has {have}")
+    if missing := sorted(told["missing_keys"]):  # transformers would draw them, for each holder others
+        expected = f"weights of the whole model; {len(missing)} are missing, e.g. {missing[0]}"
+        raise ConfigError("model", str(folder), expected)
     return model
 
 

@@ -184,6 +184,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+UNREAD = ("pytorch_model*.bin", "consolidated*.pth", "tf_model.h5", "flax_model.msgpack")
+"""Weights in other formats than safetensors: to pass over them would be to begin from random ones."""
+
+
 def check(name: str, modality: str, field: str) -> None:
     """Raise ConfigError unless `name` is a preset of that modality or leads to a `config.json`."""
     if name in PRESETS:
@@ -201,6 +205,11 @@ def check(name: str, modality: str, field: str) -> None:
         raise ConfigError(field, name, "a config.json that can be read") from None
     if not (isinstance(written, dict) and isinstance(written.get("model_type"), str)):
         raise ConfigError(field, name, "a config.json with a model_type that transformers knows")
+    if path.name == "config.json" and not is_pretrained(name):
+        for other in (file for pattern in UNREAD for file in path.parent.glob(pattern)):
+            why = "formats that can carry code, as pickle, are not read"
+            expected = f"weights in safetensors, which {other.name} has to be converted to: {why}"
+            raise ConfigError(field, name, expected)
 
 
 def is_pretrained(name: str) -> bool:

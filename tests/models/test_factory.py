@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from fedsim.config import Training
 from fedsim.data import tokenizers
@@ -217,6 +218,28 @@ def test_what_is_no_model_is_refused(tmp_path: Path):
         presets.check(str(tmp_path), "text", "student.model")
     with pytest.raises(ConfigError, match="reads image"):
         presets.check("llama-tiny", "image", "student.model")
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "tf_model.h5"])
+def test_weights_that_are_no_safetensors_are_not_passed_over(file: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (tmp_path / "training_args.bin").touch()  # which are no weights
+    presets.check(str(tmp_path), "text", "student.model")
+    (tmp_path / file).touch()
+    for name in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(ConfigError, match=rf"student\.model.*safetensors, which {file} has to be"):
+            presets.check(str(name), "text", "student.model")
+    (tmp_path / "model.safetensors").touch()
+    presets.check(str(tmp_path), "text", "student.model")
+
+
+def test_a_pretrained_folder_without_some_weights_is_refused(tmp_path: Path):
+    export(learner_of("vit-micro", IMAGE), IMAGE, tmp_path, None)
+    weights = load_file(tmp_path / "model.safetensors")
+    headless = {name: w for name, w in weights.items() if not name.startswith("classifier")}
+    save_file(headless, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"whole model; 2 are missing, e\.g\. classifier\.bias"):
+        build(str(tmp_path), IMAGE, seed=0)
 
 
 def test_norms_with_running_statistics_are_refused(tmp_path: Path):
