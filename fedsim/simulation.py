@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from fedsim import adversaries, plugins, privacy, results, shortage
+from fedsim import adversaries, fitting, plugins, privacy, results, shortage
 from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation, tokenizers
 from fedsim.disk import storage
@@ -114,6 +114,7 @@ def check(config: RunConfig) -> federation.Plan:
     plan = federation.plan(config)
     if plan.raw.modality != "text":  # whose windows only `build` counts
         privacy.check_shards(config, [len(train) for train, _ in plan.shards])
+    fitting.check(config, fitting.foreseen(plan), built=False)
     return plan
 
 
@@ -239,6 +240,8 @@ class _Run:
             )  # the last that can be wrong with a config comes out here
             privacy.check_shards(self.config, [len(shard.train) for shard in data.shards])
             self.data, self.world = data, world(self.config, data)
+            if fitting.trains_tokenizer(self.config):  # all else that models must fit is known to `check`
+                fitting.check(self.config, self.world.interface, built=True)
             for method in [method_of(self.world, m.contender) for m in self.config.methods]:
                 method.check_sizes()
                 if not method.averages:  # how large a model is, is known where it is built

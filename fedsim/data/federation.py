@@ -226,14 +226,20 @@ def _build_text(plan: Plan) -> Federation:
         packed = tokenizers.pack([tokens[i] for i in index], groups, raw.keys[index], data.window)
         return replace(packed, groups=names[packed.groups])
 
+    # Documents fill windows together; a row with a prompt is in one alone, which has to hold it.
+    window = "a larger" if asked else "a smaller"
+
+    def fit(number: int) -> str:
+        said = f"of its {number} rows none fits" if asked else f"its {number} documents don't fill"
+        return f"{said} one window of {data.window} tokens"
+
     public_parts = {name: windows(plan.splits[name]) for name in ("proxy", "validation", "test")}
     for name, examples in public_parts.items():
         if not len(examples):
             raise ConfigError(
                 f"data.split.{name}",
                 getattr(data.split, name),
-                f"a larger fraction, or a smaller data.window: its {len(plan.splits[name])} documents "
-                f"don't fill one window of {data.window} tokens",
+                f"a larger fraction, or {window} data.window: {fit(len(plan.splits[name]))}",
             )
     shards = []
     for participant, (train, test) in enumerate(plan.shards):
@@ -242,8 +248,8 @@ def _build_text(plan: Plan) -> Federation:
             raise ConfigError(
                 "participants.partition.minimum",
                 plan.config.participants.partition.minimum,
-                f"a larger minimum, or a smaller data.window: the {len(train)} training documents of "
-                f"participant {participant} don't fill one window of {data.window} tokens",
+                f"a larger minimum, or {window} data.window: {fit(len(train))} "
+                f"(participant {participant}, to train on)",
             )
         shards.append(shard)
     parts = [*public_parts.values(), *(part for shard in shards for part in (shard.train, shard.test))]

@@ -121,6 +121,11 @@ class Method(ABC):
         that lie with them are refused."""
         return frozenset()
 
+    @classmethod
+    def models(cls, entry: MethodConfig) -> Mapping[str, str]:
+        """Those of its settings that name a model, beside the student's and the participants'."""
+        return {}
+
     def check_sizes(self) -> None:
         """Raise ConfigError if the data of this run, once they are counted, are too many for this method."""
         return

@@ -13,6 +13,7 @@ Deviation: the teacher's answers are those on a grid of `levels`, given once, be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -49,9 +50,14 @@ class CentralDistillation(Centralized):
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
+        for option, model in cls.models(entry).items():
+            if config.data.reads is not None:
+                presets.check(model, config.data.reads, f"{where}.{option}")
+
+    @classmethod
+    def models(cls, entry: MethodConfig) -> Mapping[str, str]:
         teacher = CentralDistillationSettings.model_validate(entry.options).teacher
-        if teacher is not None and config.data.reads is not None:
-            presets.check(teacher, config.data.reads, f"{where}.teacher")
+        return {} if teacher is None else {"teacher": teacher}
 
     def coordinator_step(self, desk: Desk, round: int, pool: Pool | None) -> Fit | None:
         answers = kept(desk.memory, "teacher")

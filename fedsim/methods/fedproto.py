@@ -69,8 +69,8 @@ class FedProto(Method):
             raise ConfigError(f"{where}.name", entry.name, "another method, as participants.privacy is set")
         if entry.specialists == "student":
             return
-        models = dict.fromkeys(config.participants.models[: config.participants.count])
-        widths = {model: presets.width(model) for model in models}
+        models = config.participants.models[: config.participants.count]
+        widths = {m: presets.width(m, f"participants.models.{k}") for k, m in enumerate(models)}
         if len(set(widths.values())) > 1:
             each = ", ".join(f"{model} {width}" for model, width in widths.items())
             raise ConfigError(

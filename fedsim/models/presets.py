@@ -184,6 +184,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+UNREAD = ("pytorch_model*.bin", "consolidated*.pth", "tf_model.h5", "flax_model.msgpack")
+"""Weights in other formats than safetensors: to pass over them would be to begin from random ones."""
+
+
 def check(name: str, modality: str, field: str) -> None:
     """Raise ConfigError unless `name` is a preset of that modality or leads to a `config.json`."""
     if name in PRESETS:
@@ -196,10 +200,16 @@ def check(name: str, modality: str, field: str) -> None:
         known = ", ".join(n for n, p in PRESETS.items() if p.modality == modality)
         raise ConfigError(field, name, f"a preset ({known}) or a path to a config.json or its folder")
     try:
-        if "model_type" not in json.loads(path.read_text(encoding="utf-8")):
-            raise ConfigError(field, name, "a config.json with a model_type that transformers knows")
+        written = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
         raise ConfigError(field, name, "a config.json that can be read") from None
+    if not (isinstance(written, dict) and isinstance(written.get("model_type"), str)):
+        raise ConfigError(field, name, "a config.json with a model_type that transformers knows")
+    if path.name == "config.json" and not is_pretrained(name):
+        for other in (file for pattern in UNREAD for file in path.parent.glob(pattern)):
+            why = "formats that can carry code, as pickle, are not read"
+            expected = f"weights in safetensors, which {other.name} has to be converted to: {why}"
+            raise ConfigError(field, name, expected)
 
 
 def is_pretrained(name: str) -> bool:
@@ -228,16 +238,16 @@ def check_adapter(models: Mapping[str, str], setting: str, *, started: bool) -> 
             raise ConfigError(field, model, expected)
 
 
-def width(name: str) -> int:
+def width(name: str, field: str = "model") -> int:
     """Of the hidden state that the output layer reads; of a dual encoder, in the one that sees.
 
-    Raises ConfigError where its config doesn't say.
+    Raises ConfigError where its config doesn't say; `field` is what names it.
     """
     known = fields_of(name)
     known = known.get("vision_config", known)
     sizes = known.get("hidden_sizes", [known.get("hidden_size", known.get("n_embd"))])
     if not isinstance(sizes[-1], int):
-        raise ConfigError("model", name, "a model whose config states its hidden_size")
+        raise ConfigError(field, name, "a model whose config states its hidden_size")
     return sizes[-1]
 
 

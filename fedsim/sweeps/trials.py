@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
-from fedsim import loading, simulation
+from fedsim import fitting, loading, simulation
 from fedsim.config import RunConfig
 from fedsim.data import federation
 from fedsim.errors import ConfigError
 from fedsim.seeding import generator
 from fedsim.sweeps.config import Draw, Scheduler, SweepConfig
-from fedsim.types import METRICS
+from fedsim.types import METRICS, Interface
 
 _LONGEST = 96
 """Characters of a trial's name: a file system allows 255 bytes, a reader fewer."""
@@ -87,7 +87,8 @@ def check(trials: Sequence[Trial], scheduler: Scheduler = FIFO) -> None:
 
     Raises ConfigError, which names the trial and the field."""
     _check_scheduler(scheduler, trials)
-    planned: set[str] = set()
+    planned: dict[str, Interface] = {}
+    tried: set[tuple[str, ...]] = set()
     for trial in trials:
         people = trial.config.participants
         data = [
@@ -98,10 +99,13 @@ def check(trials: Sequence[Trial], scheduler: Scheduler = FIFO) -> None:
         try:
             simulation.check_settings(trial.config)
             if key not in planned:
-                federation.plan(trial.config)
+                planned[key] = fitting.foreseen(federation.plan(trial.config))
+            models = (key, *fitting.named(trial.config).values())
+            if models not in tried:
+                fitting.check(trial.config, planned[key], built=False)
         except ConfigError as error:
             raise _of(trial.name, error) from None
-        planned.add(key)
+        tried.add(models)
 
 
 def last_stop(trials: Sequence[Trial]) -> int:

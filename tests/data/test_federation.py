@@ -1,5 +1,6 @@
 """The promises about a whole federation, on the two sources that are always there."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -171,9 +172,30 @@ def test_what_is_wrong_is_found_by_the_plan(config, changes: dict, field: str):
 )
 def test_texts_that_fill_no_window(config, changes: dict, field: str):
     planned: Plan = plan(config(source="stdlib", **{"max_examples": 250, **changes}))
-    with pytest.raises(ConfigError, match="fill one window") as caught:
+    with pytest.raises(ConfigError, match="a smaller data.window.* fill one window") as caught:
         build(planned)
     assert caught.value.field.startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("long", "field"), [("public", "data.split.proxy"), ("private", "participants.partition.minimum")]
+)
+def test_rows_that_are_longer_than_a_window_need_a_larger_one(config, tmp_path, long: str, field: str):
+    rows = [{"ask": f"what is {n}?", "answer": f"{n}"} for n in range(120)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    planned = plan(
+        config(source="files", path=str(path), modality="text", prompt_column="ask",
+               text_column="answer", window=64)
+    )  # fmt: skip
+    texts = list(planned.raw.documents)
+    for i in planned.splits["proxy" if long == "public" else "private"]:
+        texts[i] = "so many words " * 30
+    with pytest.raises(
+        ConfigError, match=r"a larger data\.window.* rows none fits one window of 64"
+    ) as caught:
+        build(replace(planned, raw=replace(planned.raw, documents=texts)))
+    assert caught.value.field == field
 
 
 def test_unlabelled_images_of_a_plugin_are_refused(config, monkeypatch):

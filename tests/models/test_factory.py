@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from fedsim.config import Training
 from fedsim.data import tokenizers
@@ -18,7 +19,7 @@ from fedsim.learning.learner import Learner
 from fedsim.modalities import modality
 from fedsim.models import presets
 from fedsim.models.export import export
-from fedsim.models.factory import build, import_classes, size
+from fedsim.models.factory import build, check, import_classes, size
 from fedsim.models.flops import forward_flops
 from fedsim.models.presets import PRESETS, REFERENCE
 from fedsim.student.engine import TorchEngine
@@ -219,6 +220,28 @@ def test_what_is_no_model_is_refused(tmp_path: Path):
         presets.check("llama-tiny", "image", "student.model")
 
 
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "tf_model.h5"])
+def test_weights_that_are_no_safetensors_are_not_passed_over(file: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (tmp_path / "training_args.bin").touch()  # which are no weights
+    presets.check(str(tmp_path), "text", "student.model")
+    (tmp_path / file).touch()
+    for name in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(ConfigError, match=rf"student\.model.*safetensors, which {file} has to be"):
+            presets.check(str(name), "text", "student.model")
+    (tmp_path / "model.safetensors").touch()
+    presets.check(str(tmp_path), "text", "student.model")
+
+
+def test_a_pretrained_folder_without_some_weights_is_refused(tmp_path: Path):
+    export(learner_of("vit-micro", IMAGE), IMAGE, tmp_path, None)
+    weights = load_file(tmp_path / "model.safetensors")
+    headless = {name: w for name, w in weights.items() if not name.startswith("classifier")}
+    save_file(headless, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"whole model; 2 are missing, e\.g\. classifier\.bias"):
+        build(str(tmp_path), IMAGE, seed=0)
+
+
 def test_norms_with_running_statistics_are_refused(tmp_path: Path):
     """They are no parameters: nobody would send, average or save them."""
     described = {
@@ -228,6 +251,56 @@ def test_norms_with_running_statistics_are_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(described))
     with pytest.raises(ConfigError, match="GroupNorm"):
         build(str(tmp_path), IMAGE, seed=0)
+
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def described(kind: str, folder: Path, *, weights: bool) -> str:
+    """A folder of a small language model as transformers writes it: of an encoder's type, an encoder."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    wanted = {"d_inner": 32, "d_model": 32, "n_layer": 2, "n_head": 2} if kind == "xlnet" else SHAPE
+    config = AutoConfig.for_model(kind, vocab_size=300, **wanted)
+    config.save_pretrained(folder)
+    if weights:
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        assert not getattr(AutoConfig.from_pretrained(folder), "is_decoder", False)
+    return str(folder)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("kind", ["gpt_neox", "gpt2", "bert", "electra", "roformer", "roberta"])
+def test_a_folders_language_model_never_sees_later_tokens(kind: str, weights: bool, tmp_path: Path):
+    folder = described(kind, tmp_path, weights=weights)
+    if (kind, weights) == ("roberta", False):  # it counts its positions from a padding token, which is none
+        with pytest.raises(ConfigError, match=r"student\.model"):
+            check(folder, TEXT, "student.model")
+        return
+    model = build(folder, TEXT, seed=0).eval()
+    ids = inputs(TEXT)["input_ids"]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        for place in range(1, TEXT.window):
+            changed = ids.clone()
+            changed[:, place:] = (changed[:, place:] + 7) % 300
+            after = model(input_ids=changed).logits
+            torch.testing.assert_close(after[:, :place], before[:, :place], rtol=0, atol=1e-6)
+            assert not torch.allclose(after[:, place], before[:, place], rtol=0, atol=1e-4)
+
+
+def test_language_models_that_read_ahead_are_refused(tmp_path: Path):
+    folder = described("xlnet", tmp_path, weights=True)  # it has no field that would make it causal
+    with pytest.raises(ConfigError, match=r"student\.model.*causal language model; in this xlnet"):
+        check(folder, TEXT, "student.model")
+
+
+@pytest.mark.parametrize("kind", ["bart", "pegasus", "prophetnet"])
+def test_an_encoder_with_a_decoder_is_no_language_model(kind: str, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ConfigError, match=f"decoder alone; {kind} has an encoder"):
+        build(str(tmp_path), TEXT, seed=0)
 
 
 def test_image_text_is_for_dual_encoders(tmp_path: Path):
