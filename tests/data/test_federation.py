@@ -172,7 +172,7 @@ def test_what_is_wrong_is_found_by_the_plan(config, changes: dict, field: str):
 )
 def test_texts_that_fill_no_window(config, changes: dict, field: str):
     planned: Plan = plan(config(source="stdlib", **{"max_examples": 250, **changes}))
-    with pytest.raises(ConfigError, match="a smaller data.window.* fill one window") as caught:
+    with pytest.raises(ConfigError, match=r"a smaller data.window.* fill one window") as caught:
         build(planned)
     assert caught.value.field.startswith(field)
 
