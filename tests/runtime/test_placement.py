@@ -304,6 +304,14 @@ def test_a_trial_reserves_parts_of_gpus_and_a_little_for_its_driver():
         bundles(config(coordinator={"cpus": 2}), room((2,)))
 
 
+def test_two_ranks_of_a_trial_have_a_gpu_each():
+    """NCCL refuses two ranks of a student on one GPU, and Ray would put two halves there."""
+    asked = {"coordinator": {"cpus": 0.5, "gpus": 0.5}, "participant": {"cpus": 0.5, "gpus": 0.25}}
+    _, *ranks, hosts = bundles(config(3, ranks=2, **asked), room((8, 3)))
+    assert ranks == [{"GPU": 1.0, "CPU": 0.5}] * 2
+    assert hosts == {"GPU": 0.75, "CPU": 1.5}
+
+
 def test_planning_needs_no_ray():
     code = (
         "import sys; sys.modules['ray'] = None\n"
