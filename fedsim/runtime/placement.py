@@ -114,7 +114,9 @@ def bundles(config: RunConfig, room: Room) -> list[dict[str, float]]:
     found = plan(config, _beside_driver(room), even=False)
     # Ray may cut parts of two bundles from one GPU, and there NCCL refuses two ranks of a student.
     apart = {bundle for lane in found.lanes for bundle in lane} if config.student.engine.ranks > 1 else set()
-    uses = [_whole(b.use) if index in apart else b.use for index, b in enumerate(found.bundles)]
+    # The trial fills its bundles first-fit, as nodes are filled here: in their order everybody fits again.
+    by_node = sorted(enumerate(found.bundles), key=lambda each: each[1].node)
+    uses = [_whole(b.use) if index in apart else b.use for index, b in by_node]
     return [DRIVER.to_ray(), *(use.to_ray() for use in uses)]
 
 

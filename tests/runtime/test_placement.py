@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedsim import loading
@@ -116,10 +116,13 @@ def test_any_plan_is_a_plan(shapes, asked, home, count, ranks, lanes, share, eve
     st.lists(demands, min_size=1, max_size=4),
     demands,
     st.integers(1, 12),
-    st.sampled_from(["auto", 2]),
+    st.integers(1, 2),
+    st.sampled_from(["auto", 1, 2]),
 )
-def test_a_trial_fits_into_its_own_bundles(shapes, asked, home, count, share):
-    run = config(count, participant=asked, coordinator=home, participants_per_actor=share)
+# 5 begins the second node, then 3 the first: were the second's bundle filled first, 3 would go there too.
+@example([(5, 0, 0), (9, 0, 0)], [{"cpus": n} for n in (5, 3, 2, 2)], {"cpus": 1}, 4, 1, 1)
+def test_a_trial_fits_into_its_own_bundles(shapes, asked, home, count, ranks, share):
+    run = config(count, ranks, participant=asked, coordinator=home, participants_per_actor=share)
     try:
         driver, *amounts = bundles(run, room(*shapes))
     except ConfigError:
