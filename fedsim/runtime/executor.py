@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from fedsim import shortage
 from fedsim.config import RunConfig
@@ -34,6 +34,8 @@ ATTEMPTS = 3
 """How often a host's step is begun again in a new process before the run gives up."""
 _DEATHS = (RayActorError, OutOfMemoryError)
 """What a call of a dead actor raises; the second where Ray killed it, because the node's memory ran low."""
+_LOSSES = (*_DEATHS, ObjectLostError)
+"""And what is raised where a message went with its node: large ones lie where they were made."""
 
 
 _FEW = 4
@@ -240,9 +242,9 @@ class OnRay:
                 self._replace_host(call.host)
                 self._send(task, call.host, calls)
                 continue
-            except RayTaskError as error:
+            except (RayTaskError, ObjectLostError) as error:
                 self._opened(task)
-                raise _own(error) from None
+                raise _mendable(error) from None
             yield Batch(reports, call)
 
     def _opened(self, task: Task) -> None:
@@ -344,7 +346,7 @@ def _get(refs: Any) -> Any:
         return ray.get(refs)
     except RayTaskError as error:
         raise _own(error) from None
-    except _DEATHS as error:
+    except _LOSSES as error:
         raise RunError(f"an actor died: {_line(error)}; the run can be resumed") from error
 
 
@@ -352,12 +354,15 @@ def _coordinator(refs: Any) -> Any:
     """`_get` for calls of a coordinator, whose death can be mended."""
     try:
         return ray.get(refs)
-    except RayTaskError as error:
-        if isinstance(error.cause, _DEATHS):  # one of its ranks
-            raise CoordinatorLostError(_line(error.cause)) from None
-        raise _own(error) from None
-    except _DEATHS as error:
-        raise CoordinatorLostError(_line(error)) from None
+    except (RayTaskError, *_LOSSES) as error:
+        raise _mendable(error) from None
+
+
+def _mendable(error: Exception) -> Exception:
+    """CoordinatorLostError where the round can be repeated: the coordinator, one of its ranks or a message is
+    lost; else the error of our code."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return CoordinatorLostError(_line(cause)) if isinstance(cause, _LOSSES) else _own(error)
 
 
 def _own(error: RayTaskError) -> Exception:
@@ -377,7 +382,9 @@ _ROLES = {"HostActor": "a host of participants", "CoordinatorActor": "a coordina
 
 
 def _line(error: Exception) -> str:
-    """Why an actor died. Ray's own account of low memory is forty lines long."""
+    """Why an actor died, or what else is lost. Ray's own account of low memory is forty lines long."""
+    if isinstance(error, ObjectLostError):
+        return "a message was lost with the machine that held it"
     if not isinstance(error, OutOfMemoryError):
         return shortage.first_line(error)
     text = str(error)
