@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from fedsim import shortage
 from fedsim.config import RunConfig
@@ -34,7 +34,11 @@ ATTEMPTS = 3
 """How often a host's step is begun again in a new process before the run gives up."""
 _DEATHS = (RayActorError, OutOfMemoryError)
 """What a call of a dead actor raises; the second where Ray killed it, because the node's memory ran low."""
-
+_LOSSES = (*_DEATHS, ObjectLostError)
+"""And what is raised where a message went with its node: large ones lie where they were made."""
+LOOK_S = 5.0
+"""After that long without an answer, and again, it is asked whether the actors' machines are there. Who takes
+a dead actor's place may wait for one, and Ray knows only seconds after the death that its machine is lost."""
 
 _FEW = 4
 """With so few hosts the coordinator is asked to take in what they deliver before it is there: it then goes
@@ -172,7 +176,7 @@ class OnRay:
         pending = list(at.pending)
 
         def wait() -> Closing:
-            *_, closing = _coordinator(pending)
+            *_, closing = self._coordinator(pending)
             assert isinstance(closing, Closing)
             return closing
 
@@ -194,7 +198,7 @@ class OnRay:
             yield from self._batches(task, calls)
         except CoordinatorLostError:
             if calls:  # the round is repeated, and who still works in it writes to its folder
-                ray.wait(list(calls), num_returns=len(calls))
+                self._ready(list(calls), len(calls))
             raise
 
     def _send(self, task: Task, number: int, calls: _Calls) -> None:
@@ -221,10 +225,10 @@ class OnRay:
         starting = list(self._lanes[task.lane].pending)
         deaths = 0
         while calls:
-            (done, *_), _ = ray.wait([*calls, *starting], num_returns=1)
+            (done,) = self._ready([*calls, *starting], 1)
             if done in starting:
                 starting.remove(done)
-                _coordinator(done)  # what is wrong there needn't wait for participants
+                self._coordinator(done)  # what is wrong there needn't wait for participants
                 continue
             call = calls.pop(done)
             try:
@@ -240,9 +244,9 @@ class OnRay:
                 self._replace_host(call.host)
                 self._send(task, call.host, calls)
                 continue
-            except RayTaskError as error:
+            except (RayTaskError, ObjectLostError) as error:
                 self._opened(task)
-                raise _own(error) from None
+                raise _mendable(error) from None
             yield Batch(reports, call)
 
     def _opened(self, task: Task) -> None:
@@ -250,7 +254,7 @@ class OnRay:
         there yet isn't waited for."""
         if task.opening.terms is not None:
             asked = [*self._lanes[task.lane].pending, task.opening.terms]
-            _coordinator(ray.wait(asked, num_returns=len(asked), timeout=0)[0])
+            self._coordinator(ray.wait(asked, num_returns=len(asked), timeout=0)[0])
 
     def _silent(self, task: Task) -> bool:
         """Whether a coordinator that isn't known to be there yet has nothing to tell the participants."""
@@ -261,7 +265,7 @@ class OnRay:
     def _replace_host(self, number: int) -> None:
         with self._guard:  # two lanes may find the same host dead
             try:
-                ray.get(self._hosts[number].alive.remote())
+                self._answer(self._hosts[number].alive.remote())
                 return
             except _DEATHS:
                 self._kill(self._hosts[number])
@@ -288,7 +292,7 @@ class OnRay:
             if following is not None:
                 for number in range(self._number):
                     self._send(replace(following, opening=opening), number, at.stepping)
-        *_, closing = _coordinator([*at.pending, *self._received[lane], closed])
+        *_, closing = self._coordinator([*at.pending, *self._received[lane], closed])
         at.pending.clear()
         assert isinstance(closing, Closing)
         return closing
@@ -298,7 +302,7 @@ class OnRay:
             host.forget.remote(contender)
 
     def export(self, lane: int, folder: AnyPath, card: str, tokenizer: str | None) -> None:
-        _coordinator(self._lanes[lane].coordinator.export.remote(folder, card, tokenizer))
+        self._coordinator(self._lanes[lane].coordinator.export.remote(folder, card, tokenizer))
 
     def halt(self) -> None:
         self._halted = True
@@ -331,6 +335,33 @@ class OnRay:
         ray.kill(actor)
         self._actors.remove(actor)
 
+    def _coordinator(self, refs: Any) -> Any:
+        """`_get` for calls of a coordinator, whose death can be mended."""
+        try:
+            return self._answer(refs)
+        except (RayTaskError, *_LOSSES) as error:
+            raise _mendable(error) from None
+
+    def _answer(self, refs: Any) -> Any:
+        """ray.get, but no waiting for who has no machine any more."""
+        while True:
+            try:
+                return ray.get(refs, timeout=LOOK_S)
+            except GetTimeoutError:
+                self._look()
+
+    def _ready(self, refs: list[Any], number: int) -> list[Any]:
+        """ray.wait in the same way: so many that have come."""
+        while True:
+            ready, _ = ray.wait(refs, num_returns=number, timeout=LOOK_S)
+            if len(ready) == number:
+                return list(ready)
+            self._look()
+
+    def _look(self) -> None:
+        assert self._reservation is not None
+        self._reservation.check()
+
 
 def _open(lane: _Lane, round: int) -> Opening:
     """Not waited for: Ray begins the hosts' steps when it is there."""
@@ -344,20 +375,15 @@ def _get(refs: Any) -> Any:
         return ray.get(refs)
     except RayTaskError as error:
         raise _own(error) from None
-    except _DEATHS as error:
+    except _LOSSES as error:
         raise RunError(f"an actor died: {_line(error)}; the run can be resumed") from error
 
 
-def _coordinator(refs: Any) -> Any:
-    """`_get` for calls of a coordinator, whose death can be mended."""
-    try:
-        return ray.get(refs)
-    except RayTaskError as error:
-        if isinstance(error.cause, _DEATHS):  # one of its ranks
-            raise CoordinatorLostError(_line(error.cause)) from None
-        raise _own(error) from None
-    except _DEATHS as error:
-        raise CoordinatorLostError(_line(error)) from None
+def _mendable(error: Exception) -> Exception:
+    """CoordinatorLostError where the round can be repeated: the coordinator, one of its ranks or a message is
+    lost; else the error of our code."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return CoordinatorLostError(_line(cause)) if isinstance(cause, _LOSSES) else _own(error)
 
 
 def _own(error: RayTaskError) -> Exception:
@@ -377,7 +403,9 @@ _ROLES = {"HostActor": "a host of participants", "CoordinatorActor": "a coordina
 
 
 def _line(error: Exception) -> str:
-    """Why an actor died. Ray's own account of low memory is forty lines long."""
+    """Why an actor died, or what else is lost. Ray's own account of low memory is forty lines long."""
+    if isinstance(error, ObjectLostError):
+        return "a message was lost with the machine that held it"
     if not isinstance(error, OutOfMemoryError):
         return shortage.first_line(error)
     text = str(error)

@@ -46,8 +46,7 @@ class Plan:
 
     def whole_gpus(self) -> list[dict[str, float]]:
         """The bundles in Ray's terms, without a GPU of which another job could take the rest."""
-        rounded = (replace(b.use, gpus=-(-b.use.gpus // UNIT) * UNIT) for b in self.bundles)
-        return [use.to_ray() for use in rounded]
+        return [_whole(bundle.use).to_ray() for bundle in self.bundles]
 
 
 def pack(config: RunConfig, room: Room, *, even: bool = True) -> Plan:
@@ -112,10 +111,13 @@ def bundles(config: RunConfig, room: Room) -> list[dict[str, float]]:
     room: of the cluster, whose other trials will end and are not counted. A GPU is reserved in part
     where only a part is needed. Raises ConfigError where the trial would not fit even alone.
     """
-    return [
-        DRIVER.to_ray(),
-        *(b.use.to_ray() for b in plan(config, _beside_driver(room), even=False).bundles),
-    ]
+    found = plan(config, _beside_driver(room), even=False)
+    # Ray may cut parts of two bundles from one GPU, and there NCCL refuses two ranks of a student.
+    apart = {bundle for lane in found.lanes for bundle in lane} if config.student.engine.ranks > 1 else set()
+    # The trial fills its bundles first-fit, as nodes are filled here: in their order everybody fits again.
+    by_node = sorted(enumerate(found.bundles), key=lambda each: each[1].node)
+    uses = [_whole(b.use) if index in apart else b.use for index, b in by_node]
+    return [DRIVER.to_ray(), *(use.to_ray() for use in uses)]
 
 
 def plan(config: RunConfig, room: Room, *, even: bool = True) -> Plan:
@@ -281,6 +283,11 @@ def _amount(resources: Resources, field: str) -> float:
     """In the unit of that field of a Demand."""
     amounts = {"gpus": resources.gpus / UNIT, "cpus": resources.cpus / UNIT, "memory_mib": resources.memory}
     return amounts[field]
+
+
+def _whole(use: Resources) -> Resources:
+    """With the rest of its GPU."""
+    return replace(use, gpus=-(-use.gpus // UNIT) * UNIT)
 
 
 def _beside_driver(room: Room) -> Room:

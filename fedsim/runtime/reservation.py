@@ -12,7 +12,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedsim.config import RunConfig
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, RunError
 from fedsim.runtime.cluster import inventory
 from fedsim.runtime.packing import Node, Resources, Room
 from fedsim.runtime.placement import Plan, pack, plan
@@ -51,6 +51,21 @@ class Reservation:
                 self._config.runtime.wait_s,
                 f"longer: Ray did not reserve in time what these actors need; {inventory().describe()}",
             )
+
+    def check(self) -> None:
+        """See that all bundles are there; those of a lost machine have as long as all had at the start.
+
+        Raises RunError where no other machine has room for them.
+        """
+        group = self._outer or self._own
+        assert group is not None, "make comes first"
+        ends = time.monotonic() + (self._config.runtime.wait_s or PATIENCE_S)
+        while not group.wait(1):  # by the second, as no signal is heard meanwhile
+            if time.monotonic() > ends:
+                have = inventory().describe()
+                raise RunError(
+                    f"a machine was lost and what is left can't hold the run: {have}; the run can be resumed"
+                )
 
     def strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         """For the options of an actor in that bundle of the plan."""

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedsim import loading
@@ -116,10 +116,13 @@ def test_any_plan_is_a_plan(shapes, asked, home, count, ranks, lanes, share, eve
     st.lists(demands, min_size=1, max_size=4),
     demands,
     st.integers(1, 12),
-    st.sampled_from(["auto", 2]),
+    st.integers(1, 2),
+    st.sampled_from(["auto", 1, 2]),
 )
-def test_a_trial_fits_into_its_own_bundles(shapes, asked, home, count, share):
-    run = config(count, participant=asked, coordinator=home, participants_per_actor=share)
+# 5 begins the second node, then 3 the first: were the second's bundle filled first, 3 would go there too.
+@example([(5, 0, 0), (9, 0, 0)], [{"cpus": n} for n in (5, 3, 2, 2)], {"cpus": 1}, 4, 1, 1)
+def test_a_trial_fits_into_its_own_bundles(shapes, asked, home, count, ranks, share):
+    run = config(count, ranks, participant=asked, coordinator=home, participants_per_actor=share)
     try:
         driver, *amounts = bundles(run, room(*shapes))
     except ConfigError:
@@ -302,6 +305,14 @@ def test_a_trial_reserves_parts_of_gpus_and_a_little_for_its_driver():
     assert DRIVER.to_ray() == {"CPU": 0.1}
     with pytest.raises(ConfigError, match=r"runtime\.coordinator\.cpus"):
         bundles(config(coordinator={"cpus": 2}), room((2,)))
+
+
+def test_two_ranks_of_a_trial_have_a_gpu_each():
+    """NCCL refuses two ranks of a student on one GPU, and Ray would put two halves there."""
+    asked = {"coordinator": {"cpus": 0.5, "gpus": 0.5}, "participant": {"cpus": 0.5, "gpus": 0.25}}
+    _, *ranks, hosts = bundles(config(3, ranks=2, **asked), room((8, 3)))
+    assert ranks == [{"GPU": 1.0, "CPU": 0.5}] * 2
+    assert hosts == {"GPU": 0.75, "CPU": 1.5}
 
 
 def test_planning_needs_no_ray():
