@@ -82,6 +82,30 @@ attack: 0
 
 
 @pytest.mark.slow
+def test_an_attack_that_failed_or_was_interrupted_is_made_again(fedsim_command, write, tmp_path):
+    folder = tmp_path / "out"
+    path = write("""
+scenarios: {who: {nobody: {methods: [centralized]}, some: {}}}
+attack: 0
+retries: 0
+""")
+    done = fedsim_command("sweep", path, f"output={folder}", status=1)
+    assert "2 trials: 1 finished, 1 failed" in done.out
+    assert "fedsim: trial 0001-who=nobody failed: contender: 'centralized' is not valid" in done.err
+    table = pd.read_parquet(folder / "trials.parquet").set_index("trial")
+    assert list(table.status) == ["failed", "finished"] and table.score.notna().all()
+
+    attacked = folder / "trials" / "0002-who=some"
+    kept = contents(attacked)
+    (attacked / "attacks.parquet").unlink()  # as if interrupted in it
+    done = fedsim_command("sweep", "--resume", folder, status=1)
+    assert "2 trials: 1 finished, 1 failed" in done.out
+    now = contents(attacked)
+    assert now.keys() == kept.keys()
+    assert {p.name for p in now if now[p] != kept[p]} == {"attacks.parquet", "labels.parquet"}
+
+
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_at_its_last_round(
     fedsim_command, write, assert_same_results, clean_process, tmp_path
 ):
