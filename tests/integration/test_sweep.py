@@ -12,6 +12,7 @@ import pytest
 
 import fedsim
 from analysis.load import load
+from fedsim.attacks.run import attack
 
 ROOT = Path(__file__).parents[2]
 
@@ -224,6 +225,27 @@ space: {participants.count: [2, 5], seed: [0, 1]}
     )
     score = pd.read_parquet(folder / "trials.parquet").score.iloc[3]
     assert score == alone.summary.score.item()
+
+
+@pytest.mark.slow
+def test_trials_of_actors_are_attacked_with_shadows(fedsim_command, write, tmp_path):
+    """No bundle of their placement groups has the CPU that a shadow takes."""
+    folder = tmp_path / "out"
+    path = write("""
+set: {rounds: 1, runtime: {executor: ray}}
+space: {seed: [0, 1]}
+attack: 2
+retries: 0
+""")
+    done = fedsim_command("sweep", path, f"output={folder}")
+    assert "2 trials: 2 finished" in done.out
+    trial = folder / "trials" / "0002-seed=1"
+    attacks = pd.read_parquet(trial / "attacks.parquet")
+    assert {"lira_online", "lira_offline"} <= set(attacks.attack)
+    here = {"output": str(tmp_path / "alone"), "runtime.executor": "in_process"}
+    alone = fedsim.run(fedsim.load(trial / "config.yaml", **here)).folder
+    attack(alone, shadows=2)
+    pd.testing.assert_frame_equal(attacks, pd.read_parquet(alone / "attacks.parquet"))
 
 
 # As a job -------------------------------------------------------------------------------------------
