@@ -10,6 +10,7 @@ import ray
 
 from fedsim.attacks.audit import Audit, Observed, shadows
 from fedsim.progress import Progress
+from fedsim.runtime import enter_directory
 from fedsim.runtime.cluster import connect
 
 
@@ -35,4 +36,5 @@ def gather(audit: Audit, number: int, progress: Progress) -> list[Observed]:
 def _shadow(audit: Audit, number: int) -> Observed:
     from fedsim.attacks.audit import shadow
 
+    enter_directory()
     return shadow(audit, number)

@@ -27,6 +27,7 @@ from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
 from fedsim.progress import Quiet, Trials
 from fedsim.results import Row
+from fedsim.runtime import enter_directory
 from fedsim.runtime.cluster import connect, inventory
 from fedsim.runtime.packing import UNIT, Room
 from fedsim.runtime.placement import bundles
@@ -118,6 +119,7 @@ def _trial(
     shadows: int | None,
 ) -> None:
     """A trial's process: run, or resume what an earlier attempt left in its folder; then attack it."""
+    enter_directory()
     name = variant["trial"]["name"]
     config, contender = runs[name], contenders[name]
     begun = (config.folder / "config.yaml").exists()
