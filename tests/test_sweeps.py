@@ -12,6 +12,7 @@ from fedsim import simulation, sweeps
 from fedsim.cli import main
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
+from fedsim.sweeps import states
 from fedsim.sweeps.config import is_sweep, to_yaml
 from fedsim.sweeps.run import _conclude
 from fedsim.sweeps.trials import _labels
@@ -372,6 +373,16 @@ def finish(trial: sweeps.Trial, score: float, central: float | None = 0.9) -> No
     (trial.config.folder / "manifest.json").write_text('{"status": "finished"}')
     (trial.config.folder / "report.html").touch()
     (trial.config.folder / "summary.json").write_text(json.dumps([row]))
+
+
+def test_a_trial_that_is_to_be_attacked_is_finished_once_it_is(write, tmp_path):
+    (trial,) = expand(write(space={"seed": [0]}, attack=0, output=str(tmp_path / "out")))
+    finish(trial, 0.5)
+    assert states.state(trial).status == "unfinished"
+    states.mark(trial, states.State("failed", "no memory"))
+    assert sweeps.Outcome(tmp_path / "out", [trial]).failed == {trial.name: "no memory"}
+    (trial.config.folder / "attacks.parquet").touch()
+    assert states.state(trial).status == "finished"
 
 
 def cells(table: str) -> list[list[str]]:

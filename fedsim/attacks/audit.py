@@ -36,6 +36,7 @@ from fedsim.learning.training import Objective, Phase, Stream
 from fedsim.methods import method_of
 from fedsim.methods.base import Method
 from fedsim.network import Clock
+from fedsim.progress import Progress
 from fedsim.results import Row
 from fedsim.round import Place, run_round
 from fedsim.seeding import generator
@@ -129,6 +130,15 @@ def draw(audit: Audit, shadow: int) -> list[np.ndarray]:
         rng = generator(audit.config.seed, shadow // 2, question.participant, "attack/shadow")
         inside = rng.permutation(np.arange(2 * question.members) < question.members)
         found.append(~inside if shadow % 2 else inside)
+    return found
+
+
+def shadows(audit: Audit, number: int, progress: Progress) -> list[Observed]:
+    """What `number` shadows give away, one after the other in this process."""
+    found = []
+    for k in range(number):
+        progress.phase(f"{k} of {number} shadows")
+        found.append(shadow(audit, k))
     return found
 
 

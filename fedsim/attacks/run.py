@@ -70,11 +70,7 @@ def _shadows(asked: audit.Audit, number: int, progress: Progress) -> list[audit.
     if not number:
         return []
     if asked.config.runtime.executor == "in_process":
-        found = []
-        for k in range(number):
-            progress.phase(f"{k} of {number} shadows")
-            found.append(audit.shadow(asked, k))
-        return found
+        return audit.shadows(asked, number, progress)
     from fedsim import runtime
 
     runtime.guard(asked.config.runtime.address)

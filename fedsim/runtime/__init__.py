@@ -22,6 +22,26 @@ def guard(address: str | None) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
+_DIRECTORY = "FEDSIM_DIRECTORY"
+
+
+def directory() -> dict[str, str]:
+    """What the workers of a cluster that is joined are told of this process's working directory; of a job's
+    nothing, as each of them has a copy of that."""
+    here = Path.cwd()
+    return {} if in_job_copy(here) else {_DIRECTORY: str(here)}
+
+
+def enter_directory() -> None:
+    """Work in the driver's directory, where this machine has it: a relative path means there what it says.
+
+    The path itself stays as it is in the config: it is what tables and memories call a model.
+    """
+    told = os.environ.get(_DIRECTORY)
+    if told and Path(told).is_dir():
+        os.chdir(told)
+
+
 def in_job_copy(folder: Path) -> bool:
     """Whether a folder lies in what `ray job submit --working-dir` has uploaded."""
     return ("runtime_resources", "working_dir_files") in zip(folder.parts, folder.parts[1:], strict=False)

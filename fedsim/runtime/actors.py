@@ -16,6 +16,7 @@ import ray
 
 from fedsim.disk.storage import AnyPath
 from fedsim.intake import Pooled, Terms
+from fedsim.runtime import enter_directory
 from fedsim.types import Closing, Examples, Public, Report, Shard, concatenate
 from fedsim.world import World
 
@@ -24,6 +25,7 @@ class HostActor:
     """A `fedsim.host.Host` in a process of its own."""
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
+        enter_directory()
         from fedsim.process import keep_memory, loading, set_up
 
         keep_memory()
@@ -86,6 +88,7 @@ class CoordinatorActor:
     """A `fedsim.coordinator.Coordinator`: rank 0 of the student's training."""
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
+        enter_directory()
         from fedsim.process import loading, set_up, yielding
 
         def load() -> None:

@@ -18,6 +18,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub lack
 
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, RunError
+from fedsim.runtime import directory
 from fedsim.runtime.packing import UNIT, Node, Resources, Room
 from fedsim.runtime.session import Folder, own_sigterm
 
@@ -55,7 +56,11 @@ def connect(config: RunConfig) -> Cluster:
     if address:
         try:
             with own_sigterm():
-                ray.init(address=address, logging_level="ERROR", runtime_env={"env_vars": _environment()})
+                ray.init(
+                    address=address,
+                    logging_level="ERROR",
+                    runtime_env={"env_vars": _environment() | directory()},
+                )
         except (ConnectionError, ValueError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0]
             raise ConfigError("runtime.address", address, f"a Ray cluster that answers ({first})") from None

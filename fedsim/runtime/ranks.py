@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import ray
 
+from fedsim.runtime import enter_directory
 from fedsim.world import World
 
 if TYPE_CHECKING:  # it brings torch along, which the driver does without
@@ -49,6 +50,7 @@ class RankActor:
     """Rank 1, 2, … of the student's training."""
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
+        enter_directory()
         from fedsim.process import loading, set_up
 
         with loading():

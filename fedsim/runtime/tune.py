@@ -27,11 +27,12 @@ from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
 from fedsim.progress import Quiet, Trials
 from fedsim.results import Row
+from fedsim.runtime import enter_directory
 from fedsim.runtime.cluster import connect, inventory
 from fedsim.runtime.packing import UNIT, Room
 from fedsim.runtime.placement import bundles
 from fedsim.sweeps.config import SweepConfig
-from fedsim.sweeps.states import State, mark, rounds, score
+from fedsim.sweeps.states import State, finished, mark, rounds, score
 from fedsim.sweeps.trials import Trial, last_stop
 from fedsim.types import METRICS
 
@@ -75,7 +76,7 @@ def execute(sweep: SweepConfig, trials: Sequence[Trial], left: Sequence[Trial], 
     try:
         room = inventory()
         needs = {name: _needs(name, config, room) for name, config in runs.items()}
-        _tell(scheduler, [trial for trial in trials if trial.name not in runs])
+        _tell(scheduler, [t for t in trials if t.name not in runs or folders.finished(t.config.folder)])
         progress.phase(f"{len(left)} trials")
         tune.Tuner(
             tune.with_resources(
@@ -118,10 +119,11 @@ def _trial(
     shadows: int | None,
 ) -> None:
     """A trial's process: run, or resume what an earlier attempt left in its folder; then attack it."""
+    enter_directory()
     name = variant["trial"]["name"]
     config, contender = runs[name], contenders[name]
     begun = (config.folder / "config.yaml").exists()
-    if begun:
+    if begun and not folders.finished(config.folder):  # where only the attack is left, no round can be saved
         for row in _known_rounds(config.folder, contender):
             _report(row)
     simulation.run(config, resume=begun, progress=_Reports(contender))
@@ -171,7 +173,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours, seconds = self._trials[_name(trial)], self._took(trial)
-        ended = folders.finished(ours.config.folder)
+        ended = finished(ours)
         if not ended:  # stopped in the middle: its tables may not have its last round yet
             simulation.write_tables(ours.config, ours.config.folder)
         row = score(ours)

@@ -13,6 +13,8 @@ from fedsim.sweeps.trials import Trial
 
 Status = Literal["finished", "stopped", "failed", "unfinished"]
 
+_ATTACKS = "attacks.parquet"  # the last that an attack writes
+
 
 @dataclass(frozen=True)
 class State:
@@ -22,9 +24,15 @@ class State:
     reason: str = ""
 
 
+def finished(trial: Trial) -> bool:
+    """Whether nothing is left to do: the run has ended, and the attack on it where there is to be one."""
+    folder = trial.config.folder
+    return folders.finished(folder) and (not trial.attacked or (folder / _ATTACKS).exists())
+
+
 def state(trial: Trial) -> State:
     """How far a trial is, from what lies in the sweep's folder."""
-    if folders.finished(trial.config.folder):
+    if finished(trial):
         return State("finished")
     try:
         return State(**json.loads(_mark(trial).read_text(encoding="utf-8")))
@@ -55,7 +63,7 @@ def score(trial: Trial) -> results.Row | None:
 
 def attacked(trial: Trial) -> dict[str, float]:
     """Target → the largest AUC that an attack on it had; empty where nobody attacked."""
-    path = trial.config.folder / "attacks.parquet"
+    path = trial.config.folder / _ATTACKS
     best: dict[str, float] = {}
     for row in results.rows(path) if path.exists() else []:
         best[row["target"]] = max(row["auc"], best.get(row["target"], 0.0))

@@ -40,12 +40,14 @@ class Trial:
     axes: axis → its value here: a field's, or the name of a scenario's option.
     config: the run; its folder is `trials/<name>` in the sweep's.
     contender: whose score is compared.
+    attacked: whether it is attacked at its end.
     """
 
     name: str
     axes: dict[str, Any]
     config: RunConfig
     contender: str
+    attacked: bool = False
 
     @property
     def plain(self) -> dict[str, bool | int | float | str | None]:
@@ -139,7 +141,8 @@ def _trial(sweep: SweepConfig, number: int, point: Mapping[str, _Choice], labels
     contender = sweep.metric or simulation.product(config) or contenders[0]
     if contender not in contenders:
         raise ConfigError("metric", contender, f"one of trial {name}: {', '.join(contenders)}")
-    return Trial(name, {axis: choice.value for axis, choice in point.items()}, config, contender)
+    values = {axis: choice.value for axis, choice in point.items()}
+    return Trial(name, values, config, contender, attacked=sweep.attack is not None)
 
 
 def _of(trial: str, error: ConfigError) -> ConfigError:

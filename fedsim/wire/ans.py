@@ -35,13 +35,13 @@ def encode(symbols: np.ndarray) -> bytes | None:
     return b"".join((_HEADER.pack(len(alphabet)), alphabets.write(alphabet), bits.encode(levels), words))
 
 
-def decode(body: memoryview, size: int) -> np.ndarray:
-    """The `size` int32 symbols of a body. Raises MessageError (corrupted)."""
+def decode(body: memoryview, size: int, most: int) -> np.ndarray:
+    """The `size` int32 symbols of a body, at most `most` different ones. Raises MessageError (corrupted)."""
     if len(body) < _HEADER.size:
         raise _corrupted("no table")
     (distinct,) = _HEADER.unpack_from(body)
-    if not 2 <= distinct <= min(alphabets.MAX_DISTINCT, size):
-        raise _corrupted(f"a table of {distinct} symbols for a stream of {size}")
+    if not 2 <= distinct <= min(most, size):
+        raise _corrupted(f"a table of {distinct} symbols for a stream of {size}, at most {most} different")
     body = body[_HEADER.size :]
     alphabet, used = alphabets.read(body, distinct)
     body = body[used:]

@@ -69,16 +69,16 @@ def _worth_naming(bucket: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return named
 
 
-def decode(body: memoryview, size: int, inner: Callable[[memoryview], np.ndarray]) -> np.ndarray:
-    """The `size` int32 symbols of a body. Raises MessageError (corrupted).
+def decode(body: memoryview, size: int, most: int, inner: Callable[[memoryview], np.ndarray]) -> np.ndarray:
+    """The `size` int32 symbols of a body, at most `most` with names. Raises MessageError (corrupted).
 
     inner: reads a stream of at most `size` tokens.
     """
     if len(body) < _HEADER.size:
         raise _corrupted("no table")
     (number,) = _HEADER.unpack_from(body)
-    if not 1 <= number <= min(alphabets.MAX_DISTINCT, size):
-        raise _corrupted(f"{number} named symbols for a stream of {size}")
+    if not 1 <= number <= min(most, size):
+        raise _corrupted(f"{number} named symbols for a stream of {size}, at most {most} different")
     body = body[_HEADER.size :]
     names, used = alphabets.read(body, number)
     body = body[used:]

@@ -20,6 +20,7 @@ import numpy as np
 
 from fedsim.errors import MessageError
 from fedsim.wire import ans, bits, buckets, huffman
+from fedsim.wire.alphabet import MAX_DISTINCT
 from fedsim.wire.bits import MAX_SYMBOL
 
 _STREAM = struct.Struct("<BI")
@@ -58,8 +59,11 @@ def _smaller(symbols: np.ndarray, coder: str) -> bytes:
     return _STREAM.pack(code, len(symbols)) + body
 
 
-def decode_symbols(data: bytes | memoryview, max_symbols: int) -> np.ndarray:
+def decode_symbols(data: bytes | memoryview, max_symbols: int, distinct: int = MAX_DISTINCT) -> np.ndarray:
     """The int32 symbols of a stream that `encode_symbols` wrote.
+
+    distinct: how many different ones can be valid. A larger table is refused before it is read: it
+    could take more than the symbols do.
 
     Raises MessageError: oversized for more than `max_symbols`, found before anything of that
     size is allocated; corrupted for whatever else is wrong. Besides the result at most about
@@ -67,14 +71,17 @@ def decode_symbols(data: bytes | memoryview, max_symbols: int) -> np.ndarray:
     """
     view = memoryview(data)
     if len(view) < _STREAM.size or view[0] != _BUCKETS:
-        return _decode(view, max_symbols)
+        return _decode(view, max_symbols, distinct)
     _, size = _STREAM.unpack_from(view)
     if size > max_symbols:
         raise MessageError("oversized", f"a stream of {size} symbols, at most {max_symbols} are accepted")
-    return buckets.decode(view[_STREAM.size :], size, lambda stream: _decode(stream, size))
+    # Each of its tokens stands for one symbol at least.
+    return buckets.decode(
+        view[_STREAM.size :], size, distinct, lambda stream: _decode(stream, size, distinct)
+    )
 
 
-def _decode(data: memoryview, max_symbols: int) -> np.ndarray:
+def _decode(data: memoryview, max_symbols: int, distinct: int) -> np.ndarray:
     """A stream that is coded by one of CODERS alone."""
     if len(data) < _STREAM.size:
         raise MessageError("corrupted", "no stream header")
@@ -83,16 +90,17 @@ def _decode(data: memoryview, max_symbols: int) -> np.ndarray:
         raise MessageError("oversized", f"a stream of {size} symbols, at most {max_symbols} are accepted")
     for known, _, decode in CODERS.values():
         if known == code:
-            return decode(data[_STREAM.size :], size)
+            return decode(data[_STREAM.size :], size, distinct)
     raise MessageError("corrupted", f"coder {code}")
 
 
 Encoder = Callable[[np.ndarray], bytes | None]
-Decoder = Callable[[memoryview, int], np.ndarray]
+Decoder = Callable[[memoryview, int, int], np.ndarray]
 
 CODERS: dict[str, tuple[int, Encoder, Decoder]] = {
-    "raw": (0, bits.encode, bits.decode),
+    "raw": (0, bits.encode, lambda body, size, distinct: bits.decode(body, size)),
     "ans": (1, ans.encode, ans.decode),
     "huffman": (2, huffman.encode, huffman.decode),
 }
-"""Name → (code on the wire, encode or None where it can't, decode a body of n symbols)."""
+"""Name → (code on the wire, encode or None where it can't, decode a body of n symbols, at most D of them
+different)."""

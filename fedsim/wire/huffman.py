@@ -70,15 +70,15 @@ def encode(symbols: np.ndarray, split: bool = True) -> bytes | None:
     return b"".join((header, *parts, _LENGTH.pack(len(stream)), stream, *extras))
 
 
-def decode(body: memoryview, size: int, split: bool = True) -> np.ndarray:
-    """The `size` int32 symbols of a body. Raises MessageError (corrupted)."""
+def decode(body: memoryview, size: int, most: int, split: bool = True) -> np.ndarray:
+    """The `size` int32 symbols of a body, at most `most` different ones. Raises MessageError (corrupted)."""
     if len(body) < _HEADER.size:
         raise _corrupted("no table")
     distinct, together = _HEADER.unpack_from(body)
-    if not 2 <= distinct <= min(alphabets.MAX_DISTINCT, size):
-        raise _corrupted(f"a table of {distinct} symbols for a stream of {size}")
+    if not 2 <= distinct <= min(most, size):
+        raise _corrupted(f"a table of {distinct} symbols for a stream of {size}, at most {most} different")
     if split and not together:
-        return _decode_split(body[_HEADER.size :], size)
+        return _decode_split(body[_HEADER.size :], size, most)
     if together not in (1, _fitting(distinct)):
         raise _corrupted(f"{together} tokens of {distinct} to a byte")
     body = body[_HEADER.size :]
@@ -120,7 +120,7 @@ def _encode_split(alphabet: np.ndarray, index: np.ndarray, counts: np.ndarray, h
     return b"".join((_HEADER.pack(len(alphabet), 0), parts, first, second))
 
 
-def _decode_split(body: memoryview, size: int) -> np.ndarray:
+def _decode_split(body: memoryview, size: int, most: int) -> np.ndarray:
     heads = body[0] if len(body) else 0
     layout = struct.Struct(f"<B{heads}II")
     if heads not in _HEADS or len(body) < layout.size:
@@ -129,7 +129,7 @@ def _decode_split(body: memoryview, size: int) -> np.ndarray:
     if max(common) > bits.MAX_SYMBOL:
         raise _corrupted("a symbol past 2^31−1")
     body = body[layout.size :]
-    head = decode(body[:length], size, split=False)
+    head = decode(body[:length], size, most, split=False)
     if head.max() > heads:
         raise _corrupted(f"{head.max()} of {heads} common symbols")
     others = head == heads
@@ -137,7 +137,7 @@ def _decode_split(body: memoryview, size: int) -> np.ndarray:
     if not number:
         raise _corrupted("a split stream without a second part")
     symbols: np.ndarray = np.array((*common, 0), np.int32)[head]
-    symbols[others] = decode(body[length:], number, split=False)
+    symbols[others] = decode(body[length:], number, most, split=False)
     return symbols
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.errors import MessageError
+from fedsim.wire.alphabet import MAX_DISTINCT
 from fedsim.wire.entropy import decode_symbols
 from fedsim.wire.expectation import Expectation
 
@@ -28,9 +29,9 @@ def unpack_meta(layout: struct.Struct, section: memoryview) -> tuple[Any, ...]:
     return layout.unpack(section)
 
 
-def stream(section: memoryview, size: int) -> np.ndarray:
-    """Exactly `size` symbols, int32."""
-    symbols = decode_symbols(section, size)
+def stream(section: memoryview, size: int, distinct: int = MAX_DISTINCT) -> np.ndarray:
+    """Exactly `size` symbols, int32.   distinct: see `decode_symbols`."""
+    symbols = decode_symbols(section, size, distinct)
     if len(symbols) != size:
         raise MessageError("corrupted", f"a stream of {len(symbols)} symbols, {size} expected")
     return symbols

@@ -81,7 +81,7 @@ def decode(sections: dict[str, memoryview], expect: Expectation, limit: int, lar
         raise MessageError("non-finite", "scales")
     if blocks and not 0 <= scales.min() <= scales.max() <= largest / most:
         raise MessageError("unexpected", f"a scale from {scales.min():g} to {scales.max():g}")
-    codes = stream(sections["codes"], expect.size)
+    codes = stream(sections["codes"], expect.size, distinct=2 * most + 1)
     if len(codes) and codes.max() > 2 * most:
         raise MessageError("unexpected", f"a code of {codes.max() - most}")
     codes -= most

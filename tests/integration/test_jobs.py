@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.models.presets import PRESETS
+
 ROOT = Path(__file__).parents[2]
 ON_RAY = ("runtime.executor=ray", "runtime.participants_per_actor=5")
 PACKAGES = "ray/session_2*/runtime_resources/working_dir_files/*/**/*"
@@ -123,11 +125,39 @@ def test_a_stopped_job_is_continued_by_the_next(
     assert_same_results(folder, digits_run)
 
 
-def test_a_driver_elsewhere_may_name_its_folder_relatively(
-    head, fedsim_command, configs, digits_run, assert_same_results, tmp_path
-):
-    """The actors' working directory is not the driver's."""
+@pytest.fixture
+def elsewhere(head, tmp_path):
+    """A driver on the head whose working directory is not that of the workers."""
     access = [f"{name}={value}" for name, value in {**head.access, "RAY_ADDRESS": head.address}.items()]
-    program = ("env", "-C", str(tmp_path), *access, f"PYTHONPATH={ROOT}", sys.executable, "-m", "fedsim")
-    fedsim_command("run", configs["distil"], "output=here", *ON_RAY, program=program)
+    return ("env", "-C", str(tmp_path), *access, f"PYTHONPATH={ROOT}", sys.executable, "-m", "fedsim")
+
+
+def test_a_driver_elsewhere_may_name_its_folder_relatively(
+    elsewhere, fedsim_command, configs, digits_run, assert_same_results, tmp_path
+):
+    fedsim_command("run", configs["distil"], "output=here", *ON_RAY, program=elsewhere)
     assert_same_results(tmp_path / "here", digits_run, methods=("federated_distillation",))
+
+
+def test_a_driver_elsewhere_may_name_its_models_relatively(
+    elsewhere, fedsim_command, configs, assert_same_results, tmp_path
+):
+    described = {"model_type": PRESETS["vit-micro"].model_type, **PRESETS["vit-micro"].shape}
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(described))
+    models = ("student.model=mine", "participants.models=[theirs,mine]", "rounds=2")
+    fedsim_command("run", configs["distil"], "output=here", *models, *ON_RAY, program=elsewhere)
+    at_home = ("env", "-C", str(tmp_path), f"PYTHONPATH={ROOT}", sys.executable, "-m", "fedsim")
+    fedsim_command("run", configs["distil"], "output=there", *models, program=at_home)
+    assert_same_results(tmp_path / "here", tmp_path / "there")
+
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"""
+base: {configs["distil"]}
+set: {{student.model: mine, participants.models: [theirs, mine], rounds: 2, runtime: {{executor: ray}}}}
+space: {{seed: [0]}}
+retries: 0
+""")
+    fedsim_command("sweep", sweep, "output=swept", program=elsewhere)
+    assert_same_results(tmp_path / "swept" / "trials" / "0001-seed=0", tmp_path / "there")

@@ -12,6 +12,7 @@ import pytest
 
 import fedsim
 from analysis.load import load
+from fedsim.attacks.run import attack
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +80,30 @@ attack: 0
     report = (folder / "report.html").read_text()
     assert "0002-learning_rate=0.002" in report
     assert len(list((folder / "tune").glob("0001-*/events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.slow
+def test_an_attack_that_failed_or_was_interrupted_is_made_again(fedsim_command, write, tmp_path):
+    folder = tmp_path / "out"
+    path = write("""
+scenarios: {who: {nobody: {methods: [centralized]}, some: {}}}
+attack: 0
+retries: 0
+""")
+    done = fedsim_command("sweep", path, f"output={folder}", status=1)
+    assert "2 trials: 1 finished, 1 failed" in done.out
+    assert "fedsim: trial 0001-who=nobody failed: contender: 'centralized' is not valid" in done.err
+    table = pd.read_parquet(folder / "trials.parquet").set_index("trial")
+    assert list(table.status) == ["failed", "finished"] and table.score.notna().all()
+
+    attacked = folder / "trials" / "0002-who=some"
+    kept = contents(attacked)
+    (attacked / "attacks.parquet").unlink()  # as if interrupted in it
+    done = fedsim_command("sweep", "--resume", folder, status=1)
+    assert "2 trials: 1 finished, 1 failed" in done.out
+    now = contents(attacked)
+    assert now.keys() == kept.keys()
+    assert {p.name for p in now if now[p] != kept[p]} == {"attacks.parquet", "labels.parquet"}
 
 
 @pytest.mark.slow
@@ -200,6 +225,27 @@ space: {participants.count: [2, 5], seed: [0, 1]}
     )
     score = pd.read_parquet(folder / "trials.parquet").score.iloc[3]
     assert score == alone.summary.score.item()
+
+
+@pytest.mark.slow
+def test_trials_of_actors_are_attacked_with_shadows(fedsim_command, write, tmp_path):
+    """No bundle of their placement groups has the CPU that a shadow takes."""
+    folder = tmp_path / "out"
+    path = write("""
+set: {rounds: 1, runtime: {executor: ray}}
+space: {seed: [0, 1]}
+attack: 2
+retries: 0
+""")
+    done = fedsim_command("sweep", path, f"output={folder}")
+    assert "2 trials: 2 finished" in done.out
+    trial = folder / "trials" / "0002-seed=1"
+    attacks = pd.read_parquet(trial / "attacks.parquet")
+    assert {"lira_online", "lira_offline"} <= set(attacks.attack)
+    here = {"output": str(tmp_path / "alone"), "runtime.executor": "in_process"}
+    alone = fedsim.run(fedsim.load(trial / "config.yaml", **here)).folder
+    attack(alone, shadows=2)
+    pd.testing.assert_frame_equal(attacks, pd.read_parquet(alone / "attacks.parquet"))
 
 
 # As a job -------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """Updates in few bits: unbiased, bounded, and checked before they are believed."""
 
+import struct
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from fedsim.errors import MessageError
 from fedsim.types import Update
-from fedsim.wire import Expectation, decode, encode, memory_limit, update
+from fedsim.wire import Expectation, ans, decode, encode, huffman, memory_limit, update
 from fedsim.wire.container import pack
 from fedsim.wire.expectation import Style
 
@@ -97,3 +100,32 @@ def test_a_change_that_is_no_number_is_sent_and_refused():
         change[5] = wrong
         with pytest.raises(MessageError, match="scales"):
             decode(send(update.quantise(change, 8, 1, np.random.default_rng(0))), expectation(), 2**20)
+
+
+@pytest.mark.parametrize(("code", "coder"), [(1, ans), (2, huffman)])
+def test_a_table_of_more_symbols_than_there_are_codes_is_refused_before_it_costs(code: int, coder):
+    size = 2**16
+    expect = expectation(size=size)
+    body = coder.encode(np.random.default_rng(0).permutation(size) * 7919)
+    scales = np.zeros(-(-size // update.BLOCK), "<f4").tobytes()
+    codes = struct.pack("<BI", code, size) + body
+    sections = {"meta": update._META.pack(1, 127), "scales": scales, "codes": codes}
+    message = pack("update", "up", 3, 1, sections)
+    limit = memory_limit(expect)
+    assert len(message) < limit
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError, match="a table of 65536 symbols"):
+            decode(message, expect, limit)
+        assert tracemalloc.get_traced_memory()[1] < limit / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_of_all_codes_is_accepted():
+    for coder in ("ans", "huffman"):
+        codes = np.tile(np.arange(-127, 128, dtype=np.int8), 40)
+        sent = Update(codes, np.ones(-(-len(codes) // update.BLOCK), np.float32), 127, 1)
+        message = encode(sent, direction="up", round=3, sender=1, coder=coder).data
+        expect = expectation(size=len(codes))
+        assert np.array_equal(decode(message, expect, memory_limit(expect)).codes, codes)
