@@ -403,8 +403,8 @@ _ROLES = {"HostActor": "a host of participants", "CoordinatorActor": "a coordina
 
 
 def _line(error: Exception) -> str:
-    """Why an actor died, or what else is lost. Ray's own account of low memory is forty lines long, and of what
-    was raised while an actor began only the last line says what that was."""
+    """Why an actor died, or what else is lost. Ray's own account of low memory is forty lines long, and of
+    what was raised while an actor began only the last line says what that was."""
     if isinstance(error, ObjectLostError):
         return "a message was lost with the machine that held it"
     if isinstance(error, RayActorError) and error.actor_init_failed:
