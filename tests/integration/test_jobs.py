@@ -139,25 +139,28 @@ def test_a_driver_elsewhere_may_name_its_folder_relatively(
     assert_same_results(tmp_path / "here", digits_run, methods=("federated_distillation",))
 
 
-def test_a_driver_elsewhere_may_name_its_models_relatively(
-    elsewhere, fedsim_command, configs, assert_same_results, tmp_path
-):
+@pytest.fixture
+def models(tmp_path):
+    """Overrides that name models of the driver's directory."""
     described = {"model_type": PRESETS["vit-micro"].model_type, **PRESETS["vit-micro"].shape}
     for name in ("mine", "theirs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(described))
-    models = ("student.model=mine", "participants.models=[theirs,mine]", "rounds=2")
+    return "student.model=mine", "participants.models=[theirs,mine]", "rounds=2"
+
+
+def test_a_driver_elsewhere_may_name_its_models_relatively(
+    elsewhere, models, fedsim_command, configs, assert_same_results, tmp_path
+):
     fedsim_command("run", configs["distil"], "output=here", *models, *ON_RAY, program=elsewhere)
     at_home = ("env", "-C", str(tmp_path), f"PYTHONPATH={ROOT}", sys.executable, "-m", "fedsim")
     fedsim_command("run", configs["distil"], "output=there", *models, program=at_home)
     assert_same_results(tmp_path / "here", tmp_path / "there")
 
+
+def test_so_may_the_driver_of_a_sweep(elsewhere, models, fedsim_command, configs, tmp_path):
     sweep = tmp_path / "sweep.yaml"
-    sweep.write_text(f"""
-base: {configs["distil"]}
-set: {{student.model: mine, participants.models: [theirs, mine], rounds: 2, runtime: {{executor: ray}}}}
-space: {{seed: [0]}}
-retries: 0
-""")
-    fedsim_command("sweep", sweep, "output=swept", program=elsewhere)
-    assert_same_results(tmp_path / "swept" / "trials" / "0001-seed=0", tmp_path / "there")
+    sweep.write_text(f"base: {configs['distil']}\nspace: {{seed: [0]}}\nretries: 0\n")
+    fields = [f"set.{field}" for field in models]
+    done = fedsim_command("sweep", sweep, "output=swept", *fields, program=elsewhere)
+    assert "1 trials: 1 finished" in done.out
