@@ -133,7 +133,7 @@ class Host:
             if len(reports) == 1 and (agreed := terms()) is not None:
                 intake = Intake(method, round, agreed, self._limit)
             if intake is not None:
-                intake.receive(participant, message, told, intact=participant not in self._adversaries)
+                intake.receive(participant, message, told)
             else:
                 messages.append(message)
         return reports, intake.pooled() if intake is not None else messages

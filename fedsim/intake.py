@@ -40,12 +40,10 @@ class Intake:
         self.statuses: dict[int, str] = {}
         self._method, self._round, self._size, self._limit = method, round, terms.size, limit
 
-    def receive(
-        self, participant: int, data: Any, told: Knowledge | None = None, intact: bool = False
-    ) -> None:
+    def receive(self, participant: int, data: Any, told: Knowledge | None = None) -> None:
         """One message, bytes-like; None where nothing was sent. What is wrong with it is recorded.
 
-        told: what was broadcast in this round.   intact: the message was packed in this process.
+        told: what was broadcast in this round.
         """
         expected = self._method.expect("up", self._round, participant, self._size)
         if data is None or expected is None:
@@ -54,7 +52,7 @@ class Intake:
             if participant in self.statuses:
                 raise MessageError("unexpected", f"a second message of participant {participant}")
             expected = self._method.agreed(expected, self.pool, told)
-            self.pool.add(participant, decode(data, expected, self._limit, intact))
+            self.pool.add(participant, decode(data, expected, self._limit))
             self.statuses[participant] = "ok"
         except MessageError as error:
             self.statuses.setdefault(participant, f"rejected:{error.reason}")

@@ -18,11 +18,7 @@ FRACTION_BITS = 44
 """The resolution of a FixedPointSum is 2^−44 (6e-14), which leaves sums below 2^19 in an int64."""
 
 _INT64_MAX = 2**63 - 1
-_CHUNK = 1 << 14  # elements converted at a time: with their sums 256 KiB, which stay in the cache
-_TOGETHER, _TOGETHER_BYTES = (
-    8,
-    1 << 25,
-)  # vectors that are added in one pass over the sum, and what they may hold
+_CHUNK = 1 << 15  # elements converted at a time: 256 KiB, which stays in the cache
 
 # Adding this to |x| < 2^51 rounds x to an integer, half to even, and leaves that integer in the low bits
 # of the sum: the bits of the float, taken as an integer, are _ROUNDER_BITS + x.
@@ -43,7 +39,6 @@ class FixedPointSum:
         self._size = size
         self._total: np.ndarray | None = None  # int64; none yet, so that an empty sum is cheap to send
         self._shared = False  # whether another sum has the same array, which then isn't written to
-        self._waiting: list[tuple[np.ndarray, float, bool]] = []  # vectors, their scales, whether small
         self._extra = 0  # how many times every element holds _ROUNDER_BITS, modulo 2^64
         self._scratch: np.ndarray | None = None
         self._weight = Fraction(0)  # a float is a fraction with a power of two below: exact as well
@@ -68,43 +63,28 @@ class FixedPointSum:
         bound = self._bound + int(largest * scale) + 1
         if bound > _INT64_MAX:
             raise ValueError(f"{largest:g} × {weight:g} takes the sum out of ±2^{63 - FRACTION_BITS}")
-        small = largest * scale < _ROUNDER_LIMIT
-        self._waiting.append((vector, scale, small))
-        self._extra += small
-        self._bound = bound
-        self._weight += Fraction(weight)
-        # What somebody may still write to is added at once; so is what is too large to be kept.
-        most = min(_TOGETHER, max(1, _TOGETHER_BYTES // max(1, vector.nbytes)))
-        if vector.flags.writeable or len(self._waiting) >= most:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Add what waits, piece by piece: to pass over the sum once for several vectors saves half the time
-        where it doesn't fit in the cache."""
-        if not self._waiting:
-            return
         if self._total is None:
             self._total = np.zeros(self._size, np.int64)
         elif self._shared:
             self._total, self._shared = self._total.copy(), False
+        small = largest * scale < _ROUNDER_LIMIT
         if self._scratch is None:
             self._scratch = np.empty(min(_CHUNK, self._size))
         for start in range(0, self._size, _CHUNK):
             total = self._total[start : start + _CHUNK]
             part = self._scratch[: len(total)]
-            bits = part.view(np.int64)
-            for vector, scale, small in self._waiting:
-                part[...] = vector[start : start + _CHUNK]
-                part *= scale
-                if small:
-                    part += _ROUNDER
-                    total += bits
-                else:
-                    total += np.rint(part, out=part).astype(np.int64)
-        self._waiting.clear()
+            part[...] = vector[start : start + _CHUNK]
+            part *= scale
+            if small:
+                part += _ROUNDER
+                total += part.view(np.int64)
+            else:
+                total += np.rint(part, out=part).astype(np.int64)
+        self._extra += small
+        self._bound = bound
+        self._weight += Fraction(weight)
 
     def __getstate__(self) -> dict[str, object]:
-        self._settle()
         return {**self.__dict__, "_scratch": None}
 
     def merge(self, other: FixedPointSum) -> None:
@@ -117,8 +97,6 @@ class FixedPointSum:
         bound = self._bound + other._bound
         if bound > _INT64_MAX:
             raise ValueError(f"together the sums could leave ±2^{63 - FRACTION_BITS}")
-        self._settle()
-        other._settle()
         if other._total is not None:
             if self._total is None:
                 self._total, self._shared, other._shared = other._total, True, True
@@ -147,7 +125,6 @@ class FixedPointSum:
 
     def _over(self, weight: float) -> np.ndarray:
         """The sum ÷ a weight, [size] float64; piece by piece, as it is added."""
-        self._settle()
         if self._total is None:
             return np.zeros(self._size)
         extra = np.int64((self._extra * _ROUNDER_BITS + 2**63) % 2**64 - 2**63)

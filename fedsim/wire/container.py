@@ -98,10 +98,8 @@ def pack(kind: str, direction: str, round: int, sender: int, sections: dict[str,
     return b"".join((_HEADER.pack(*fields, crc), *rest))  # the only copy of the content
 
 
-def unpack(data: Buffer, limit: int, intact: bool = False) -> Container:
+def unpack(data: Buffer, limit: int) -> Container:
     """Parse `data`, of at most `limit` bytes. Nothing the size of the content is allocated.
-
-    intact: it was packed in this process, so no accident of the way is looked for by its checksum.
 
     Raises MessageError: truncated (shorter than it says), oversized (longer than `limit`),
     corrupted (magic, checksum, table or trailing bytes), unexpected (a version, kind, direction
@@ -121,7 +119,7 @@ def unpack(data: Buffer, limit: int, intact: bool = False) -> Container:
         raise MessageError("truncated", f"{size} of {total} bytes")
     if size > total:
         raise MessageError("corrupted", f"{size - total} bytes after the end")
-    if not intact and crc != checksum(data):
+    if crc != checksum(data):
         raise MessageError("corrupted", "the checksum does not match")
     if kind not in _KIND_NAMES or direction not in _DIRECTION_NAMES:
         raise MessageError("unexpected", f"kind {kind}, direction {direction}")

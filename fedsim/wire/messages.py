@@ -97,7 +97,7 @@ def encode(
     return Message(pack(kind, direction, round, sender, sections), direction, round, sender, kind)
 
 
-def decode(data: Buffer, expect: Expectation, limit: int, intact: bool = False) -> Knowledge:
+def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
     """The knowledge in `data`, which may come from anyone; `limit` in bytes bounds what it costs.
 
     A message longer than `limit`, or one that declares more than `limit` / 16 entries, is refused
@@ -106,13 +106,11 @@ def decode(data: Buffer, expect: Expectation, limit: int, intact: bool = False) 
     can be far smaller than its content, so take `limit` from `memory_limit`, not from a typical
     message.
 
-    intact: see `container.unpack`; what the message says is checked all the same.
-
     Raises MessageError: truncated, corrupted, oversized; non-finite (claims, parameters);
     off-simplex (a row that isn't a distribution over the classes); unexpected (anything that
     contradicts `expect`).
     """
-    container = unpack(data, limit, intact)
+    container = unpack(data, limit)
     for name in ("kind", "direction", "round", "sender"):
         _expected(name, getattr(container, name), getattr(expect, name))
     if container.kind not in CODECS:

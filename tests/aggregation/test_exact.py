@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pickle
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -59,28 +58,6 @@ def test_the_order_of_arrival_changes_no_bit(parts: list[tuple[float, float]], r
     assert forward.weight == shuffled.weight
     if forward.weight:
         assert forward.mean().tobytes() == shuffled.mean().tobytes()
-
-
-def test_what_waits_to_be_added_is_what_was_given() -> None:
-    """Vectors that nobody can write to are added several at a time; the others at once."""
-    rng, size = np.random.default_rng(3), 50_000
-    vectors = [rng.normal(size=size).astype(np.float32) for _ in range(11)]
-    at_once, waiting, half = FixedPointSum(size), FixedPointSum(size), FixedPointSum(size)
-    for place, vector in enumerate(vectors):
-        reused = vector.copy()
-        at_once.add(reused, 0.1)
-        reused[:] = 7
-        waiting.add(np.frombuffer(vector.tobytes(), np.float32), 0.1)
-        half.add(np.frombuffer(vector.tobytes(), np.float32), 0.1)
-        if place == 4:
-            half = pickle.loads(pickle.dumps(half))
-    assert waiting.value().tobytes() == at_once.value().tobytes() == half.value().tobytes()
-    other = FixedPointSum(size)
-    other.add(np.frombuffer(vectors[0].tobytes(), np.float32), 0.1)
-    merged = FixedPointSum(size)
-    merged.merge(other)
-    other.add(vectors[1], 0.1)
-    assert merged.value().tobytes() != other.value().tobytes()
 
 
 def test_float_sums_would_not_pass() -> None:
