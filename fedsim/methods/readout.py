@@ -116,6 +116,5 @@ def check(config: RunConfig, entry: MethodConfig, where: str) -> None:
     for need, met in needs.items():
         if not met:
             raise ConfigError(f"{where}.readout", entry.options["readout"], f"absent: it needs {need}")
-    presets.width(
-        config.student.model, "student.model"
-    )  # what its config doesn't say is found before anybody trains
+    # What its config doesn't say is found before anybody trains.
+    presets.width(config.student.model, "student.model")
