@@ -205,9 +205,7 @@ class Host:
             return float("nan")
         steps, rate = people.training.steps, people.training.batch_size / len(site.shard.train)
         sigma = privacy.noise_for(people.privacy, rate, steps * self.world.config.rounds)
-        times = round
-        if method.coordinates:
-            times = events.times_active(self.world.config, round, site.participant)
+        times = events.times_active(method.exposed, round, site.participant)
         return privacy.spent(people.privacy, sigma, rate, site.learner.private_steps * times)
 
     def _message(
@@ -246,10 +244,7 @@ class Host:
         key = method.contender, participant
         resident = self._take_out(key) if key in self._residents else None
         model = self.world.model_of(method.contender, participant)
-        begun = 0
-        if method.keeps_specialists:
-            alone = not method.coordinates  # then it works in every round
-            begun = round - 1 if alone else events.last_active(self.world.config, round, participant)
+        begun = events.last_active(method.exposed, round, participant) if method.keeps_specialists else 0
         if resident is not None:
             if begun and resident.round == begun:
                 return resident.site, resident.learner

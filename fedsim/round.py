@@ -42,13 +42,10 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
     """Run round `round` (1-based) of a contender; what is returned makes its rows, for which the next round
     need not wait."""
     method, began = place.method, time.perf_counter()
-    config = method.world.config
 
     # 1. Plan: who takes part, and who will fail to.
-    asked = events.asked(config, round) if method.uses_participants else []
-    active = [k for k in asked if not events.dropped(config, round, k)]
-    if not method.coordinates:  # there is no federation to take part in
-        active = asked = list(range(config.participants.count))
+    asked = events.asked(method.exposed, round) if method.uses_participants else []
+    active = [k for k in asked if not events.dropped(method.exposed, round, k)]
     fates = {k: "dropped" for k in asked if k not in active}
 
     # 2. Broadcast: one message, which goes down every link.

@@ -16,6 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -134,6 +135,16 @@ class Method(ABC):
     def adapter(self) -> Adapter | None:
         """What participants train in place of all weights."""
         return self.world.config.participants.adapter
+
+    @cached_property
+    def exposed(self) -> RunConfig:
+        """The config as far as it says who is asked and who drops out, see `events`: without a federation
+        everybody works in every round."""
+        config = self.world.config
+        if self.coordinates:
+            return config
+        alone = config.participants.model_copy(update={"participation": 1.0, "dropout": 0.0})
+        return config.model_copy(update={"participants": alone})
 
     def key(self, round: int, who: int, purpose: str) -> tuple[int | str, ...]:
         """What a random draw is for. Contenders share the purpose, so that they see the same
