@@ -14,8 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedsim.config import RunConfig
+from fedsim.errors import ConfigError
 
 JOULES_PER_KWH = 3.6e6
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError where CO₂e is asked for and energy isn't known."""
+    grams, devices = config.evaluation.co2e_g_per_kwh, (*config.participants.devices, config.student.device)
+    if grams is not None and any(device.flops_per_joule is None for device in devices):
+        expected = "null, or flops_per_joule for each of participants.devices and for student.device"
+        raise ConfigError("evaluation.co2e_g_per_kwh", grams, expected)
 
 
 def counted(config: RunConfig, operations: Mapping[int, float], coordinator: float) -> dict[str, float]:

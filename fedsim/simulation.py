@@ -24,7 +24,7 @@ from fedsim.config import RunConfig
 from fedsim.data import SOURCES, federation, tokenizers
 from fedsim.disk import storage
 from fedsim.disk.checkpoints import PARTS, Checkpoints, hold
-from fedsim.disk.folders import finished, open_folder, take_over, usable
+from fedsim.disk.folders import check_lasts, finished, open_folder, take_over, usable
 from fedsim.disk.manifest import manifest, model_card
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError, CoordinatorLostError, RunError
@@ -121,7 +121,7 @@ def check(config: RunConfig) -> federation.Plan:
 def check_settings(config: RunConfig) -> None:
     """The part of `check` that reads no data. Raises ConfigError."""
     people = config.participants
-    storage.locate(config.output or "")  # is it a URI that can be reached?
+    check_lasts(config.folder)  # which a URI has to be reached for
     if config.data.source not in SOURCES:
         raise ConfigError("data.source", config.data.source, "one of " + ", ".join(sorted(SOURCES)))
     modality = config.data.reads

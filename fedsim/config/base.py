@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from fedsim.config.findings import types_in
+from fedsim.config.findings import MAPPING, is_model, types_in
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -25,7 +25,9 @@ class Settings(BaseModel):
         """YAML reads `yes` as true, which pydantic would take for 1."""
         kind = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and kind is not bool and bool not in types_in(kind):
-            raise ValueError("something else than true or false")
+            nested = any(is_model(each) for each in [kind, *types_in(kind)])
+            wanted = f"{MAPPING}, {{}} for the defaults" if nested else "something else than true or false"
+            raise ValueError(wanted)
         return value
 
 

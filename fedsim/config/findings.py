@@ -32,7 +32,8 @@ def explain(
     return ConfigError(field, first["input"], " or ".join(expected))
 
 
-_KINDS = {"model_type": "a mapping of fields", "tuple_type": "a list", "string_type": "text"}
+MAPPING = "a mapping of fields"
+_KINDS = {"model_type": MAPPING, "tuple_type": "a list", "string_type": "text"}
 """What pydantic calls by its Python type."""
 _WORDS = {"a valid integer": "an integer", "a valid number": "a number", "a valid boolean": "true or false"}
 
@@ -70,7 +71,7 @@ def _fields_at(model: Any, path: list[str]) -> list[str]:
         info = model.model_fields.get(name)
         if info is None:
             continue  # an index of a list
-        found = [t for t in [info.annotation, *types_in(info.annotation)] if _is_model(t)]
+        found = [t for t in [info.annotation, *types_in(info.annotation)] if is_model(t)]
         model = found[0] if found else model
     return list(model.model_fields)
 
@@ -83,7 +84,8 @@ def types_in(annotation: Any) -> list[Any]:
     return flat
 
 
-def _is_model(candidate: Any) -> bool:
+def is_model(candidate: Any) -> bool:
+    """Whether a type is one that fields of a config lie in."""
     return isinstance(candidate, type) and issubclass(candidate, BaseModel)
 
 

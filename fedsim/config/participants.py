@@ -27,7 +27,7 @@ class Adapter(Settings):
     """Low-rank adapters (Hu et al., arXiv 2106.09685) on frozen weights, through the `peft` library."""
 
     kind: Literal["lora"] = "lora"
-    rank: Annotated[int, Field(ge=1)] = 8
+    rank: Annotated[int, Field(ge=1, le=4096)] = 8
     alpha: Positive = 16.0
     """What an adapter adds is multiplied by alpha / rank."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"

@@ -13,7 +13,7 @@ from fedsim import config as configs
 from fedsim import loading, results, shortage
 from fedsim.config import RunConfig
 from fedsim.disk import storage
-from fedsim.disk.storage import AnyPath, StorageError
+from fedsim.disk.storage import AnyPath, RemotePath, StorageError
 from fedsim.errors import ConfigError, RunError
 from fedsim.runtime import in_job_copy
 
@@ -21,7 +21,6 @@ from fedsim.runtime import in_job_copy
 def open_folder(config: RunConfig, resume: bool) -> AnyPath:
     """The run's folder: new and empty, or an earlier one with the same config."""
     folder = config.folder if resume or config.output else free(config.folder)
-    check_lasts(folder)
     saved = folder / "config.yaml"
     if resume:
         if not saved.exists():
@@ -65,7 +64,9 @@ def usable(folder: AnyPath, resume: bool) -> Iterator[None]:
 
 
 def check_lasts(folder: AnyPath) -> None:
-    """Raise ConfigError for a folder that a job's end would take along."""
+    """Raise ConfigError for a folder that the end of a process or a job would take along."""
+    if isinstance(folder, RemotePath) and folder.scheme == "memory":
+        raise ConfigError("output", str(folder), "a folder or URI that outlasts this process")
     if not folder.is_absolute() and in_job_copy(Path.cwd()):
         raise ConfigError(
             "output", str(folder), "an absolute path: this job works in a copy of yours, which Ray removes"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsim import energy
 from fedsim.config import RunConfig
 from fedsim.data import federation, tokenizers
 from fedsim.errors import ConfigError
@@ -48,6 +49,7 @@ def check(config: RunConfig, modality: str) -> None:
     names = [task.name for task in asked.tasks]
     if len(set(names)) < len(names):
         raise ConfigError("evaluation.tasks", names, "a name of its own for each")
+    energy.check(config)
     read(config)
 
 

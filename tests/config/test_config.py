@@ -200,6 +200,7 @@ WRONG = {
     "memory below none": (["runtime.participant.memory_mib=-1"], ["runtime.participant.memory_mib", "-1"]),
     "part of a second GPU": (["runtime.participant.gpus=1.5"], ["runtime.participant", "1.5", "whole"]),
     "truth for a number": (["participants.count=yes"], ["participants.count", "True", "than true or false"]),
+    "truth for a mapping": (["evaluation.few_shot=yes"], ["few_shot", "True", "a mapping of fields, {} for"]),
     "number for a truth": (["methods.0.feedback=2"], ["methods.0.feedback", "2", "true or false"]),
     "text for a number": (["student.training.learning_rate=x"], ["learning_rate", "'x'", "a number\n"]),
     "number for a text": (["name=3"], ["name: 3", "expected text"]),
@@ -240,6 +241,9 @@ WRONG = {
     "unequal shares": (["student.engine.ranks=3"], ["student", "'ranks': 3", "a multiple of engine.ranks"]),
     "output that is a file": (["output=config.yaml"], ["output", "'config.yaml'", "a folder, not a file"]),
     "output below a file": (["output=config.yaml/x"], ["output", "'config.yaml/x'", "can be written to"]),
+    "output in memory": (["output=memory://a/b"], ["output", "'memory://a/b'", "outlasts this process"]),
+    "energy unknown": (["evaluation.co2e_g_per_kwh=250"], ["co2e_g_per_kwh", "250", "flops_per_joule for"]),
+    "vast adapter": (["participants.adapter.rank=100000"], ["adapter.rank", "100000", "or equal to 4096"]),
     "output nobody knows": (["output=foo://bar"], ["output", "'foo://bar'", "a URI that can be reached"]),
 }
 
