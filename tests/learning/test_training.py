@@ -14,7 +14,7 @@ from torch import nn
 from fedsim.aggregation.exact import Pooled
 from fedsim.aggregation.responses import of_samples
 from fedsim.config import Training
-from fedsim.learning import learner as learners
+from fedsim.learning import answering
 from fedsim.learning.judges import TaskLoss
 from fedsim.learning.learner import Learner
 from fedsim.learning.specialist import Specialist
@@ -316,7 +316,7 @@ def test_chunks_change_nothing(monkeypatch):
 
     losses, whole = answers()
     for values in (3 * (S - 1) * V, 1):  # three examples at a time, and one
-        monkeypatch.setattr(learners, "_CHUNK_VALUES", values)
+        monkeypatch.setattr(answering, "_CHUNK_VALUES", values)
         again, same = answers()
         assert same == whole
         # A matrix product may round the last bit of a row by how many rows there are.
