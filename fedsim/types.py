@@ -20,9 +20,10 @@ COORDINATOR = -1
 class Examples:
     """N examples of one split, ready for a modality to batch.
 
-    arrays: columns with first dimension N (text: `input_ids` [N, S] int32; images:
-        `pixel_values` [N, C, H, W] uint8 and `labels` [N] int64, absent where unlabelled;
-        image–text: those of images and the captions' `input_ids` [N, S] int32, absent where unknown).
+    arrays: columns with first dimension N (text: `input_ids` [N, S] int32, and where there are prompts
+        their lengths `prompt` [N] and where a row ends and padding begins, `length` [N]; images:
+        `pixel_values` [N, C, H, W] uint8 and `labels` [N] int64, absent where unlabelled; image–text: those
+        of images and the captions' `input_ids` [N, S] int32, absent where unknown).
     groups: [N] int64, index of the example's domain or label in `Federation.group_names`.
     keys: [N] uint64, fingerprint of the source document or image: proves that splits are disjoint.
     """
