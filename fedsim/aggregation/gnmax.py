@@ -75,7 +75,7 @@ class GNMaxSettings(Settings):
 class GNMaxPool:
     """The votes of a round; closed by `result`, which draws the noise.
 
-    sigma: σ.   people: of the whole run.   seed, round: of the noise.
+    sigma: σ.   people: of the whole run.   seed, round, contender: of the noise.
     cost: [O] what the labels cost at the orders of `fedsim.privacy`, after `result`.
     """
 
@@ -91,10 +91,11 @@ class GNMaxPool:
         people: int,
         seed: int,
         round: int,
+        contender: str = "",
     ) -> None:
         self.samples, self.levels, self.cost = samples, levels, np.zeros(len(_ORDERS))
         self._want, self._sigma, self._people = want, sigma, people
-        self._seed, self._round = seed, round
+        self._key = seed, round, contender
         self._votes = np.zeros((len(samples), classes), np.int64)
 
     def add(self, participant: int, knowledge: Knowledge) -> None:
@@ -109,7 +110,7 @@ class GNMaxPool:
     def result(self) -> Pooled:
         """The labels of the samples that are answered, all of a row on one class."""
         votes, sigma, want = self._votes, self._sigma, self._want
-        rng = generator(self._seed, self._round, "gnmax")
+        rng = generator(*self._key, "gnmax")
         answered = np.ones(len(votes), bool)
         cost = np.zeros(len(_ORDERS))
         if want.threshold is not None:

@@ -29,15 +29,16 @@ _FRACTION = 2.0**30
 
 @dataclass(frozen=True)
 class Circle:
-    """Those who hide each other in a round.   members: ascending."""
+    """Those who hide each other in a contender's round.   members: ascending."""
 
     seed: int
     round: int
+    contender: str
     members: tuple[int, ...]
 
     def between(self, a: int, b: int, size: int) -> np.ndarray:
         """r_ab [size] uint32, which a < b adds and b subtracts."""
-        rng = generator(self.seed, self.round, a, b, "mask")
+        rng = generator(self.seed, self.round, a, b, self.contender, "mask")
         return rng.integers(0, 2**32, size, np.uint32)
 
     def mask(self, who: int, others: Sequence[int], size: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim import simulation
+from fedsim import events, simulation
 from fedsim.attacks import labels, lira, metrics, sums
 from fedsim.config import RunConfig
 from fedsim.data.federation import Federation, build
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from fedsim.learning.specialist import Specialist
 
 Observed = dict[str, dict[str, np.ndarray]]
-"""Target → signal → [N], for all examples in question, participant by participant."""
+"""Target → signal → [N], for all examples in question, participant by participant; NaN for those of one that
+gave nothing away: it wasn't asked, or never finished a round."""
 
 
 @dataclass(frozen=True)
@@ -168,24 +169,30 @@ def observe(
 
     method = method_of(world, world.config.methods[0].contender)
     starts = _starts(world, public)
-    found: dict[str, list[dict[str, np.ndarray]]] = {}
+    found: dict[str, list[dict[str, np.ndarray] | None]] = {"specialists": [], "responses": []}
     state = Checkpoints(folder, method.contender).state(world.config.rounds)
     asked = [question for question in asked if question.members]
     for question in asked:
         specialist = _specialist(world, method, question.participant, state, starts)
-        if specialist is None:
-            continue
-        found.setdefault("specialists", []).append(signals(specialist, question.examples))
-        surrogate = _surrogate(world, method, question.participant, specialist, public, starts)
-        if surrogate is not None:
-            found.setdefault("responses", []).append(signals(surrogate, question.examples))
+        surrogate = specialist and _surrogate(world, method, question.participant, specialist, public, starts)
+        for target, learner in (("specialists", specialist), ("responses", surrogate)):
+            found[target].append(signals(learner, question.examples) if learner is not None else None)
     if student is not None and student.exists():
         released = _released(world, student)
         found["student"] = [signals(released, question.examples) for question in asked]
+    return {target: whole for target, parts in found.items() if (whole := _whole(parts, asked))}
+
+
+def _whole(parts: Sequence[dict[str, np.ndarray] | None], asked: Sequence[Question]) -> dict[str, np.ndarray]:
+    """The signals of all examples in question; empty where nobody gave any."""
+    names = next((list(part) for part in parts if part is not None), [])
     return {
-        target: {name: np.concatenate([some[name] for some in parts]) for name in parts[0]}
-        for target, parts in found.items()
-    }
+        name: np.concatenate([
+            np.full(2 * question.members, np.nan) if part is None else part[name]
+            for part, question in zip(parts, asked, strict=True)
+        ])
+        for name in names
+    }  # fmt: skip
 
 
 def observe_sums(world: World, asked: Sequence[Question], student: AnyPath | None) -> Observed:
@@ -199,16 +206,24 @@ def observe_sums(world: World, asked: Sequence[Question], student: AnyPath | Non
 
 def judge(audit: Audit, target: Observed, shadows: Sequence[Observed], epsilon: float) -> list[Row]:
     """The rows of the attacks table.   epsilon: what training has spent at most; NaN without privacy."""
-    member, rows = audit.member, []
+    rows: list[Row] = []
     inside = np.stack([np.concatenate(draw(audit, k)) for k in range(len(shadows))]) if shadows else None
     for name, found in target.items():
-        attacks: dict[str, np.ndarray] = {a: found[a] for a in ("loss", "min_k", "leverage") if a in found}
-        if inside is not None and "phi" in found:
+        told = np.isfinite(found["loss"] if "loss" in found else next(iter(found.values())))
+        attacks: list[tuple[str, np.ndarray, np.ndarray]] = [
+            (attack, found[attack], told) for attack in ("loss", "min_k", "leverage") if attack in found
+        ]
+        if inside is not None and "phi" in found and all(name in seen for seen in shadows):
             phis = np.stack([seen[name]["phi"] for seen in shadows])
-            attacks["lira_online"] = lira.online(found["phi"], phis, inside)
-            attacks["lira_offline"] = lira.offline(found["phi"], phis, inside)
-        for attack, scores in attacks.items():
-            ins, outs = scores[member], scores[~member]
+            both = told & np.isfinite(phis).all(0)  # others than in the run may be the ones that aren't asked
+            for attack, of in (("lira_online", lira.online), ("lira_offline", lira.offline)):
+                scores = np.full(len(both), np.nan)
+                scores[both] = of(found["phi"][both], phis[:, both], inside[:, both])
+                attacks.append((attack, scores, both))
+        for attack, scores, known in attacks:
+            ins, outs = scores[known & audit.member], scores[known & ~audit.member]
+            if not len(ins) or not len(outs):
+                continue
             row: Row = {
                 "method": audit.contender,
                 "seed": audit.config.seed,
@@ -350,8 +365,11 @@ def _surrogate(
 def _said(
     world: World, method: Method, participant: int, specialist: Specialist, public: Public
 ) -> Responses | None:
-    """A participant's last responses; None where it sends none. The last round may be of another kind."""
+    """A participant's last responses; None where it sent none. The last round may be of another kind, or one
+    in which it wasn't asked."""
     for round in range(world.config.rounds, 0, -1):
+        if participant not in events.active(method.exposed, round):
+            continue
         expected = method.expect("up", round, participant, specialist.size)
         parts = () if expected is None else (expected, *expected.parts)
         of_answers = next((part for part in parts if part.kind == "responses"), None)

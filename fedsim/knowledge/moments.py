@@ -73,8 +73,11 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def solve(moments: Moments, ridge: float) -> np.ndarray:
-    """W [K, d] float64.   ridge: λ."""
-    width = len(moments.square)
-    square = moments.square + ridge / width * np.eye(width)
+    """W [K, d] float64, of norm 2d/λ at most for plausible moments, whoever made them.   ridge: λ."""
+    width, square = len(moments.square), moments.square
+    values, axes = np.linalg.eigh(square)
+    if values[0] < -ridge / width / 2:  # of no examples: what is below zero could cancel λ
+        square = (axes * values.clip(0)) @ axes.T
+    square = square + ridge / width * np.eye(width)
     weights: np.ndarray = np.linalg.solve(square, moments.products.T).T
     return weights

@@ -52,8 +52,9 @@ class Learner(Answering):
         key = seeded(phase.key)
         _seed_torch(torch_seed(*key, "dropout"))
         batches = [s.batches(steps, generator(*key, k)) for k, s in enumerate(streams)]
-        noises = {k: generator(*key, k, "noise") for k, s in enumerate(streams) if s.mechanism is not None}
-        self.private_steps += steps * sum(s.mechanism is not None for s in streams)
+        hidden = [(k, s.mechanism) for k, s in enumerate(streams) if s.mechanism is not None]
+        noises = {k: generator(*key, mechanism.of, k, "noise") for k, mechanism in hidden}
+        self.private_steps += steps * len(hidden)
         variation = generator(*key, "augmentation") if any(s.augment for s in streams) else None
         self._set_mean_domain(streams)
         anchors = [p.detach().clone() for p in self._trainable()] if phase.proximal else []

@@ -96,10 +96,12 @@ class Mechanism:
     """How a step hides single examples, see `dpsgd`.
 
     clip: C, largest norm of one example's gradient.   noise: σ, the noise's standard deviation ÷ C.
+    of: the contender; batches are the same for all of them, noise that were would cancel between two.
     """
 
     clip: float
     noise: float
+    of: str = ""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class Method(ABC):
         asked = config.participants.privacy if who != COORDINATOR else None
         if asked is not None:
             sigma = privacy.noise_for(asked, size / len(examples), owner.training.steps * config.rounds)
-            mechanism = Mechanism(asked.clip, sigma)
+            mechanism = Mechanism(asked.clip, sigma, of=self.contender)
         return Stream(examples, size, augment=owner.training.augment, mechanism=mechanism)
 
     def taught(self, public: Public, answers: Pooled, who: int) -> Stream:

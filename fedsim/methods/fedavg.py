@@ -39,6 +39,10 @@ from fedsim.seeding import generator
 from fedsim.types import COORDINATOR, Knowledge, Parameters, Update
 from fedsim.wire import update
 from fedsim.wire.expectation import Expectation
+from fedsim.wire.messages import MAX_PARAMETER
+
+_FARTHEST = 0.99 * MAX_PARAMETER
+"""How far the student may get from its start where that is sent as a change."""
 
 
 class ParameterMean:
@@ -147,6 +151,9 @@ class FedAvg(Method):
         mean = pool.sum.mean()
         if self.settings.bits:
             mean += desk.learner.parameters().vector
+            # Each change is bounded, their sum over rounds isn't, and the next message must be acceptable.
+            start = desk.memory["start"]
+            mean = mean.clip(start - _FARTHEST, start + _FARTHEST)
         desk.learner.load_parameters(mean)
         return None
 

@@ -75,7 +75,7 @@ class FederatedDistillation(Method):
         """In the round that is one."""
         want = self.settings.readout
         last = round == self.world.config.rounds
-        return Readout(self.world, want) if want is not None and last else None
+        return Readout(self.world, want, self.contender) if want is not None and last else None
 
     @classmethod
     def check(cls, config: RunConfig, entry: MethodConfig, where: str) -> None:
@@ -303,7 +303,7 @@ class FederatedDistillation(Method):
         sigma = want.sigma(config.rounds * len(self.samples(round)))
         return GNMaxPool(
             agenda.samples, self.world.interface.classes, agenda.levels, want, sigma,
-            config.participants.count, seed=self.world.seed, round=round,
+            config.participants.count, seed=self.world.seed, round=round, contender=self.contender,
         )  # fmt: skip
 
     # The round's plan -----------------------------------------------------------------------------

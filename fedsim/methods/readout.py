@@ -43,10 +43,10 @@ class ReadoutSettings(Settings):
 
 
 class Readout:
-    """The exchange of one run. Holds settings only."""
+    """A contender's exchange. Holds settings only."""
 
-    def __init__(self, world: World, settings: ReadoutSettings) -> None:
-        self.world, self.settings = world, settings
+    def __init__(self, world: World, settings: ReadoutSettings, contender: str) -> None:
+        self.world, self.settings, self.contender = world, settings, contender
         self._model = world.config.student.model
 
     @property
@@ -59,7 +59,8 @@ class Readout:
         return moments.size(self._width, presets.outputs(self._model, self.world.interface.classes))
 
     def _circle(self, round: int) -> Circle:
-        return Circle(self.world.seed, round, tuple(events.asked(self.world.config, round)))
+        asked = tuple(events.asked(self.world.config, round))
+        return Circle(self.world.seed, round, self.contender, asked)
 
     def expect(self, direction: str, round: int, sender: int) -> Expectation:
         envelope = (direction, round, sender)

@@ -12,7 +12,7 @@ from fedsim.errors import MessageError
 from fedsim.types import MaskedSums
 
 SIZES, NUMBERS = (40, 3, 17, 9), 500
-CIRCLE = Circle(seed=1, round=5, members=(0, 1, 2, 3))
+CIRCLE = Circle(seed=1, round=5, contender="ours", members=(0, 1, 2, 3))
 PLAIN = np.random.default_rng(0).uniform(-1, 1, (len(SIZES), NUMBERS))
 
 
@@ -39,7 +39,7 @@ def test_what_those_who_are_missing_leave_is_taken_off(heard: tuple[int, ...]):
 
 
 def test_only_those_who_were_asked_hide_each_other():
-    asked = Circle(1, 5, (1, 2))
+    asked = Circle(1, 5, "ours", (1, 2))
     mean = np.average(PLAIN[1:3], axis=0, weights=SIZES[1:3])
     np.testing.assert_allclose(pool((1, 2), asked).mean(), mean, atol=1e-7)
 
@@ -63,8 +63,8 @@ def test_a_message_alone_is_noise():
         codes = CIRCLE.hide(1, hidden, 1.0, 3).codes
         assert stats.kstest(codes / 2**32, "uniform").pvalue > 0.01
         assert abs(np.corrcoef(codes.view(np.int32), PLAIN[1])[0, 1]) < 0.12
-    other = Circle(1, 6, CIRCLE.members)  # no mask serves twice
-    assert not np.array_equal(other.hide(1, PLAIN[1], 1.0, 3).codes, codes)
+    for other in (Circle(1, 6, "ours", CIRCLE.members), Circle(1, 5, "theirs", CIRCLE.members)):
+        assert not np.array_equal(other.hide(1, PLAIN[1], 1.0, 3).codes, codes)  # no mask serves twice
 
 
 def test_of_several_messages_only_the_sum_is_known():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsim import results, simulation
+from fedsim import events, results, simulation
 from fedsim.attacks import audit, run
 from fedsim.errors import ConfigError
 from fedsim.loading import load
@@ -104,6 +104,26 @@ def test_a_run_is_attacked_and_leaves_a_table(tmp_path: Path):
     for wrong in ({"contender": "centralized"}, {"shadows": 3}):
         with pytest.raises(ConfigError):
             run.attack(folder, **wrong)
+
+
+def test_who_was_never_asked_gave_nothing_away(tmp_path: Path):
+    """One of three works a round: what is judged is about those who did."""
+    tree = {**TREE, "rounds": 2, "participants": {**TREE["participants"], "count": 3, "participation": 0.34}}
+    config = load(tree, output=str(tmp_path / "run"))
+    folder = simulation.run(config).folder
+    worked = {k for number in (1, 2) for k in events.active(config, number)}
+    assert 0 < len(worked) < 3
+    questions = audit.prepare(config, "federated_distillation").questions
+    members = {
+        "student": sum(q.members for q in questions),
+        "specialists": sum(q.members for q in questions if q.participant in worked),
+    }
+    members["responses"] = members["specialists"]
+    rows = run.attack(folder, shadows=2)
+    loss = {r["target"]: r["members"] for r in rows if r["attack"] == "loss"}
+    assert loss == members
+    for row in rows:
+        assert 0 < row["members"] == row["others"] <= members[row["target"]] and 0 <= row["auc"] <= 1
 
 
 def test_a_run_in_which_nobody_can_be_asked_about_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

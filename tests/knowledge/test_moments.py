@@ -57,6 +57,18 @@ def test_fewer_examples_than_numbers_are_enough(number: int):
     np.testing.assert_allclose(unit(read) @ weights.T, wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize("below", [0.5, 1.0, 1.5])
+def test_a_lie_that_is_plausible_makes_no_large_weights(below: float):
+    """What cancels λ in one direction; nothing of it is left, whatever is exactly there."""
+    ridge, axis = 0.001, np.eye(WIDTH)[0]
+    known = measure(*examples(20, 1))
+    others = np.eye(WIDTH) - np.outer(axis, axis)
+    square = others @ known.square @ others - below * ridge / WIDTH * np.outer(axis, axis)
+    lie = Moments(square, known.products)
+    assert lie.plausible
+    assert np.linalg.norm(solve(lie, ridge)) <= 2 * WIDTH / ridge
+
+
 def test_what_no_examples_can_have_is_not_plausible():
     known = measure(*examples(20, 1))
     assert known.plausible

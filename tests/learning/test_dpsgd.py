@@ -216,6 +216,19 @@ def test_a_private_fit_is_the_same_again_and_goes_by_the_seed():
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+def test_two_contenders_have_the_same_batches_but_not_the_same_noise():
+    """What both release would otherwise tell, noise taken off, by how much their gradients differ."""
+    data = examples(IMAGE, 10)
+    ends = {}
+    for noise in (0.0, 1.0):
+        for of in ("ours", "theirs"):
+            stream = Stream(data, 4, mechanism=Mechanism(0.1, noise, of))
+            ends[noise, of] = fit(learner("vit-micro", IMAGE), stream)
+    assert np.array_equal(ends[0.0, "ours"], ends[0.0, "theirs"])
+    noises = [ends[1.0, of] - ends[0.0, of] for of in ("ours", "theirs")]
+    assert abs(np.corrcoef(noises)[0, 1]) < 0.05
+
+
 def test_a_fit_of_empty_batches_is_noise_and_counts_its_steps():
     mine = learner("mlp", IMAGE)
     start = mine.parameters().vector

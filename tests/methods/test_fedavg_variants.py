@@ -7,6 +7,7 @@ from fedsim.errors import ConfigError
 from fedsim.loading import load
 from fedsim.simulation import check
 from fedsim.wire import update
+from fedsim.wire.messages import MAX_PARAMETER
 
 SAME = {"specialists": "student"}
 EIGHT = {"name": "fedavg", "bits": 8, **SAME}
@@ -56,6 +57,27 @@ def test_who_missed_a_round_is_not_behind(play):
     assert closing.statuses == {2: "ok"}
     (heard,) = [run.read(data, 2, 2) for data in run.up]
     np.testing.assert_allclose(run.weights(), run.opened + update.values(heard), rtol=0, atol=1e-7)
+
+
+def test_however_far_the_student_is_pushed_its_next_message_is_read(play):
+    """Each change is within its bounds; a round later their sum would not have been."""
+    run = play(EIGHT)
+    run.round(1)
+    run.round(2)
+    learner = run.coordinator._desk.learner
+    pushed = learner.parameters().vector
+    pushed[-10:] += MAX_PARAMETER * np.linspace(0.9, 0.98, 10, dtype=np.float32)
+    learner.load_parameters(pushed)
+    pool = run.method.pool(run.coordinator._desk, 3)
+    change = np.zeros_like(pushed)
+    change[-10:] = 0.5 * MAX_PARAMETER
+    pool.sum.add(change, 1.0)
+    run.method.coordinator_step(run.coordinator._desk, 3, pool)
+    far = learner.parameters().vector - run.coordinator._desk.memory["start"]
+    assert 0.98 * MAX_PARAMETER < far.max() < MAX_PARAMETER
+    np.testing.assert_array_equal(learner.parameters().vector[:-10], pushed[:-10])
+    run.round(3)
+    run.read(run.down, 3)
 
 
 def test_eight_bits_are_a_quarter_of_the_bytes_both_ways(play):
