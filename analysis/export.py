@@ -32,10 +32,9 @@ def latex(table: pd.DataFrame) -> str:
     head, rows = texts(table)
     winners = best(table)
     lines = [[_escaped(cell) for cell in row] for row in rows]
-    column = next(place for place, name in enumerate(head) if name.endswith(("↑", "↓")))
+    column = text_columns = 1 + ("setting" in head)  # the score is the first number
     for place in winners:
         lines[place][column] = rf"\textbf{{{lines[place][column]}}}"
-    text_columns = 1 + ("setting" in head)
     body = [" & ".join(line) + r" \\" for line in lines]
     return "\n".join([
         f"% {evidence(table)}",
@@ -72,23 +71,27 @@ def texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Head and cells of the contenders as people read them; the score's column carries its direction."""
     if table.empty:
         raise NoDataError("no contender has a score yet")
-    metrics = list(dict.fromkeys(table["metric"]))
-    arrow = "↑" if bool(table["higher_is_better"].iloc[0]) else "↓"
+    metrics = directed(table)
     settings = table["setting"].nunique() > 1
-    head = ["contender", *(["setting"] if settings else []),
-            f"{metrics[0] if len(metrics) == 1 else 'score'} {arrow}",
-            *(["metric"] if len(metrics) > 1 else []),
+    several = metrics.nunique() > 1
+    head = ["contender", *(["setting"] if settings else []), "score" if several else metrics.iloc[0],
+            *(["metric"] if several else []),
             "of centralised", "bytes up", "bytes down", "virtual time"]  # fmt: skip
     looks = style.looks(table)
     rows = []
-    for row in table.to_dict("records"):
+    for row, metric in zip(table.to_dict("records"), metrics, strict=True):
         sent = [units.bytes_text(row[way]) if row[way] else "–" for way in ("bytes_up", "bytes_down")]
         rows.append([
             looks[row["contender"]].plain, *([row["setting"]] if settings else []), score(row),
-            *([row["metric"]] if len(metrics) > 1 else []), units.percent_text(row["ratio_to_centralized"]),
+            *([metric] if several else []), units.percent_text(row["ratio_to_centralized"]),
             *sent, units.seconds_text(row["virtual_s"]),
         ])  # fmt: skip
     return head, rows
+
+
+def directed(table: pd.DataFrame) -> pd.Series[str]:
+    """Each row's metric with an arrow that says which way is better."""
+    return table["metric"] + table["higher_is_better"].astype(bool).map({True: " ↑", False: " ↓"})
 
 
 def score(row: dict[str, Any]) -> str:
@@ -109,14 +112,16 @@ def evidence(table: pd.DataFrame) -> str:
 
 
 def best(table: pd.DataFrame) -> list[int]:
-    """Rows with the best score among the methods; none where metrics differ."""
-    methods = ~table["algorithm"].map(style.is_reference).to_numpy(bool)
+    """Rows with the best score among a setting's methods; none where metrics differ."""
+    methods = ~table["algorithm"].map(style.is_reference).astype(bool)
     if table["metric"].nunique() > 1 or not methods.any():
         return []
-    values = table["score"].to_numpy(float)
+    # Which institution turns out best is known only afterwards: none of the methods is that.
+    methods &= table["student"].astype(bool) | ~table["contender"].str.endswith("_best")
     sign = 1 if bool(table["higher_is_better"].iloc[0]) else -1
-    reached = [sign * v if m else -math.inf for v, m in zip(values, methods, strict=True)]
-    return [place for place, value in enumerate(reached) if value == max(reached) > -math.inf]
+    reached = (sign * table["score"]).where(methods, -math.inf).reset_index(drop=True)
+    top = reached.groupby(table["setting"].to_numpy()).transform("max")
+    return [place for place in range(len(table)) if reached[place] == top[place] > -math.inf]
 
 
 def _escaped(text: str) -> str:

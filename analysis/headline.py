@@ -44,9 +44,10 @@ def context(tables: Tables) -> str:
     if mine > 0:
         several = " on average" if len(student) > 1 else ""
         sentence = f"It sends {units.bytes_text(mine)} in all{several}"
-        other = summary[summary["algorithm"] == "fedavg"]
-        other = other[other["contender"] == other["contender"].iloc[0]] if len(other) else other
-        theirs = float((other["bytes_up"] + other["bytes_down"]).mean()) if len(other) else 0.0
+        ours, other = _paired(student, summary[summary["algorithm"] == "fedavg"])
+        mine, theirs = (
+            float((r["bytes_up"] + r["bytes_down"]).mean()) if len(r) else 0.0 for r in (ours, other)
+        )
         if theirs > 0 and student["algorithm"].iloc[0] != "fedavg":
             times = float(f"{max(theirs / mine, mine / theirs):.3g}")
             way = "less" if theirs > mine else "more"
@@ -55,7 +56,7 @@ def context(tables: Tables) -> str:
         parts.append(sentence + ".")
     solo = (summary["algorithm"] == "solo") & ~summary["student"].astype(bool)
     verdicts = [
-        (_compare(student, summary[mask]), phrase)
+        (_compare(*_paired(student, summary[mask])), phrase)
         for mask, phrase in (
             (solo & summary["contender"].str.endswith("_best"), "the best institution alone"),
             (solo & summary["contender"].str.endswith("_mean"), "the average institution alone"),
@@ -111,7 +112,23 @@ def _range(values: pd.Series[float], text: Callable[[float], str]) -> str:
     return " to ".join(ends)
 
 
+def _paired(student: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of the student and of one of several contenders that have the same setting and seed; of those
+    of one algorithm the contender that is called so, else the first."""
+    scored = others[others["score"].notna()]
+    plain = scored[scored["contender"] == scored["algorithm"]]
+    scored = plain if len(plain) else scored
+    scored = scored[scored["contender"] == scored["contender"].iloc[0]] if len(scored) else scored
+    key = ["setting", "seed"]
+    mine, theirs = (rows.drop_duplicates(key).set_index(key, drop=False) for rows in (student, scored))
+    both = mine.index.intersection(theirs.index)
+    return mine.loc[both], theirs.loc[both]
+
+
 def _compare(student: pd.DataFrame, other: pd.DataFrame) -> str:
+    """Empty where nothing can be compared."""
+    if student.empty:
+        return ""
     mine, theirs = float(student["score"].mean()), float(other["score"].mean())
     if math.isclose(mine, theirs, rel_tol=1e-9):
         return "equal to"

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ class _Found:
 
     folders: list[AnyPath]
     trials: list[pd.DataFrame]
+    axes: dict[str, dict[str, Any]]
+    """Folder of a trial → axis → value: two sweeps may call trials alike."""
 
 
 def load(
@@ -114,10 +116,9 @@ def load(
             pool.shutdown(cancel_futures=True)
             raise
     runs = tuple(run for run, _ in read)
-    axes = {name: values for trials in found.trials for name, values in _axes(trials).items()}
-    trial_of = {run.name: run.folder.resolve().name for run in runs}
+    axes = {run.name: found.axes.get(str(run.folder.resolve()), {}) for run in runs}
     table = settings.table(
-        names, [run.config for run in runs], {run: axes[t] for run, t in trial_of.items() if t in axes}
+        names, [run.config for run in runs], {run: values for run, values in axes.items() if values}
     )
     # Each table by itself, and let go of: the parts of all would be twice the memory.
     tables = {
@@ -307,23 +308,24 @@ def _find(paths: str | AnyPath | Iterable[str | AnyPath]) -> _Found:
     several = [paths] if isinstance(paths, str | Path | RemotePath) else list(paths)
     if not several:
         raise AnalysisError("no run folder given")
-    found = _Found([], [])
+    found = _Found([], [], {})
     for folder in (storage.locate(path, "report") for path in several):
         if (folder / "sweep.yaml").exists():
-            trials = _finished_trials(folder, found.trials)
+            trials = _finished_trials(folder, found)
             if not trials:
                 raise AnalysisError(f"{folder}: a sweep without a finished trial")
             found.folders.extend(trials)
         else:
             found.folders.append(folder)
-    return _Found(list({folder.resolve(): folder for folder in found.folders}.values()), found.trials)
+    return replace(found, folders=list({folder.resolve(): folder for folder in found.folders}.values()))
 
 
-def _finished_trials(folder: AnyPath, tables: list[pd.DataFrame]) -> list[AnyPath]:
-    """The folders of a sweep's finished trials; its table of all is added to `tables`."""
+def _finished_trials(folder: AnyPath, found: _Found) -> list[AnyPath]:
+    """The folders of a sweep's finished trials; its table of all and their axes are added to `found`."""
     path = folder / "trials.parquet"
     if not path.exists():  # it is still going on
-        begun: list[AnyPath] = sorted((folder / "trials").iterdir(), key=lambda trial: trial.name)
+        inside = folder / "trials"
+        begun: list[AnyPath] = sorted(inside.iterdir(), key=lambda t: t.name) if inside.is_dir() else []
         ended = (trial for trial in begun if (trial / "manifest.json").exists())
         return [t for t in ended if _manifest(t / "manifest.json").get("status") == "finished"]
     try:
@@ -333,7 +335,10 @@ def _finished_trials(folder: AnyPath, tables: list[pd.DataFrame]) -> list[AnyPat
         raise AnalysisError(f"{path}: not a readable Parquet file ({_line(error)})") from None
     if not {"trial", "status", "reason", "score"} <= set(trials):
         raise AnalysisError(f"{path}: not the trials of a sweep written by fedsim")
-    tables.append(trials)
+    found.trials.append(trials)
+    found.axes.update({
+        str((folder / "trials" / trial).resolve()): values for trial, values in _axes(trials).items()
+    })  # fmt: skip
     return [folder / "trials" / name for name in trials.loc[trials["status"] == "finished", "trial"]]
 
 

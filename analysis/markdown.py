@@ -78,7 +78,7 @@ def _of_setting(rows: pd.DataFrame, share: float) -> list[str]:
         ("gap closed", lambda row: units.percent_text(row["gap_closed"])),
         ("bytes up", lambda row: _sent(row["bytes_up"])),
         ("bytes down", lambda row: _sent(row["bytes_down"])),
-        (f"bytes {goal}", lambda row: _sent(row["bytes_to_target"])),
+        (f"bytes {goal}", _until),
         (f"rounds {goal}", lambda row: _number(row["rounds_to_target"])),
         (f"time {goal}", lambda row: units.seconds_text(row["virtual_s_to_target"])),
         ("virtual time", lambda row: units.seconds_text(row["virtual_s"])),
@@ -210,6 +210,12 @@ def _escaped(text: str) -> str:
 
 def _sent(count: float) -> str:
     return units.bytes_text(count) if count > 0 else "–"
+
+
+def _until(row: dict[str, Any]) -> str:
+    """Bytes to the target, of who sends any: the public start may be there already, which takes none."""
+    sends = row["bytes_up"] + row["bytes_down"] > 0 and math.isfinite(row["bytes_to_target"])
+    return units.bytes_text(row["bytes_to_target"]) if sends else "–"
 
 
 def _number(value: float) -> str:

@@ -96,9 +96,9 @@ def equity(tables: Tables) -> pd.DataFrame:
     columns = ["gain_mean", "gain_least", "gain_worst", "harmed", "jain"]
     own = ["specialist_gain", "specialist_harmed"]
     people = tables.participants
-    people = people[people["local_score"].notna()]
-    last = people.groupby(["run", "method"])["round"].transform("max") if len(people) else people["round"]
-    people = people[people["round"] == last]
+    people = people[people["local_score"].notna()].sort_values("round", kind="stable")
+    # Each as it was last seen: not everybody is asked in the last round.
+    people = people.drop_duplicates(["run", "method", "participant"], keep="last")
     solo = set(tables.rounds.loc[tables.rounds["algorithm"] == "solo", "method"])
     alone = people[people["method"].isin(solo)].drop_duplicates(["run", "participant"])
     alone = alone.rename(columns={"local_score": "alone"})[["run", "participant", "alone"]]

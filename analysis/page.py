@@ -63,16 +63,15 @@ def contenders(tables: Tables) -> Table | None:
     if table.empty:
         return None
     looks = style.looks(table)
-    several, metrics = table["setting"].nunique() > 1, list(dict.fromkeys(table["metric"]))
-    more_runs = table["n"].max() > 1
-    arrow = "↑" if bool(table["higher_is_better"].iloc[0]) else "↓"
-    score = f"{metrics[0]} {arrow}" if len(metrics) == 1 else "score"
+    several, metrics = table["setting"].nunique() > 1, export.directed(table)
+    more_runs, mixed = table["n"].max() > 1, metrics.nunique() > 1
+    score = "score" if mixed else metrics.iloc[0]
     columns = ["contender", *(["setting"] if several else []), score, *(["runs"] if more_runs else []),
                "of centralised", "bytes up", "bytes down", "virtual time"]  # fmt: skip
     rows = []
-    for row in table.to_dict("records"):
+    for row, metric in zip(table.to_dict("records"), metrics, strict=True):
         look, ratio = looks[row["contender"]], float(row["ratio_to_centralized"])
-        text = export.score(row) + (f" {row['metric']}" if len(metrics) > 1 else "")
+        text = export.score(row) + (f" {metric}" if mixed else "")
         cells = [Cell(look.plain, look.plain, about="" if several else look.about)]
         cells += [Cell(row["setting"], row["setting"])] if several else []
         cells += [Cell(text, _key(row["score"]))]
@@ -98,7 +97,9 @@ def comparisons(tables: Tables) -> Table | None:
     if found.empty or found["n"].max() < 2:
         return None
     looks, metric = style.looks(tables.summary), str(tables.summary["metric"].iloc[0])
-    first = next(c for c in looks if c not in set(found["contender"]))
+    first = str(numbers.federation(tables.summary))
+    if several := tables.summary["setting"].nunique() > 1:  # how far settings lie apart says nothing of seeds
+        found = found.assign(low=math.nan, high=math.nan, p=math.nan)
     rows = []
     for row in found.to_dict("records"):
         look, unit = looks[row["contender"]], 100 if metric == "accuracy" else 1
@@ -116,8 +117,12 @@ def comparisons(tables: Tables) -> Table | None:
     words = "percentage points" if metric == "accuracy" else metric
     better = "above" if bool(tables.summary["higher_is_better"].iloc[0]) else "below"
     note = f"{looks[first].plain} minus the other, in {words}, over pairs of runs with the same setting and "
-    note += f"seed; {better} zero is better. p is of a sign-flip test, two-sided, not adjusted for the "
-    note += "number of rows."
+    note += f"seed; {better} zero is better. "
+    note += (
+        "The pairs are of several settings, so there is no interval over seeds."
+        if several
+        else ("p is of a sign-flip test, two-sided, not adjusted for the number of rows.")
+    )
     head = ["against", "difference", "95% interval", "better in", "p"]
     return Table("comparisons", f"{looks[first].plain} against the others, pair by pair", head,
                  [False, True, True, True, True], rows, note)  # fmt: skip
@@ -189,6 +194,8 @@ def _ratio_note(table: pd.DataFrame) -> str:
     """What the ratio means for this metric."""
     if table["ratio_to_centralized"].isna().all():
         return "Without a centralised contender there is no upper bound to compare with."
+    if table["metric"].nunique() > 1:
+        return "Of centralised: score ÷ centralised score, turned over where lower is better."
     if bool(table["higher_is_better"].iloc[0]):
         return "Of centralised: score ÷ centralised score."
     return "Lower is better. Of centralised: centralised score ÷ score, so 100% is all of it."

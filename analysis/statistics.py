@@ -19,6 +19,20 @@ Kind = Literal["t", "bootstrap"]
 FEW = 10
 """Below so many values Student's t is used: a bootstrap of a few values is too narrow."""
 DRAWS = 10_000
+_COSTS = (
+    "bytes_",
+    "virtual_s",
+    "wall_s",
+    "rounds_to",
+    "flops_",
+    "device_s",
+    "measured_s",
+    "energy",
+    "co2e",
+    "harmed",
+    "specialist_harmed",
+)
+"""Columns of which less is better begin so; of all others but the score, more is."""
 _EXACT = 12
 """Up to so many pairs all 2ⁿ signs are tried."""
 
@@ -129,13 +143,19 @@ def compare(
     """Compare two contenders over the runs that agree in the `by` columns.
 
     For methods that were run in folders of their own, whose settings differ in the method,
-    `by=("seed",)`. Raises ValueError where no pair is there.
+    `by=("seed",)`. The interval is over seeds where all pairs are of one setting. Raises ValueError where no
+    pair is there, or where the pairs' scores are of several metrics.
     """
     paired = _pairs(summary, first, second, value, by)
     if paired.empty:
         raise ValueError(f"no runs of {first} and {second} with the same {' and '.join(by)}")
     difference = (paired[first] - paired[second]).to_numpy(float)
-    better = difference if bool(summary["higher_is_better"].iloc[0]) else -difference
+    told = summary[summary["contender"].isin([first, second]) & summary[value].notna()]
+    if value == "score" and "metric" in told and told["metric"].nunique() > 1:
+        metrics = ", ".join(sorted(told["metric"].unique()))
+        raise ValueError(f"scores of one metric are compared, not of {metrics}: choose some of the runs")
+    higher = bool(told["higher_is_better"].iloc[0]) if value == "score" else not value.startswith(_COSTS)
+    better = difference if higher else -difference
     return Comparison(
         estimate(difference, confidence=confidence),
         wins=int((better > 0).sum()),

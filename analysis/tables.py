@@ -58,10 +58,15 @@ def comparisons(summary: pd.DataFrame) -> pd.DataFrame:
     """The federation against every other contender, over pairs of runs with the same setting and seed:
     the columns of `statistics.comparisons`, empty where there is no federation."""
     scored = summary[summary["score"].notna()]
-    if scored["metric"].nunique() != 1:
-        return statistics.comparisons(scored.iloc[:0], "")
-    first = f.distilled(scored, scored["contender"])
-    return statistics.comparisons(scored if first else scored.iloc[:0], first or "")
+    first = federation(summary)
+    known = first is not None and scored["metric"].nunique() == 1
+    return statistics.comparisons(scored if known else scored.iloc[:0], first or "")
+
+
+def federation(summary: pd.DataFrame) -> str | None:
+    """The contender with a score that stands for the federation; None without any."""
+    scored = summary[summary["score"].notna()]
+    return f.distilled(scored, scored["contender"])
 
 
 def runs(table: pd.DataFrame, limit: int = 12) -> pd.DataFrame:

@@ -213,6 +213,7 @@ def test_a_wrong_sweep_names_the_field(write, tree, field, expected):
             "trial 0002-seed=-1: seed: -1 is not valid; expected greater than or equal to 0",
         ),
         ({"scenarios": {"a": {"b": {"participants.cuont": 1}}}}, "trial 0001-a=b: participants.cuont"),
+        ({"scenarios": {"student": {"b": {"rounds": 1}}}}, "expected another name for scenario student"),
         ({"space": {"methods.0.taks": [1]}}, "(did you mean task?)"),
         (
             {"space": {"methods": [["solo"], ["centralized"]]}, "metric": "solo"},

@@ -7,11 +7,13 @@ summary and the settings, where they tell.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis import settings as of_runs
 from analysis import statistics, style, units
 from analysis.figures import frame as f
 from analysis.figures.sweeps import federation, field, joined
@@ -31,7 +33,11 @@ def variants(summary: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
     axis = field(settings, "ablation", "variant", "without")
     if axis is not None:
         rows, _ = federation(summary, settings)
-        return rows.assign(variant=rows[axis], setting="")
+        # What a variant is made of varies with it; all else makes another setting.
+        others = [
+            c for c in of_runs.varied(settings) if c != axis and settings.groupby(axis)[c].nunique().max() > 1
+        ]
+        return rows.assign(variant=rows[axis], setting=[str(tuple(row)) for row in rows[others].to_numpy()])
     for _, rows in f.federated(summary).groupby("algorithm", sort=False):
         if rows["contender"].nunique() > 1:
             return rows.assign(variant=rows["contender"])
@@ -89,7 +95,12 @@ def private_runs(summary: pd.DataFrame, settings: pd.DataFrame, x: str = "epsilo
     if column is None:
         raise NoDataError(f"no privacy budget (a setting called {x}) varies over the runs")
     rows = f.federated(joined(summary, settings))
-    return rows.assign(epsilon=pd.to_numeric(rows[column], errors="coerce"))
+    epsilon = pd.to_numeric(rows[column], errors="coerce")
+    if of := re.match(r"methods\.\d+", column):  # a contender's own, and not the others'
+        called = [rows[c] for part in ("label", "name") if (c := f"{of[0]}.{part}") in rows]
+        if called:
+            epsilon = epsilon.where(rows["contender"] == called[0].fillna(called[-1]))
+    return rows.assign(epsilon=epsilon)
 
 
 def privacy(table: pd.DataFrame) -> go.Figure:

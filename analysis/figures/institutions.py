@@ -71,7 +71,7 @@ def gain(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     the same global test set; the line is the student that everyone receives.
     """
     mine, remark = f.one_run(participants)
-    history, _ = f.one_run(rounds)
+    history = rounds[rounds["run"].isin(mine["run"])]
     scores, method = f.scored(mine), f.distilled(history, mine["method"])
     alone, together = _paired(scores, history, method)
     names, look = list(alone.index), style.looks(history)[str(method)]
@@ -131,7 +131,7 @@ def timeline(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     uploads; whoever ends early waits. The rest of the round is the coordinator's.
     """
     mine, remark = f.one_run(participants)
-    history, _ = f.one_run(rounds)
+    history = rounds[rounds["run"].isin(mine["run"])]
     method = f.distilled(history, mine["method"])
     if method is None:
         raise NoDataError("no participant took part in a federation")
@@ -197,7 +197,7 @@ def equity(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     the federation than alone, in percent of its score alone; who scores 0 alone has no such percentage.
     """
     mine, remark = f.one_run(participants)
-    history, _ = f.one_run(rounds)
+    history = rounds[rounds["run"].isin(mine["run"])]
     scores, method = f.scored(mine), f.distilled(history, mine["method"])
     alone, together = _paired(scores, history, method)
     higher, metric = bool(history["higher_is_better"].iloc[0]), str(scores["metric"].iloc[0])
@@ -249,7 +249,7 @@ def clock(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     fill of a round it waits for the slowest and for the coordinator, which computes at the end.
     """
     mine, remark = f.one_run(participants)
-    history, _ = f.one_run(rounds)
+    history = rounds[rounds["run"].isin(mine["run"])]
     method = f.distilled(history, mine["method"])
     spans = history[(history["method"] == method) & (history["round"] > 0)].set_index("round")["virtual_s"]
     if method is None or not spans.gt(0).any():

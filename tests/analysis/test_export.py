@@ -102,3 +102,27 @@ def test_settings_have_a_column_of_their_own(make_sweep):
     summary = analysis.load(make_sweep([{"participants.count": n} for n in (4, 16)])).summary
     head, rows = export.texts(tables.contenders(summary))
     assert head[:2] == ["contender", "setting"] and rows[0][1] == "count=4" and rows[1][1] == "count=16"
+
+
+def test_each_setting_has_a_best_and_the_luckiest_institution_is_none(make_sweep):
+    points = [{"alpha": alpha} for alpha in (0.1, 10.0)]
+    summary = analysis.load(make_sweep(points, worse=lambda p: 1 / p["alpha"])).summary
+    table = tables.contenders(summary)
+    rows = [table.iloc[place] for place in export.best(table)]
+    assert [(r["contender"], r["setting"]) for r in rows] == [
+        ("federated_distillation", "alpha=0.1"), ("federated_distillation", "alpha=10")
+    ]  # fmt: skip
+    alone = table.assign(algorithm=table["algorithm"].replace("solo", "fedmd"))
+    alone.loc[alone["contender"] == "solo_best", "score"] = 1.0
+    assert [alone.iloc[place]["contender"] for place in export.best(alone)] == ["federated_distillation"] * 2
+
+
+def test_each_metric_has_its_own_direction(run, make):
+    summary = analysis.load([run, make("images")]).summary
+    images = summary["run"] == "images"
+    summary.loc[images, ["metric", "higher_is_better"]] = ["accuracy", True]
+    table = tables.contenders(summary)
+    head, rows = export.texts(table)
+    place = head.index("metric")
+    assert "score" in head and {row[place] for row in rows} == {"perplexity ↓", "accuracy ↑"}
+    assert r"\uparrow" in export.latex(table)

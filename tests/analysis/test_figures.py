@@ -294,3 +294,15 @@ def test_attack_success_is_the_share_that_falls_for_the_trigger(make):
     assert "attack success 50.0%, mean of 2 runs<br>40.0% to 60.0%" in line.hovertext[4]
     assert fig.layout.yaxis.title.text == "attack success (lower is better)"
     assert fig.layout.yaxis.tickformat == ".0%" and "mean of 2 runs" in fig.layout.meta["caption"]
+
+
+def test_all_of_a_figure_is_of_the_run_that_it_names(make):
+    """The first run has no participants, and a score of its own."""
+    first = make(
+        "central", methods=("centralized", "federated_distillation"), worse=200.0, without=("participants",)
+    )
+    tables = analysis.load([first, make("whole", seed=1)], strict=False)
+    fig = figures.gain(tables.participants, tables.rounds)
+    assert "4 of 5 specialists score better" in fig.layout.meta["caption"]
+    (student,) = traces(fig, name="the student")
+    assert student.x == pytest.approx((49.0, 49.0))  # of seed 1, not 248

@@ -239,6 +239,19 @@ def test_ablation_bars_are_losses_against_the_whole_method(make_sweep):
     assert fig.layout.xaxis.title.text == "worse than all by, perplexity"
 
 
+def test_ablation_pairs_runs_that_are_alike_in_all_else(make_sweep):
+    """Every variant costs 5; the partner of a missing trial is left out, not paired with another α."""
+    points = [{"ablation": name, "alpha": alpha} for name in ("all", "no digest") for alpha in (0.1, 10.0)]
+    far = {0.1: 40.0, 10.0: 0.0}
+    sweep = make_sweep(points, worse=lambda p: far[p["alpha"]] + 5 * (p["ablation"] != "all"))
+    trials = [trial for trial in sorted((sweep / "trials").iterdir())[1:]]
+    tables = analysis.load(sweep)
+    there = tables.summary["run"].isin([trial.name for trial in trials])
+    fig = figures.ablation(figures.variants(tables.summary[there], tables.settings))
+    assert [bar.x[0] for bar in fig.data] == [5.0]
+    assert "+5 perplexity, 3 pairs" in fig.data[0].hovertext[0]
+
+
 def test_variants_may_be_contenders_of_one_run(make):
     summary = analysis.load(make("a")).summary
     ours = summary[summary["contender"] == "federated_distillation"]
@@ -260,6 +273,19 @@ def test_privacy_has_epsilon_against_score_and_the_open_runs(make_sweep):
     assert without.x == (0.5, 8.0) and without.y == (48.5, 48.5) and without.line.dash == "dot"
     assert "ε = 0.5<br>78.5, mean of 2 runs" in ours.hovertext[0]
     assert fig.layout.xaxis.type == "log" and "ε" in fig.layout.xaxis.title.text
+
+
+def test_a_budget_of_one_contender_is_not_the_others(make_sweep):
+    def fields(point):
+        of_ours = {"name": "federated_distillation", "pate": {"epsilon": point["methods.0.pate.epsilon"]}}
+        return {"methods": [of_ours, {"name": "fedavg"}]}
+
+    points = [{"methods.0.pate.epsilon": e} for e in (1.0, 8.0)]
+    tables = analysis.load(make_sweep(points, fields=fields))
+    fig = figures.privacy(figures.private_runs(tables.summary, tables.settings))
+    assert trace(fig, "Federated distillation").x == (1.0, 8.0)
+    assert trace(fig, "FedAvg, not private").line.dash == "dot"
+    assert "FedAvg" not in [t.name for t in fig.data]
 
 
 def test_membership_has_the_best_attack_on_each_target_and_the_open_runs_last(make_sweep):

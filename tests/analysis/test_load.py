@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -217,6 +218,27 @@ def test_a_sweep_is_its_finished_trials_with_their_axes(make_sweep):
     assert list(tables.settings["heterogeneity"]) == ["low", "low", "high", "high"]
     assert set(tables.settings["setting"]) == {"heterogeneity=low", "heterogeneity=high"}
     assert list(tables.trials["status"]) == ["finished"] * 4 + ["failed"]
+
+
+def test_a_sweep_that_has_just_begun_is_one_line(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("name: study")
+    with pytest.raises(AnalysisError, match="without a finished trial"):
+        analysis.load(tmp_path)
+
+
+def test_two_sweeps_that_call_trials_alike_keep_their_axes(make_sweep):
+    slow, fast = (
+        make_sweep(
+            [{"links": "v1"}, {"links": "v2"}], name=name, seeds=1, fields=lambda p, n=name: {n: p["links"]}
+        )
+        for name in ("slow", "fast")
+    )
+    for folder in (slow, fast):
+        trials = pd.read_parquet(folder / "trials.parquet")
+        trials["axis.links"] = [f"{folder.name} {value}" for value in trials["axis.links"]]
+        trials.to_parquet(folder / "trials.parquet")
+    settings = analysis.load([slow, fast]).settings
+    assert list(settings["links"]) == ["slow v1", "slow v2", "fast v1", "fast v2"]
 
 
 def test_results_behind_a_uri(make, remote):

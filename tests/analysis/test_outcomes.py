@@ -9,7 +9,7 @@ import pytest
 
 import analysis
 from analysis import outcomes, tables
-from tests.analysis.conftest import DOWN, INSTITUTIONS, LAST, ROUNDS, UP, score
+from tests.analysis.conftest import DOWN, INSTITUTIONS, LAST, ROUNDS, UP, alone, score
 
 
 def of(table: pd.DataFrame, contender: str) -> pd.Series:
@@ -45,8 +45,27 @@ def test_gains_are_nats_on_each_institutions_own_data(whole):
     assert ours["harmed"] == 0.2 and math.isnan(ours["jain"])
     # Their specialists do as well as alone.
     assert (ours["specialist_gain"], ours["specialist_harmed"]) == (0, 0)
-    for alone in ("solo_best", "solo_mean"):
-        assert math.isnan(of(whole, alone)["gain_mean"])
+    for nobody in ("solo_best", "solo_mean"):
+        assert math.isnan(of(whole, nobody)["gain_mean"])
+
+
+def test_who_was_not_asked_last_counts_as_it_was_last_seen(make):
+    """Institution 3 did worse when it was last asked; that another was asked since changes nothing."""
+    tables = analysis.load(make("some"))
+    people = tables.participants
+    people = people.copy()
+    mine = people["method"] == "federated_distillation"
+    people.loc[mine & (people["round"] == 2), "local_score"] = [
+        alone(p) * (2.0 if p == 3 else 0.5) for p in range(5)
+    ]
+    people.loc[mine & (people["round"] == 4), "local_score"] = [alone(0) * 0.5, *[math.nan] * 4]
+    found = (
+        outcomes.equity(replace(tables, participants=people))
+        .set_index("method")
+        .loc["federated_distillation"]
+    )
+    assert found["specialist_harmed"] == 0.2
+    assert found["specialist_gain"] == pytest.approx((4 * math.log(2) - math.log(2)) / 5)
 
 
 def test_gains_in_accuracy_are_differences(make):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis import AnalysisError, figures, report
+from analysis import AnalysisError, figures, headline, report
+from analysis import page as of_page
 
 HOSTILE = "<script>alert('x')</script><img src=https://example.org/x onerror=alert(1)>"
 
@@ -276,6 +277,28 @@ def test_a_sweep_shows_its_trials_settings_and_filter(make_sweep, tmp_path):
     assert {place for t in lines for place in t["customdata"]} == {0, 1}
     rows = [a["data-setting"] for tag, a in whole.elements if tag == "tr" and "data-setting" in a]
     assert rows[:2] == ["count=4", "count=16"] and len(rows) == 12
+
+
+def test_the_title_names_who_is_compared(make):
+    """Somebody without a partner isn't the federation."""
+    alone = make("alone", methods=("fedavg",), config={"lonely": True})
+    both = [make(f"s{seed}", seed=seed, methods=("federated_distillation", "proxy_only")) for seed in (0, 1)]
+    table = of_page.comparisons(analysis.load([alone, *both]))
+    assert table.title == "Federated distillation against the others, pair by pair"
+    assert [row.cells[3].text for row in table.rows] == ["2 of 2"]
+    assert {(row.cells[2].text, row.cells[4].text) for row in table.rows} == {("–", "–")}
+    assert "no interval over seeds" in table.note
+
+
+def test_better_and_worse_are_said_of_pairs(make):
+    """FedAvg in eight bits is not FedAvg, and a hard setting that it was not run in is none of its merits."""
+    coded = {"fedavg": "fedavg_8bit"}
+    easy = make("easy", config={"alpha": 10.0})
+    hard = make("hard", methods=("federated_distillation",), worse=100.0, config={"alpha": 0.1})
+    eight = make("eight", methods=("fedavg",), labels=coded, worse=-30.0, config={"alpha": 10.0})
+    text = headline.context(analysis.load([easy, hard, eight]))
+    assert "and FedAvg." in text.split("better than")[1] and "worse than" not in text
+    assert "127 times less than FedAvg" in text
 
 
 def test_pairs_are_compared_where_there_are_seeds(make, run, tmp_path):

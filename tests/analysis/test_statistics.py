@@ -91,6 +91,22 @@ def test_pairs_are_compared_by_seed():
     assert found.p == pytest.approx(exact.pvalue)
 
 
+def test_scores_of_two_metrics_are_not_compared():
+    text = table(a=[30.0, 31.0], b=[40.0, 40.0]).assign(setting="text", metric="perplexity")
+    images = table(a=[0.9, 0.9], b=[0.8, 0.8]).assign(setting="image", metric="accuracy")
+    both = pd.concat([text, images.assign(higher_is_better=True)])
+    with pytest.raises(ValueError, match=r"one metric.*accuracy, perplexity"):
+        statistics.compare(both, "a", "b")
+    assert statistics.compare(both[both["metric"] == "accuracy"], "a", "b").wins == 2
+
+
+def test_fewer_bytes_win_whatever_the_score_is():
+    frame = table(a=[0.9, 0.9], b=[0.8, 0.8]).assign(higher_is_better=True)
+    frame = frame.assign(bytes_up=[10, 10, 900, 900], ratio_to_centralized=frame["score"])
+    assert statistics.compare(frame, "a", "b", value="bytes_up").wins == 2
+    assert statistics.compare(frame, "a", "b", value="ratio_to_centralized").wins == 2
+
+
 def test_many_pairs_are_tested_by_drawn_signs():
     d = RNG.normal(0.3, 1, 30)
     found = statistics.compare(table(a=d, b=np.zeros(30)), "a", "b")
