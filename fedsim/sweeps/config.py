@@ -17,13 +17,22 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fedsim.config import RunConfig, Settings, trees
 from fedsim.config.findings import explain, nearest
 from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
+from fedsim.results import SUMMARY
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Bounds = tuple[float, float]
@@ -145,6 +154,14 @@ class SweepConfig(Settings):
     def _bare_scheduler(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and isinstance(value.get("scheduler"), str):
             value = {**value, "scheduler": {"kind": value["scheduler"]}}
+        return value
+
+    @field_validator("scenarios")
+    @classmethod
+    def _has_no_columns_name(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = {"run", "setting", "seed", "algorithm", "student", *SUMMARY}
+        for name in taken.intersection(value):
+            raise ValueError(f"another name for scenario {name}: a column of the results is called so")
         return value
 
     @model_validator(mode="after")
