@@ -111,9 +111,6 @@ _PRIVATE = {
     # Ray looks for its own socket a moment before it is there, and again after a second; ten seconds in all.
     "RAY_raylet_client_connect_timeout_milliseconds": "20",
     "RAY_raylet_client_num_connect_attempts": "500",
-    # What is smaller goes along with a call and its answer. By way of the object store, which else is for all
-    # above 100 kB, sums and weights of a small model take a round of a hundred participants a tenth longer.
-    "RAY_max_direct_call_object_size": "2000000",
     # Between the driver and what a process does while others have work (`process.yielding`).
     "RAY_worker_niceness": "10",
 }
