@@ -118,11 +118,10 @@ def comparisons(tables: Tables) -> Table | None:
     better = "above" if bool(tables.summary["higher_is_better"].iloc[0]) else "below"
     note = f"{looks[first].plain} minus the other, in {words}, over pairs of runs with the same setting and "
     note += f"seed; {better} zero is better. "
-    note += (
-        "The pairs are of several settings, so there is no interval over seeds."
-        if several
-        else ("p is of a sign-flip test, two-sided, not adjusted for the number of rows.")
-    )
+    if several:
+        note += "The pairs are of several settings, so there is no interval over seeds."
+    else:
+        note += "p is of a sign-flip test, two-sided, not adjusted for the number of rows."
     head = ["against", "difference", "95% interval", "better in", "p"]
     return Table("comparisons", f"{looks[first].plain} against the others, pair by pair", head,
                  [False, True, True, True, True], rows, note)  # fmt: skip
