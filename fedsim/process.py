@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Parameters of `mallopt`, of glibc's malloc.h."""
+POOLS = 2
+"""Among how many pools of memory a process's threads share it, see `share_memory`."""
 
 
 def memory() -> int:
@@ -63,12 +65,23 @@ def give_back() -> None:
 
 
 def keep_memory() -> None:
-    """Keep freed memory in this process, for its next step; only GNU's C library can be asked. It returns
-    what happens to lie last, again and again, and the system must clear it anew: up to a tenth of a step."""
+    """Keep freed memory in this process, for its next step. The C library returns what happens to lie last,
+    again and again, and the system must clear it anew: up to a tenth of a step."""
+    _allocate(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes; what is larger goes back when freed
+    _allocate(_M_TRIM_THRESHOLD, 2**30)
+
+
+def share_memory() -> None:
+    """Let the threads that this process starts from now on share two pools of memory. Each would fill one of
+    its own, and what large messages leave behind in many pools grows for hundreds of rounds."""
+    _allocate(_M_ARENA_MAX, POOLS)
+
+
+def _allocate(parameter: int, value: int) -> None:
+    """Tell the C library how to deal with memory; only GNU's can be told."""
     choose = getattr(ctypes.CDLL(None), "mallopt", None)
     if choose is not None:
-        choose(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes; what is larger goes back when freed
-        choose(_M_TRIM_THRESHOLD, 2**30)
+        choose(parameter, value)
 
 
 def set_up(threads: int, gpu: bool = True) -> None:

@@ -10,7 +10,7 @@ import threading
 import psutil
 import pytest
 
-from fedsim.process import give_back, loading, yielding
+from fedsim.process import POOLS, give_back, loading, yielding
 
 
 def test_work_stands_back_and_the_process_does_not():
@@ -63,6 +63,32 @@ print(faults())
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(printed.stdout) < 1000
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not GNU's")
+def test_threads_share_few_pools_of_memory():
+    """In a process of its own; the C library says of each pool how large it is."""
+    code = """
+import ctypes, threading
+from fedsim.process import share_memory
+
+share_memory()
+wait = threading.Barrier(7)
+
+def work():
+    held = bytearray(10_000)
+    wait.wait()
+    wait.wait()
+
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads:
+    thread.start()
+wait.wait()
+ctypes.CDLL(None).malloc_stats()
+wait.wait()
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stderr.count("Arena ") <= POOLS
 
 
 def test_the_collector_is_left_out_and_comes_back():

@@ -36,3 +36,17 @@ def test_a_private_instance_has_no_helpers(tmp_path, monkeypatch):
     finally:
         joined.close()
     assert not ray.is_initialized()
+
+
+def test_what_a_small_model_needs_goes_along_with_the_calls(tmp_path, monkeypatch):
+    """A megabyte, ten times what Ray lets through by itself, lies on no node; three do."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    joined = cluster.connect(fedsim.load({"output": str(tmp_path)}))
+    try:
+        make = ray.remote(lambda size: bytes(size))
+        made = [make.remote(10**6), make.remote(3 * 10**6)]
+        ray.wait(made, num_returns=2)
+        where = ray.experimental.get_object_locations(made)
+        assert [len(where[ref]["node_ids"]) for ref in made] == [0, 1]
+    finally:
+        joined.close()
