@@ -16,8 +16,8 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Parameters of `mallopt`, of glibc's malloc.h."""
-POOLS = 2
-"""Among how many pools of memory a process's threads share it, see `share_memory`."""
+ARENAS = 2
+"""Pools of memory (malloc's arenas) of a process, see `limit_arenas`."""
 
 
 def memory() -> int:
@@ -71,10 +71,10 @@ def keep_memory() -> None:
     _allocate(_M_TRIM_THRESHOLD, 2**30)
 
 
-def share_memory() -> None:
+def limit_arenas() -> None:
     """Let the threads that this process starts from now on share two pools of memory. Each would fill one of
     its own, and what large messages leave behind in many pools grows for hundreds of rounds."""
-    _allocate(_M_ARENA_MAX, POOLS)
+    _allocate(_M_ARENA_MAX, ARENAS)
 
 
 def _allocate(parameter: int, value: int) -> None:

@@ -18,7 +18,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub lack
 
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError, RunError
-from fedsim.process import POOLS, share_memory
+from fedsim.process import ARENAS, limit_arenas
 from fedsim.runtime import directory
 from fedsim.runtime.packing import UNIT, Node, Resources, Room
 from fedsim.runtime.session import Folder, own_sigterm
@@ -67,7 +67,7 @@ def connect(config: RunConfig) -> Cluster:
             raise ConfigError("runtime.address", address, f"a Ray cluster that answers ({first})") from None
         return Cluster()
     folder = Folder()
-    share_memory()
+    limit_arenas()
     os.environ.update(_environment())
     for name, value in _PRIVATE.items():
         os.environ.setdefault(name, value)
@@ -118,7 +118,7 @@ _PRIVATE = {
     # Up to 2 MB go along with a call (100 kB by default) rather than through the object store, which takes a
     # tenth of a small model's round. Not more: 6 MB take longer so. What they leave behind must not pile up.
     "RAY_max_direct_call_object_size": "2000000",
-    "MALLOC_ARENA_MAX": str(POOLS),
+    "MALLOC_ARENA_MAX": str(ARENAS),
 }
 """Settings of a private instance, where the environment has none."""
 _HELPERS = "start_monitor", "start_log_monitor", "start_api_server"
