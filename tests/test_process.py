@@ -67,7 +67,7 @@ print(faults())
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not GNU's")
 def test_threads_share_few_pools_of_memory():
-    """In a process of its own, without what a private Ray may have set; the C library says how large each is."""
+    """In a process of its own, without what a private Ray may have set; the C library lists them."""
     code = """
 import ctypes, threading
 from fedsim.process import limit_arenas
