@@ -265,7 +265,7 @@ def _turned(
     else:
         return mine
     mixed = (1 - adversary.strength) * mine.vector + adversary.strength * wrong
-    return Parameters(mixed.astype(np.float32), mine.examples)
+    return Parameters((mixed.astype(np.float32),), mine.examples)
 
 
 def _turned_steps(mine: Update, adversary: Adversary, rng: np.random.Generator) -> Update:

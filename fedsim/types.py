@@ -9,6 +9,7 @@ Only numpy here, so that the driver and the analyst never import torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -145,14 +146,25 @@ class Responses:
 class Parameters:
     """A model's trainable parameters, flattened in state-dict order.
 
-    vector: [P] float32; a view of the message where it came in one, so never written to.
+    pieces: float32, one after the other [P]. Views, so never written to: of the message they came in, or of
+        the model itself, and then they say what it was only until it learns on.
     examples: n_k, how many private examples they were trained on.
-    largest: the largest magnitude in `vector`, where somebody looked.
+    largest: the largest magnitude in them, where somebody looked.
     """
 
-    vector: np.ndarray
+    pieces: tuple[np.ndarray, ...]
     examples: int
     largest: float | None = None
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return sum(map(len, self.pieces))
+
+    @cached_property
+    def vector(self) -> np.ndarray:
+        """All in one, [P] float32; joined when it is asked for, as a message doesn't need that."""
+        return self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
 
 
 @dataclass(frozen=True)

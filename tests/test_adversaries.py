@@ -105,7 +105,7 @@ def test_false_prototypes_stand_for_the_group_before():
 
 
 def test_parameters_are_turned_round_the_broadcast_ones():
-    start, mine = (Parameters(rng(s).normal(size=50).astype(np.float32), 7) for s in (1, 2))
+    start, mine = (Parameters((rng(s).normal(size=50).astype(np.float32),), 7) for s in (1, 2))
     turned = tamper(mine, start, Adversary(kind="sign_flip"), rng())
     assert isinstance(turned, Parameters)
     np.testing.assert_allclose(turned.vector - start.vector, start.vector - mine.vector, atol=1e-5)

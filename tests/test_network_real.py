@@ -150,7 +150,7 @@ def measure(names: tuple[str, str], message: bytes) -> float:
 )
 def test_a_message_takes_what_the_clock_says(mbps: float, latency_ms: float, size: int):
     vector = np.random.default_rng(0).standard_normal(size // 4, np.float32)
-    message = encode(Parameters(vector, examples=1), direction="up", round=1, sender=0).data
+    message = encode(Parameters((vector,), examples=1), direction="up", round=1, sender=0).data
     assert size <= len(message) < 1.01 * size
     link = Link(up_mbps=mbps, latency_ms=latency_ms)
     said = transfer_s(link, len(message), "up")

@@ -167,7 +167,7 @@ class Learner(Answering):
 
     def parameters(self, examples: int = 0) -> Parameters:
         """All trainable weights as one vector, with how many examples stand behind them."""
-        return Parameters(self.engine.vector(), examples)
+        return Parameters((self.engine.vector(),), examples)
 
     def load_parameters(self, vector: np.ndarray) -> None:
         """Set the weights from a vector [P]; the optimiser's moments stay."""

@@ -130,7 +130,7 @@ class FedAvg(Method):
         examples = self.labelled(site.shard.train, site.participant)
         phase = replace(self.phase(round, site.participant, "local", examples), proximal=self.proximal)
         fit = site.learner.fit(phase)
-        trained = site.learner.parameters(len(site.shard.train))
+        trained = site.learner.parameters_in_place(len(site.shard.train))
         if begun is None:
             return trained, fit
         return self._quantised(trained.vector - begun, trained.examples, round, site.participant), fit

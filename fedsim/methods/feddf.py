@@ -151,7 +151,7 @@ class FedDF(Method):
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
         if round == 1:
             return None
-        return Parameters(np.concatenate([self._weights(desk, kind) for kind in self.kinds]), 0)
+        return Parameters(tuple(self._weights(desk, kind) for kind in self.kinds), 0)
 
     def participant_step(
         self, site: Site, round: int, received: Knowledge | None
@@ -162,7 +162,7 @@ class FedDF(Method):
             site.learner.load_parameters(received.vector[first : first + site.learner.size])
         mine = self.labelled(site.shard.train, site.participant)
         fit = site.learner.fit(self.phase(round, site.participant, "local", mine))
-        return site.learner.parameters(len(site.shard.train)), fit
+        return site.learner.parameters_in_place(len(site.shard.train)), fit
 
     def expect(self, direction: str, round: int, sender: int, size: int) -> Expectation | None:
         if direction == "down":

@@ -144,6 +144,10 @@ class TorchEngine:
     def vector(self) -> np.ndarray:
         return np.concatenate(self._windows) if self._windows else flatten(self._parameters)
 
+    def pieces(self) -> list[np.ndarray]:
+        """`vector` in pieces, not copied where numpy can see the weights: good until the next step."""
+        return self._windows or [flatten(self._parameters)]
+
     def load_vector(self, vector: np.ndarray) -> None:
         if not self._windows or len(vector) != self.size:
             unflatten(vector, self._parameters)

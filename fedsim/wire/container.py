@@ -20,7 +20,9 @@ declares about itself is checked again by whoever reads the section.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 from isal.isal_zlib import crc32  # zlib's function, several times as fast
@@ -59,6 +61,8 @@ _CRC_AT = 20
 _U32_MAX = 2**32 - 1
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+Content: TypeAlias = Buffer | list[Buffer]
+"""Of a section; in pieces where they lie apart, so that they need not be joined before the message is."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Container:
     sections: dict[str, memoryview]
 
 
-def pack(kind: str, direction: str, round: int, sender: int, sections: dict[str, Buffer]) -> bytes:
+def pack(kind: str, direction: str, round: int, sender: int, sections: Mapping[str, Content]) -> bytes:
     """The message as bytes. `sections` maps names of SECTIONS to content (bytes), in any order.
 
     Raises ValueError for an unknown kind, direction or section, or a number out of the header's
@@ -85,17 +89,13 @@ def pack(kind: str, direction: str, round: int, sender: int, sections: dict[str,
             raise ValueError(f"{name!r} is not one of {sorted(known)}")
     if not 0 <= round <= _U32_MAX or not -(2**31) <= sender < 2**31:
         raise ValueError(f"round {round} or sender {sender} does not fit the header")
-    ordered = sorted(sections.items(), key=lambda item: SECTIONS[item[0]])
-    total = _HEADER.size + sum(_ENTRY.size + len(content) for _, content in ordered)
-    if total > _U32_MAX:
-        raise MessageError("oversized", f"{total} bytes, a message holds at most {_U32_MAX}")
-    fields = MAGIC, VERSION, KINDS[kind], DIRECTIONS[direction], len(ordered), round, sender, total
-    table = b"".join(_ENTRY.pack(SECTIONS[name], len(content)) for name, content in ordered)
-    rest = (table, *(content for _, content in ordered))
+    parts = _in_order(sections)
+    total = _HEADER.size + sum(map(len, parts))
+    fields = MAGIC, VERSION, KINDS[kind], DIRECTIONS[direction], len(sections), round, sender, total
     crc = crc32(_HEADER.pack(*fields, 0)[:_CRC_AT])
-    for part in rest:
+    for part in parts:
         crc = crc32(part, crc)
-    return b"".join((_HEADER.pack(*fields, crc), *rest))  # the only copy of the content
+    return b"".join((_HEADER.pack(*fields, crc), *parts))  # the only copy of the content
 
 
 def unpack(data: Buffer, limit: int) -> Container:
@@ -127,11 +127,21 @@ def unpack(data: Buffer, limit: int) -> Container:
     return Container(_KIND_NAMES[kind], _DIRECTION_NAMES[direction], round_, sender, sections)
 
 
-def join(sections: dict[str, Buffer]) -> bytes:
+def join(sections: Mapping[str, Content]) -> bytes:
     """Sections as the content of one: their number (u8), the table, the sections, as in a message."""
-    ordered = sorted(sections.items(), key=lambda item: SECTIONS[item[0]])
-    table = (_ENTRY.pack(SECTIONS[name], len(content)) for name, content in ordered)
-    return b"".join((bytes([len(ordered)]), *table, *(content for _, content in ordered)))
+    return b"".join((bytes([len(sections)]), *_in_order(sections)))
+
+
+def _in_order(sections: Mapping[str, Content]) -> list[Buffer]:
+    """The table's entries, then what is in the sections, in the order in which a message has them."""
+    ordered = sorted(sections, key=SECTIONS.__getitem__)
+    pieces = [content if isinstance(content := sections[name], list) else [content] for name in ordered]
+    sizes = [sum(map(len, some)) for some in pieces]
+    total = _HEADER.size + _ENTRY.size * len(sizes) + sum(sizes)
+    if total > _U32_MAX:
+        raise MessageError("oversized", f"{total} bytes, a message holds at most {_U32_MAX}")
+    entries = [_ENTRY.pack(SECTIONS[name], size) for name, size in zip(ordered, sizes, strict=True)]
+    return [*entries, *chain.from_iterable(pieces)]
 
 
 def split(content: memoryview) -> dict[str, memoryview]:

@@ -30,7 +30,7 @@ An update message (parameters in few bits) is described in `update`, one of mask
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,7 @@ from fedsim.types import (
     Update,
 )
 from fedsim.wire import delta, inner, masked, sequences, update
-from fedsim.wire.container import Buffer, join, pack, split, unpack
+from fedsim.wire.container import Buffer, Content, join, pack, split, unpack
 from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.expectation import Expectation, Style
@@ -292,9 +292,12 @@ def _decode_counts(section: memoryview, offsets: np.ndarray, levels: int, tail: 
 # ---- parameters
 
 
-def _encode_parameters(parameters: Parameters, style: Style) -> dict[str, Buffer]:
+def _encode_parameters(parameters: Parameters, style: Style) -> Mapping[str, Content]:
     meta = _PARAMETERS_META.pack(parameters.examples, _FLOAT32)
-    return {"meta": meta, "vector": np.ascontiguousarray(parameters.vector, "<f4").view(np.uint8).data}
+    pieces: list[Buffer] = [
+        np.ascontiguousarray(piece, "<f4").view(np.uint8).data for piece in parameters.pieces
+    ]
+    return {"meta": meta, "vector": pieces}
 
 
 def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Parameters:
@@ -308,7 +311,7 @@ def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, lim
         raise MessageError("non-finite", "parameters")
     if largest > MAX_PARAMETER:
         raise MessageError("unexpected", f"a parameter of {largest:g}")
-    return Parameters(vector, examples, largest)
+    return Parameters((vector,), examples, largest)
 
 
 def _decode_update(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Update:
@@ -348,7 +351,7 @@ def _encode_sequences(rollouts: Rollouts, style: Style) -> dict[str, Buffer]:
     return sequences.encode(rollouts, style.samples_known, rows)
 
 
-Encoder = Callable[[Any, Style], dict[str, Buffer]]
+Encoder = Callable[[Any, Style], Mapping[str, Content]]
 Decoder = Callable[[dict[str, memoryview], Expectation, int], Knowledge]
 
 CODECS: dict[str, tuple[type, Encoder, Decoder]] = {

@@ -30,7 +30,7 @@ def stages(knowledge: Knowledge, sections: Mapping[str, int]) -> dict[str, int]:
         packed = _bytes(len(knowledge.codes) * (2 * knowledge.levels).bit_length()) + scales
         return {"float32": 4 * len(knowledge.codes), "quantised": packed, "sent": sent}
     if isinstance(knowledge, Parameters):
-        return {"float32": 4 * len(knowledge.vector), "sent": sent}
+        return {"float32": 4 * knowledge.size, "sent": sent}
     if isinstance(knowledge, MaskedSums):
         return {"float32": 4 * len(knowledge.codes), "sent": sent}
     return {}

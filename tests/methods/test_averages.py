@@ -24,7 +24,7 @@ def test_parameters_are_averaged_by_their_number_of_examples():
     sizes, vectors = (5, 40, 1, 700), rng(0).normal(0, 3, (4, 300)).astype(np.float32)
     mean = ParameterMean(300, sizes)
     for k, n in enumerate(sizes):
-        mean.add(k, Parameters(vectors[k], n))
+        mean.add(k, Parameters((vectors[k],), n))
     np.testing.assert_allclose(mean.sum.mean(), np.average(vectors, axis=0, weights=sizes), atol=1e-12)
 
 
@@ -32,7 +32,7 @@ def test_those_who_deliver_are_averaged_among_themselves():
     sizes, vectors = (10, 30, 60), rng(0).normal(0, 1, (3, 50)).astype(np.float32)
     mean = ParameterMean(50, sizes)
     for k in (0, 2):
-        mean.add(k, Parameters(vectors[k], sizes[k]))
+        mean.add(k, Parameters((vectors[k],), sizes[k]))
     expected = np.average(vectors[[0, 2]], axis=0, weights=(10, 60))
     np.testing.assert_allclose(mean.sum.mean(), expected, atol=1e-12)
 
@@ -40,10 +40,10 @@ def test_those_who_deliver_are_averaged_among_themselves():
 def test_a_false_claim_of_examples_is_refused():
     mean = ParameterMean(3, (10, 30))
     with pytest.raises(MessageError, match="9999 examples, registered 10"):
-        mean.add(0, Parameters(np.ones(3, np.float32), 9_999))
+        mean.add(0, Parameters((np.ones(3, np.float32),), 9_999))
     with pytest.raises(MessageError, match="registered 30"):
-        mean.add(1, Parameters(np.ones(3, np.float32), 10))
-    mean.add(0, Parameters(np.ones(3, np.float32), 10))
+        mean.add(1, Parameters((np.ones(3, np.float32),), 10))
+    mean.add(0, Parameters((np.ones(3, np.float32),), 10))
     assert np.array_equal(mean.sum.mean(), np.ones(3))  # what was refused left nothing behind
 
 
@@ -123,7 +123,7 @@ def test_a_liar_is_left_out_and_the_round_goes_on():
     size = coordinator._desk.learner.size
 
     def message(sender: int, examples: int, number: float) -> bytes:
-        lie = Parameters(np.full(size, number, np.float32), examples)
+        lie = Parameters((np.full(size, number, np.float32),), examples)
         return encode(lie, direction="up", round=1, sender=sender).data
 
     honest = len(small.shards[0].train)

@@ -170,9 +170,9 @@ def test_weights_whose_logits_are_no_numbers_are_refused_whole(play):
     pool = run.method.pool(run.coordinator._desk, 1)
     wild = np.full(run.world.size_of("vit-micro"), 2.0**18, np.float32)
     with pytest.raises(MessageError):
-        pool.add(0, Parameters(wild, run.world.sizes[0]))
+        pool.add(0, Parameters((wild,), run.world.sizes[0]))
     with pytest.raises(MessageError, match="examples"):
-        pool.add(0, Parameters(run.weights(), run.world.sizes[0] + 1))
+        pool.add(0, Parameters((run.weights(),), run.world.sizes[0] + 1))
     assert not pool.logits.weight and not pool.means["vit-micro"].sum.weight
 
 

@@ -1,5 +1,6 @@
-"""The plain engine's own step of gradient descent is torch's, bit for bit."""
+"""The plain engine: its own step of gradient descent is torch's, bit for bit; its weights in pieces."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -31,3 +32,14 @@ def test_descent_is_torchs(decay):
         assert torch.equal(ours, expected)
     assert not torch.equal(mine[0].weight, _model()[0].weight)
     assert torch.equal(mine[3].weight, _model()[3].weight)
+
+
+@pytest.mark.parametrize(("kind", "copied"), [(torch.float32, False), (torch.float64, True)])
+def test_pieces_are_the_vector(kind, copied):
+    """Not copied where that can be, and then they are what the model is now."""
+    engine = TorchEngine(_model().to(kind), Training(), torch.device("cpu"))
+    pieces, before = engine.pieces(), engine.vector()
+    np.testing.assert_array_equal(np.concatenate(pieces), before)
+    engine.load_vector(before + 1)
+    np.testing.assert_array_equal(np.concatenate(pieces), before if copied else before + 1)
+    np.testing.assert_array_equal(engine.vector(), before + 1)

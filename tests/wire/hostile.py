@@ -116,7 +116,7 @@ for knowledge, known in (
     (responses_of(300, 1, 10, 7, name="largest_remainder"), True),
     (responses_of(60, 1, 10, 1, name="largest_remainder", claims=False), False),
     (responses_of(20, 2, 900, 255, seed=1), False),
-    (Parameters(np.linspace(-1, 1, 70, dtype=np.float32), 12), False),
+    (Parameters((np.linspace(-1, 1, 70, dtype=np.float32),), 12), False),
     (update.quantise(CHANGE, 8, 12, np.random.default_rng(0)), False),
     (features_of(90, 2, 6), True),
     (MaskedSums(np.random.default_rng(0).integers(0, 2**32, 70, np.uint32), 12), False),

@@ -39,8 +39,10 @@ from tests.wire.hostile import (
 
 def assert_same(a: Knowledge, b: Knowledge) -> None:
     assert type(a) is type(b)
-    for name, value in vars(a).items():
-        other = getattr(b, name)
+    for name in (field.name for field in dataclasses.fields(a)):
+        value, other = getattr(a, name), getattr(b, name)
+        if isinstance(a, Parameters) and name == "pieces":
+            value, other = a.vector, b.vector
         if dataclasses.is_dataclass(value):
             assert_same(value, other)
             continue
@@ -88,15 +90,24 @@ def test_responses_round_trip(
 @given(st.lists(st.floats(-(2**18), 2**18, width=32), max_size=50), st.integers(0, 2**40))
 def test_parameters_round_trip(values: list[float], examples: int) -> None:
     vector = np.array(values, np.float32)
-    sent = Parameters(vector, examples, float(np.abs(vector).max(initial=0.0)))
+    sent = Parameters((vector,), examples, float(np.abs(vector).max(initial=0.0)))
     expect = expectation(sent)
     data = send(sent)
     assert_same(decode(data, expect, memory_limit(expect)), sent)
     assert len(data) == 4 * len(values) + 24 + 2 * 5 + 14
 
 
+@given(st.lists(st.lists(st.floats(-(2**18), 2**18, width=32), max_size=9), min_size=1, max_size=5))
+def test_parameters_in_pieces_are_the_bytes_of_those_in_one(values: list[list[float]]) -> None:
+    pieces = tuple(np.array(some, np.float32) for some in values)
+    joined = np.array([number for some in values for number in some], np.float32)
+    apart = Parameters(pieces, 3)
+    assert apart.size == len(joined) and np.array_equal(apart.vector, joined)
+    assert send(apart) == send(Parameters((joined,), 3))
+
+
 def test_the_envelope_says_what_the_bytes_say() -> None:
-    message = encode(Parameters(np.ones(3, np.float32), 5), direction="down", round=9, sender=COORDINATOR)
+    message = encode(Parameters((np.ones(3, np.float32),), 5), direction="down", round=9, sender=COORDINATOR)
     container = unpack(message.data, 1 << 20)
     assert (message.direction, message.round, message.sender, message.kind) == ("down", 9, -1, "parameters")
     assert (container.direction, container.round, container.sender, container.kind) == (
@@ -178,9 +189,9 @@ def test_values_that_cannot_be() -> None:
     }
     for expected, values in bad.items():
         for value in values:
-            sent = Parameters(np.array([0, value, 1], np.float32), 1)
+            sent = Parameters((np.array([0, value, 1], np.float32),), 1)
             assert reason(send(sent), expectation(sent)) == expected
-    sent = Parameters(np.ones(3, np.float32), 1)
+    sent = Parameters((np.ones(3, np.float32),), 1)
     assert reason(send(sent), expectation(sent, size=4)) == "unexpected"
     for loss in (np.nan, np.inf, 1e6):
         labels = dataclasses.replace(responses_of(2, 1, 4, 7), claims=np.array([loss, 1], np.float32))
@@ -324,7 +335,7 @@ def test_the_largest_table_stays_within_four_times_the_limit(
 
 @pytest.mark.usefixtures("traced")
 def test_parameters_stay_within_four_times_the_limit() -> None:
-    sent = Parameters(np.random.default_rng(0).normal(size=100_000).astype(np.float32), 1)
+    sent = Parameters((np.random.default_rng(0).normal(size=100_000).astype(np.float32),), 1)
     expect = expectation(sent)
     result, peak = peak_of(send(sent), expect, memory_limit(expect))
     assert isinstance(result, Parameters)

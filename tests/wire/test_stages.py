@@ -56,5 +56,5 @@ def test_updates_are_codes_and_scales(bits, packed):
 
 def test_parameters_are_sent_as_they_are_and_other_kinds_pass_no_stage():
     vector = np.zeros(10, np.float32)
-    assert stages(Parameters(vector, 3), {"vector": 40}) == {"float32": 40, "sent": 40}
+    assert stages(Parameters((vector,), 3), {"vector": 40}) == {"float32": 40, "sent": 40}
     assert stages(Mixture(), {"header": 24}) == {}
