@@ -166,9 +166,8 @@ def pareto(summary: pd.DataFrame) -> go.Figure:
     best = _front(points, higher)
     settings = points["setting"].nunique()
 
-    caption = (
-        f"{'Up' if higher else 'Down'} and left is better; the line joins what nothing else beats in both."
-    )
+    caption = f"{'Up' if higher else 'Down'} and left is better"
+    caption += "; the line joins what nothing else beats in both." if len(best) > 1 else "."
     if settings > 1:
         caption += f" A point is a contender in one of {settings} settings."
     if settings <= 8 and points["n"].max() >= SURE:
@@ -176,10 +175,11 @@ def pareto(summary: pd.DataFrame) -> go.Figure:
     if points["n"].max() == 1:
         caption += " Every point is a single run."
     fig = f.figure("Which contenders give the best score for their bytes?", caption)
-    fig.add_scatter(
-        x=list(best["bytes"]), y=list(best["mean"]), mode="lines", name="best for its bytes",
-        line={"color": style.GREY, "width": 1.5, "dash": "dot", "shape": "hv"}, hoverinfo="skip", meta="all",
-    )  # fmt: skip
+    if len(best) > 1:
+        fig.add_scatter(
+            x=list(best["bytes"]), y=list(best["mean"]), mode="lines", name="best for its bytes", meta="all",
+            line={"color": style.GREY, "width": 1.5, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
+        )  # fmt: skip
     for contender, group in points.groupby("contender", sort=False):
         look = looks[str(contender)]
         fig.add_scatter(

@@ -113,7 +113,7 @@ def codec_stages(table: pd.DataFrame) -> go.Figure:
         fig.add_scatter(
             x=list(group["bytes"]), y=[order.index(s) for s in group["stage"]], mode="lines+markers+text",
             name=style.label(str(message)), text=[f"÷ {units.significant(raw / b)}" for b in group["bytes"]],
-            textposition="middle right", cliponaxis=False,
+            textposition="bottom right", cliponaxis=False,  # the line goes up and right
             marker={"size": 12, "color": colour}, line={"color": colour, "width": 2},
             hovertext=[
                 f"<b>{style.label(str(s))}</b><br>{units.bytes_text(b)}"

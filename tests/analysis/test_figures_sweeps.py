@@ -98,9 +98,11 @@ def test_targets_are_dashed_lines(make):
 
 def test_pareto_joins_what_nothing_else_beats(make):
     summary = analysis.load([make("a"), make("b", seed=1), make("c", seed=2)]).summary
-    front = trace(figures.pareto(summary), "best for its bytes")
-    # Ours sends less and scores better, so it is the whole front.
-    assert (front.x, front.y) == ((1_100_000,), (49.0,))
+    alone = figures.pareto(summary)  # ours sends less and scores better: there is nothing to join
+    assert {t.name for t in alone.data} == {"Federated distillation", "FedAvg"}
+    assert "joins" not in alone.layout.meta["caption"]
+    ours = trace(alone, "Federated distillation")
+    assert (ours.x, ours.y) == ((1_100_000,), (49.0,))
     worse = summary.copy()
     worse.loc[worse["contender"] == "federated_distillation", "score"] += 30
     fig = figures.pareto(worse)
