@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedsim import shortage
 from fedsim.errors import ConfigError
 from fedsim.models import plain
 from fedsim.models.presets import PRESETS, config_file, fields_of, is_pretrained
@@ -69,6 +70,8 @@ def check(name: str, interface: Interface, field: str, *, growing: bool = False)
             raise
         raise ConfigError(field, name, error.expected) from None
     except Exception as error:  # whatever a config or weights can make of the libraries' code
+        if shortage.out_of_memory(error):
+            return  # there is no room here to try it; who will work with it may have more
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         what = "pretrained folder" if is_pretrained(name) else "config.json"
         expected = f"a {what} that gives a model which reads this data ({said})"

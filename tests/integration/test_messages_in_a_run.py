@@ -62,7 +62,7 @@ def oversized(run: Tampering, data: bytes, who: int) -> bytes:
 def non_finite(run: Tampering, data: bytes, who: int) -> bytes:
     known = run.knowledge(data, who)
     if isinstance(known, Parameters):
-        broken = replace(known, vector=np.append(known.vector[:-1], np.float32("nan")))
+        broken = replace(known, pieces=(np.append(known.vector[:-1], np.float32("nan")),))
     else:
         broken = replace(known, claims=np.full(len(known.samples), np.inf, np.float32))
     return encode(broken, direction="up", round=run.round, sender=who, samples_known=True).data

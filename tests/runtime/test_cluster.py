@@ -29,7 +29,8 @@ def test_a_private_instance_has_no_helpers(tmp_path, monkeypatch):
         assert services.get_node is get_node
         assert registered == [1], "Ray looked before there was anything to see"
         cluster.probe()
-        started = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+        children = psutil.Process().children(recursive=True)
+        started = [" ".join(child.as_dict(["cmdline"], ad_value=[])["cmdline"]) for child in children]
         assert any("raylet" in line for line in started)
         assert not [line for line in started if line and any(f"/{name}" in line for name in HELPERS)]
         assert sum(room.total.cpus for room in cluster.inventory().nodes) > 0
