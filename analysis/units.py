@@ -72,9 +72,9 @@ def percent_text(ratio: float) -> str:
 def byte_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     """Ticks around low … high (both above zero) with their names, for a logarithmic axis.
 
-    Decades; within less than two of them 1, 2 and 5 of each.
+    Decades; within less than two of them 1, 2 and 5 of each; within a factor of two all of 1 to 9.
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 100 else (1,)
+    steps = range(1, 10) if high / low < 2 else (1, 2, 5) if high / low < 100 else (1,)
     ticks = [step * 10.0**power for power in powers for step in steps]
     return ticks, [bytes_text(tick).replace(".00", "").replace(".0", "") for tick in ticks]

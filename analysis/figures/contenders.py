@@ -82,6 +82,8 @@ def final_scores(summary: pd.DataFrame) -> go.Figure:
     widest = float(rows["score"].max())
     fig.layout.meta["narrow"]["xaxis.range"] = [0, widest * 1.6]
     axis = f.score_axis(rows) | {"range": [0, widest * 1.25]}
+    if metric in units.PERCENTAGES and widest > 0.5:
+        axis["tickvals"] = [0, 0.2, 0.4, 0.6, 0.8, 1]  # none at 120%
     fig.update_layout(xaxis=axis, yaxis=f.category_rows([looks[c].name for c in order]))
     return fig
 

@@ -112,12 +112,19 @@ def byte_axis(counts: Iterable[float], title: str) -> dict[str, Any]:
 
 
 def category_rows(names: Sequence[str]) -> dict[str, Any]:
-    """A vertical axis with one named row each, the first on top; rows sit at 0, 1, 2, …"""
-    axis: dict[str, Any] = {"range": [len(names) - 0.4, -0.6], "showgrid": False, "zeroline": False}
-    if len(names) <= 40:
-        wrapped = ["<br>".join(textwrap.wrap(n, 15, break_long_words=False)[:2]) for n in names]
-        axis |= {"tickvals": list(range(len(names))), "ticktext": wrapped}
-    return axis
+    """A vertical axis with one row each, the first on top; rows sit at 0, 1, 2, … Of more than 40 rows some
+    are named, the last among them."""
+    last = len(names) - 1
+    step = 1 if len(names) <= 40 else max(10, len(names) // 20)
+    named = [*(row for row in range(0, last, step) if last - row >= step / 2), *range(last, len(names))]
+    wrapped = ["<br>".join(textwrap.wrap(names[row], 17, break_long_words=False)[:2]) for row in named]
+    return {
+        "range": [last + 0.6, -0.6],
+        "showgrid": False,
+        "zeroline": False,
+        "tickvals": named,
+        "ticktext": wrapped,
+    }
 
 
 def one_run(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -129,8 +129,11 @@ def privacy(table: pd.DataFrame) -> go.Figure:
             line={"color": look.colour, "dash": "dot", "width": 2}, hoverinfo="text",
             hovertext=[f"<b>{look.name}</b>, not private<br>{units.score_text(score, metric)}"] * 2,
         )  # fmt: skip
+    axis, budgets = f.log_ticks(private["epsilon"]), sorted(private["epsilon"].unique())
+    if len(budgets) <= 8:
+        axis |= {"tickvals": budgets, "ticktext": [f"{epsilon:g}" for epsilon in budgets]}
     fig.update_layout(
-        xaxis={"title": {"text": "privacy budget ε (log scale)"}, **f.log_ticks(private["epsilon"])},
+        xaxis={"title": {"text": "privacy budget ε (log scale)"}, **axis},
         yaxis=f.score_axis(rows) | {"zeroline": False},
     )
     return fig
@@ -249,6 +252,7 @@ def _series(
             line={"color": look.colour, "dash": look.dash, "width": 2.5},
             marker={"symbol": look.symbol, "size": 10, "color": look.colour},
             error_y={"type": "data", "array": list(half), "thickness": 1.2} if half.notna().any() else None,
+            cliponaxis=False,  # a share of zero lies on the plot's edge
             hovertext=[
                 f"<b>{look.name}</b><br>{where(row[x])}<br>{units.score_text(row['mean'], metric)}"
                 + (f", mean of {row['n']} runs" if row["n"] > 1 else ", one run")
@@ -263,4 +267,9 @@ def _means_caption(rows: pd.DataFrame, by: list[str]) -> str:
     if runs.max() == 1:
         return "Every mark is a single run."
     size = str(runs.min()) if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
-    return f"A mark is the mean of {size} runs; lines are 95% intervals over seeds."
+    marks = rows.groupby(by)["setting"].agg(["size", "nunique"])
+    caption = f"A mark is the mean of {size} runs" + (
+        " of several settings" if marks["nunique"].max() > 1 else ""
+    )
+    sure = marks["size"].gt(1) & marks["nunique"].eq(1)
+    return caption + ("; lines are 95% intervals over seeds." if sure.any() else ".")

@@ -117,9 +117,13 @@ def gain(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
             hoverinfo="text",
         )  # fmt: skip
     drawn = [*alone, *together, *final]
-    margin = 0.06 * (max(drawn) - min(drawn)) or 0.1
-    axis = f.score_axis(pd.DataFrame({"score": drawn, "metric": metric, "higher_is_better": higher}))
-    axis |= {"zeroline": False, "range": [min(drawn) - margin, max(drawn) + margin]}
+    table = pd.DataFrame({"score": drawn, "metric": metric, "higher_is_better": higher})
+    axis = f.score_axis(table, may_be_log=True) | {"zeroline": False}
+    low, high = min(drawn), max(drawn)
+    if axis.get("type") == "log":
+        low, high = math.log10(low), math.log10(high)
+    margin = 0.06 * (high - low) or 0.1
+    axis["range"] = [low - margin, high + margin]
     fig.update_layout(xaxis=axis, yaxis=f.category_rows(_row_names(mine, names)))
     return fig
 
@@ -219,8 +223,9 @@ def equity(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
         who = [p for p in alone.index if models[p] == model]
         colour = _COLOURS[place % len(_COLOURS)]
         fig.add_scatter(
-            x=list(100 * share.loc[who]), y=list(gained.loc[who]), mode="markers+text",
-            name=style.label(str(model).rstrip("/").split("/")[-1]), text=[str(p) for p in who],
+            x=list(100 * share.loc[who]), y=list(gained.loc[who]),
+            name=style.label(str(model).rstrip("/").split("/")[-1]),
+            mode="markers+text" if len(alone) <= NUMBERED else "markers", text=[str(p) for p in who],
             textposition="top center",
             marker={"size": 12, "color": colour, "symbol": _SYMBOLS[place % len(_SYMBOLS)]},
             hovertext=[
@@ -238,6 +243,8 @@ def equity(participants: pd.DataFrame, rounds: pd.DataFrame) -> go.Figure:
     return fig
 
 
+NUMBERED = 20
+"""Most participants that are named in a cloud of points: of more the names would hide each other."""
 CLOCK_ROUNDS = 12
 """Rounds that the timeline of a run shows: more would be thinner than a line."""
 

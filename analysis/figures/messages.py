@@ -110,10 +110,12 @@ def codec_stages(table: pd.DataFrame) -> go.Figure:
     for place, (message, group) in enumerate(rows.groupby("message", sort=False)):
         raw = float(group["bytes"].iloc[0])
         colour = group["colour"].iloc[0] if "colour" in group else _COLOURS[place % len(_COLOURS)]
+        # Right below a mark is room, unless the line goes back there, to a stage that saves nothing.
+        back = group["bytes"].shift(-1) > group["bytes"]
         fig.add_scatter(
             x=list(group["bytes"]), y=[order.index(s) for s in group["stage"]], mode="lines+markers+text",
             name=style.label(str(message)), text=[f"÷ {units.significant(raw / b)}" for b in group["bytes"]],
-            textposition="bottom right", cliponaxis=False,  # the line goes up and right
+            textposition=["middle left" if b else "bottom right" for b in back], cliponaxis=False,
             marker={"size": 12, "color": colour}, line={"color": colour, "width": 2},
             hovertext=[
                 f"<b>{style.label(str(s))}</b><br>{units.bytes_text(b)}"

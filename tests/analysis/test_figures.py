@@ -181,6 +181,26 @@ def test_gain_where_higher_is_better(tables):
     assert fig.layout.meta["caption"].startswith("4 of 5 specialists score better")
 
 
+def test_gain_has_a_log_axis_where_somebody_is_far_behind(tables):
+    people = tables.participants.copy()
+    people.loc[(people["method"] == "solo") & (people["participant"] == 3), "score"] *= 30
+    axis = figures.gain(people, tables.rounds).layout.xaxis
+    assert axis.type == "log" and 48 > 10 ** axis.range[0] > 30 and 10 ** axis.range[1] > 110 * 30
+
+
+def test_of_many_rows_some_are_named_and_the_last():
+    from analysis.figures.frame import category_rows
+
+    assert category_rows(["a", "b"])["ticktext"] == ["a", "b"]
+    many = category_rows([*map(str, range(50)), "coordinator"])
+    assert many["ticktext"] == ["0", "10", "20", "30", "40", "coordinator"]
+    assert many["tickvals"][-1] == 50 and category_rows([str(n) for n in range(52)])["tickvals"][-2:] == [
+        40,
+        51,
+    ]
+    assert len(category_rows([str(n) for n in range(1000)])["tickvals"]) <= 21
+
+
 def test_timeline_puts_the_phases_end_to_end(tables):
     fig = figures.timeline(tables.participants, tables.rounds)
     down, compute, up = (traces(fig, name=name)[0] for name in ("download", "compute", "upload"))

@@ -60,6 +60,9 @@ def test_codec_stages_are_in_the_order_of_the_codec():
     assert line.x == (4_096_000, 80_000, 20_480) and line.y == (0, 1, 2)
     assert line.text == ("÷ 1.00", "÷ 51.2", "÷ 200") and fig.layout.xaxis.type == "log"
     assert fig.layout.yaxis.ticktext == ("float32", "quantised", "entropy-coded")
+    assert set(line.textposition) == {"bottom right"}
+    (back,) = figures.codec_stages(table.assign(bytes=[4_096_000, 20_480, 80_000])).data
+    assert back.textposition == ("bottom right", "middle left", "bottom right")  # not under the line
 
 
 def test_clock_puts_rounds_one_after_the_other(tables):
@@ -123,6 +126,13 @@ def test_equity_relates_gain_to_contribution(tables):
     caption = "4 of 5 specialists gain; rank correlation of gain and contribution +0.00."
     assert fig.layout.meta["caption"] == caption
     assert fig.layout.yaxis.title.text == "gain in perplexity for taking part, %"
+
+
+def test_equity_names_participants_only_where_there_is_room(tables, monkeypatch):
+    monkeypatch.setattr("analysis.figures.institutions.NUMBERED", 4)
+    crowded = figures.equity(tables.participants, tables.rounds)
+    assert {t.mode for t in crowded.data} == {"markers"}
+    assert "participant 0</b>" in trace(crowded, "llama-tiny").hovertext[0]
 
 
 def test_equity_leaves_out_who_scores_0_alone(tables):

@@ -275,6 +275,8 @@ def test_privacy_has_epsilon_against_score_and_the_open_runs(make_sweep):
     assert without.x == (0.5, 8.0) and without.y == (48.5, 48.5) and without.line.dash == "dot"
     assert "ε = 0.5<br>78.5, mean of 2 runs" in ours.hovertext[0]
     assert fig.layout.xaxis.type == "log" and "ε" in fig.layout.xaxis.title.text
+    assert fig.layout.xaxis.tickvals == (0.5, 8.0)  # those that there are
+    assert fig.layout.meta["caption"].endswith("the mean of 2 runs; lines are 95% intervals over seeds.")
 
 
 def test_a_budget_of_one_contender_is_not_the_others(make_sweep):
@@ -337,6 +339,7 @@ def test_clean_runs_have_no_adversary_and_several_attacks_no_interval(make_sweep
     ours = trace(fig, "Federated distillation")
     assert ours.x == (0.0, 0.2) and ours.y == (48.5, 63.5)
     assert ours.error_y.array[0] == pytest.approx(6.353, abs=1e-3) and math.isnan(ours.error_y.array[1])
+    assert "of several settings; lines are 95% intervals" in fig.layout.meta["caption"]
 
 
 def test_robustness_takes_any_numeric_setting(make_sweep):

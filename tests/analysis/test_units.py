@@ -47,4 +47,5 @@ def test_byte_ticks_are_decades_or_finer():
     ticks, texts = units.byte_ticks(2e5, 3e8)
     assert ticks == [1e5, 1e6, 1e7, 1e8, 1e9]
     assert texts == ["100 kB", "1 MB", "10 MB", "100 MB", "1 GB"]
+    assert units.byte_ticks(3.5e4, 4.5e4)[1][:5] == ["10 kB", "20 kB", "30 kB", "40 kB", "50 kB"]
     assert units.byte_ticks(3e5, 8e5)[1] == ["100 kB", "200 kB", "500 kB", "1 MB", "2 MB", "5 MB"]
