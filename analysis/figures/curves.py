@@ -119,20 +119,55 @@ def score_by_time(rounds: pd.DataFrame, targets: Iterable[float] = ()) -> go.Fig
     return fig
 
 
+_ASKED = "How often does the student fall for the attackers' trigger?"
+
+
 def attack_success(rounds: pd.DataFrame) -> go.Figure:
     """How often does the student fall for the attackers' trigger?
 
     One line per contender and setting, of the runs with a backdoor: the share of test images with its trigger
-    that the student takes for what the attackers want.
+    that the student takes for what the attackers want. A named row each where only one round was scored.
     """
     rows = rounds[rounds["attack_success"].between(0, 1)]
     if rows.empty:
         raise NoDataError("no run has a backdoor")
     rows = rows.assign(score=rows["attack_success"], metric="attack success", higher_is_better=False)
-    fig = f.figure("How often does the student fall for the attackers' trigger?", _each(rows))
+    if rows["round"].nunique() == 1:
+        return _rows(_ASKED, rows)
+    fig = f.figure(_ASKED, _each(rows))
     _lines(fig, rows, "round", lambda row: f"round {row['round']:.0f}")
     yaxis = f.score_axis(rows) | {"rangemode": "tozero"}
     fig.update_layout(xaxis=f.round_axis(rows["round"]), yaxis=yaxis)
+    return fig
+
+
+def _rows(question: str, rows: pd.DataFrame) -> go.Figure:
+    """A mark per contender and setting, the highest mean on top: where there is no development to see."""
+    looks, metric = style.looks(rows), str(rows["metric"].iloc[0])
+    found = rows.groupby(["method", "setting"], sort=False)["score"].agg(["mean", "size"]).reset_index()
+    found = found.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    several = found["method"].nunique() > 1
+    names = [
+        " ".join([looks[m].name] * (several or not s) + [style.label(str(s), limit=80)] * bool(s))
+        for m, s in zip(found["method"], found["setting"], strict=True)
+    ]
+    size = found["size"].max()
+    each = "a single run" if size == 1 else f"the mean of up to {size} runs"
+    caption = f"After round {rows['round'].iloc[0]}; every mark is {each}."
+    fig = f.figure(question, caption, f.rows_height(len(names), 120))
+    for method, group in found.groupby("method", sort=False):
+        look = looks[str(method)]
+        fig.add_scatter(
+            x=list(group["mean"]), y=list(group.index), mode="markers", name=look.name, cliponaxis=False,
+            marker={"symbol": look.symbol, "size": 11, "color": look.colour}, showlegend=several,
+            customdata=list(group["setting"]), hoverinfo="text",
+            hovertext=[
+                f"<b>{names[row]}</b><br>{units.score_text(mean, metric)}"
+                for row, mean in zip(group.index, group["mean"], strict=True)
+            ],
+        )  # fmt: skip
+    xaxis = f.score_axis(rows) | {"rangemode": "tozero", "zeroline": False}
+    fig.update_layout(xaxis=xaxis, yaxis=f.category_rows(names))
     return fig
 
 

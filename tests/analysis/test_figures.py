@@ -316,6 +316,24 @@ def test_attack_success_is_the_share_that_falls_for_the_trigger(make):
     assert fig.layout.yaxis.tickformat == ".0%" and "mean of 2 runs" in fig.layout.meta["caption"]
 
 
+def test_attack_success_of_a_single_round_has_a_row_for_each_setting(make_sweep):
+    points = [{"defence": name} for name in ("none", "median")]
+    rounds = analysis.load(make_sweep(points)).rounds
+    rounds = rounds[(rounds["method"] == "federated_distillation") & (rounds["round"] == 4)]
+    fell = {"none": 0.2, "median": 0.6}
+    rounds = rounds.assign(
+        attack_success=[
+            fell[s.split("=")[1]] + k / 10 for s, k in zip(rounds["setting"], rounds["seed"], strict=True)
+        ]
+    )
+    fig = figures.attack_success(rounds)
+    (marks,) = fig.data
+    assert row_names(fig) == ["defence=median", "defence=none"]
+    assert marks.x == pytest.approx((0.65, 0.25)) and marks.y == (0, 1)
+    assert marks.customdata == ("defence=median", "defence=none")
+    assert fig.layout.meta["caption"] == "After round 4; every mark is the mean of up to 2 runs."
+
+
 def test_all_of_a_figure_is_of_the_run_that_it_names(make):
     """The first run has no participants, and a score of its own."""
     first = make(
