@@ -19,7 +19,8 @@ _FULL_TEXTS = tuple(f"(os error {number})" for number in _FULL)
 _TORCH_WRITER = "inline_container"
 """torch.save only says that a position in its file is not the expected one."""
 _NEARLY_FULL = 64 * 2**20
-_MEMORY_TEXTS = ("allocate memory", "out of memory")
+_MEMORY_TEXTS = ("allocate memory", "out of memory", "can't start new thread")
+"""The last is what Python says where a thread's stack finds no room."""
 
 
 def disk_full(error: BaseException, folder: Path) -> bool:

@@ -296,7 +296,14 @@ def test_memory_that_can_not_be_had_is_told_from_other_errors():
             make()
         return caught.value
 
-    for make in (lambda: np.zeros(2**58), lambda: torch.zeros(2**58), lambda: bytearray(2**60)):
+    def thread() -> None:
+        before = threading.stack_size(2**50)
+        try:
+            threading.Thread(target=print).start()
+        finally:
+            threading.stack_size(before)
+
+    for make in (lambda: np.zeros(2**58), lambda: torch.zeros(2**58), lambda: bytearray(2**60), thread):
         assert shortage.out_of_memory(error(make)), make
     assert not shortage.out_of_memory(error(lambda: torch.zeros(2) @ torch.zeros(3)))
     assert shortage.explained(ValueError("x"), Path("/")) is None
