@@ -133,7 +133,7 @@ def attack_success(rounds: pd.DataFrame) -> go.Figure:
         raise NoDataError("no run has a backdoor")
     rows = rows.assign(score=rows["attack_success"], metric="attack success", higher_is_better=False)
     if rows["round"].nunique() == 1:
-        return _rows(_ASKED, rows)
+        return _after_one_round(_ASKED, rows)
     fig = f.figure(_ASKED, _each(rows))
     _lines(fig, rows, "round", lambda row: f"round {row['round']:.0f}")
     yaxis = f.score_axis(rows) | {"rangemode": "tozero"}
@@ -141,7 +141,7 @@ def attack_success(rounds: pd.DataFrame) -> go.Figure:
     return fig
 
 
-def _rows(question: str, rows: pd.DataFrame) -> go.Figure:
+def _after_one_round(question: str, rows: pd.DataFrame) -> go.Figure:
     """A mark per contender and setting, the highest mean on top: where there is no development to see."""
     looks, metric = style.looks(rows), str(rows["metric"].iloc[0])
     found = rows.groupby(["method", "setting"], sort=False)["score"].agg(["mean", "size"]).reset_index()

@@ -110,7 +110,7 @@ def codec_stages(table: pd.DataFrame) -> go.Figure:
     for place, (message, group) in enumerate(rows.groupby("message", sort=False)):
         raw = float(group["bytes"].iloc[0])
         colour = group["colour"].iloc[0] if "colour" in group else _COLOURS[place % len(_COLOURS)]
-        # Right below a mark is room, unless the line goes back there, to a stage that saves nothing.
+        # Below a mark, to its right, is room, unless the line goes on there: to a stage that saves nothing.
         back = group["bytes"].shift(-1) > group["bytes"]
         fig.add_scatter(
             x=list(group["bytes"]), y=[order.index(s) for s in group["stage"]], mode="lines+markers+text",
