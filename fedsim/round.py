@@ -209,6 +209,8 @@ def _absent(method: Method, participant: int) -> Report:
         flops=0.0,
         wall_s=0.0,
         sent=None,
+        sections={},
+        stages={},
     )
 
 

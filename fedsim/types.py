@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -310,8 +311,7 @@ class Message:
     """`responses`, `parameters`, `mixture`, … : the knowledge inside."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What a participant's host says about one step besides the message (never leaves the site
     in a real federation; a simulator may look).
 
@@ -324,6 +324,8 @@ class Report:
     epsilon: what its training has spent of privacy so far; NaN without `participants.privacy`.
     local_score: its specialist on its own test data, where `score` is known and there are any; else NaN.
     peak_memory_mib: the host's largest memory so far.
+
+    A tuple, because a frozen dataclass of so many fields takes as long to make as a small model's update.
     """
 
     participant: int
@@ -332,9 +334,9 @@ class Report:
     flops: float
     wall_s: float
     sent: int | None
+    sections: dict[str, int]
+    stages: dict[str, int]
     kind: str = ""
-    sections: dict[str, int] = field(default_factory=dict)
-    stages: dict[str, int] = field(default_factory=dict)
     fate: str = ""
     loss: float = float("nan")
     score: float = float("nan")

@@ -26,6 +26,8 @@ _ROUNDER = 1.5 * 2.0**52
 _ROUNDER_BITS = int(np.float64(_ROUNDER).view(np.int64))
 _ROUNDER_LIMIT = 2.0**51
 
+_SMALLEST_BITS = 1074  # every float is a multiple of 2^−1074
+
 
 class FixedPointSum:
     """Σ w·x over vectors x [size], in fixed point: int64 multiples of 2^−44.
@@ -41,7 +43,7 @@ class FixedPointSum:
         self._shared = False  # whether another sum has the same array, which then isn't written to
         self._extra = 0  # how many times every element holds _ROUNDER_BITS, modulo 2^64
         self._scratch: np.ndarray | None = None
-        self._weight = Fraction(0)  # a float is a fraction with a power of two below: exact as well
+        self._weight = 0  # in multiples of the smallest float: exact as well
         self._bound = 0
 
     def add(self, vector: np.ndarray, weight: float = 1, largest: float | None = None) -> None:
@@ -82,7 +84,8 @@ class FixedPointSum:
                 total += np.rint(part, out=part).astype(np.int64)
         self._extra += small
         self._bound = bound
-        self._weight += Fraction(weight)
+        above, below = float(weight).as_integer_ratio()  # `below` is a power of two
+        self._weight += above << (_SMALLEST_BITS + 1 - below.bit_length())
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_scratch": None}
@@ -111,7 +114,7 @@ class FixedPointSum:
     @property
     def weight(self) -> Fraction:
         """Σ w, exactly."""
-        return self._weight
+        return Fraction(self._weight, 1 << _SMALLEST_BITS)
 
     def value(self) -> np.ndarray:
         """Σ w·x, [size] float64."""
@@ -121,7 +124,7 @@ class FixedPointSum:
         """Σ w·x / Σ w, [size] float64. Raises ValueError if the weights sum to 0."""
         if not self._weight:
             raise ValueError("the mean of nothing: the weights sum to 0")
-        return self._over(float(self._weight))
+        return self._over(float(self.weight))
 
     def _over(self, weight: float) -> np.ndarray:
         """The sum ÷ a weight, [size] float64; piece by piece, as it is added."""

@@ -32,7 +32,7 @@ def guided_terms(heads: Heads, stream: Stream, batch: np.ndarray) -> dict[str, T
             for mapped, embedding in zip(heads.embeddings, guide.embeddings, strict=True)
             if embedding is not None
         ]
-        terms["feature"] = stream.weight * want.feature * torch.stack(layers).mean()
+        terms["feature"] = losses.weighted(stream.weight * want.feature, torch.stack(layers).mean())
     if pulls(stream):
         terms["prototype"] = prototype_term(heads.embeddings[-1], stream, batch)
     return terms
@@ -60,4 +60,4 @@ def prototype_term(embeddings_Br: Tensor, stream: Stream, batch: np.ndarray) -> 
         tensor(guide.prototypes.groups),
         tensor(guide.prototypes.confidence),
     )
-    return stream.weight * stream.objective.prototype * distance
+    return losses.weighted(stream.weight * stream.objective.prototype, distance)

@@ -50,7 +50,8 @@ class Learner(Answering):
         if not streams or not steps:
             return Fit(float("nan"), {}, 0)
         key = seeded(phase.key)
-        _seed_torch(torch_seed(*key, "dropout"))
+        if self._draws:
+            _seed_torch(torch_seed(*key, "dropout"))
         batches = [s.batches(steps, generator(*key, k)) for k, s in enumerate(streams)]
         hidden = [(k, s.mechanism) for k, s in enumerate(streams) if s.mechanism is not None]
         noises = {k: generator(*key, mechanism.of, k, "noise") for k, mechanism in hidden}
@@ -127,16 +128,16 @@ class Learner(Answering):
             if wanted is not None:
                 told_RK, teacher_RK = logits_RK[wanted], teacher_RK[wanted]
             apart = losses.divergence(told_RK, teacher_RK, want.divergence, want.temperature, want.skew)
-            terms["response"] = stream.weight * want.response * apart
+            terms["response"] = losses.weighted(stream.weight * want.response, apart)
         if want.task:
             task = self.modality.task_loss(logits, logits_RK, stream.examples, batch, self.engine.device)
             if task is not None:
-                terms["task"] = stream.weight * want.task * task
+                terms["task"] = losses.weighted(stream.weight * want.task, task)
         if stream.lesson is not None:
             answers = self._known(stream.examples, batch)
             asked = answers != UNASKED
             of_lesson = policy_gradient.lesson_terms(logits_RK[asked], answers[asked], stream.lesson, batch)
-            terms |= {name: stream.weight * term for name, term in of_lesson.items()}
+            terms |= {name: losses.weighted(stream.weight, term) for name, term in of_lesson.items()}
         if not terms:
             raise ValueError("a stream has neither a teacher nor answers to learn from")
         return terms
@@ -205,6 +206,11 @@ class Learner(Answering):
     @cached_property
     def _training_factor(self) -> float:
         return training_factor(self.engine.model)
+
+    @cached_property
+    def _draws(self) -> bool:
+        """Whether the model may draw random numbers: to seed them is a twentieth of a small model's round."""
+        return getattr(self.engine.model, "draws", True)
 
     def _trainable(self) -> list[Tensor]:
         return [p for p in self.engine.model.parameters() if p.requires_grad]

@@ -13,8 +13,13 @@ from fedsim.types import Examples
 
 class Image(Modality):
     def inputs(self, examples: Examples, index: np.ndarray, device: torch.device) -> Inputs:
-        pixels = torch.from_numpy(examples.arrays["pixel_values"][index]).to(device)
-        return {"pixel_values": pixels.float().div_(127.5).sub_(1.0)}
+        taken = examples.arrays["pixel_values"].take(index, axis=0)
+        # To a device they go as bytes. On the CPU numpy begins sooner than torch, with the same bits.
+        on_cpu = device.type == "cpu"
+        pixels = taken.astype(np.float32) if on_cpu else torch.from_numpy(taken).to(device).float()
+        pixels /= 127.5
+        pixels -= 1.0
+        return {"pixel_values": torch.as_tensor(pixels)}
 
     def rows(self, logits: Tensor) -> Tensor:
         return logits

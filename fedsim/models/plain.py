@@ -30,6 +30,8 @@ class Output:
 class Classifier(nn.Module):
     """`layers` on pixels [B, C, H, W] in −1 … 1.   config: what `build` made it from."""
 
+    draws = False  # there is no dropout in it
+
     def __init__(self, layers: nn.Sequential, config: dict[str, Any]) -> None:
         super().__init__()
         self.layers = layers

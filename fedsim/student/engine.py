@@ -117,12 +117,13 @@ class TorchEngine:
         self.size = sum(p.numel() for p in self._parameters)
         self._clip = training.gradient_clip
         self._optimizer = optimizer(model, training)
+        self._one = torch.ones((), device=device)
 
     def forward(self, **inputs: Tensor) -> Any:
         return self.model(**inputs)
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(self._one)  # type: ignore[no-untyped-call]  # which torch would make each time
         if self._clip is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         for group in self._optimizer.param_groups:

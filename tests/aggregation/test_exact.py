@@ -80,6 +80,16 @@ def test_value_and_mean_are_the_weighted_sum_and_mean(dtype: type) -> None:
     np.testing.assert_allclose(total.mean(), np.average(vectors, 0, weights), atol=5 * 2**-44)
 
 
+def test_weights_add_up_exactly_from_the_smallest_float_on() -> None:
+    weights = [5e-324, 0.1, 2.0**-1022, 0.0, 1e290, 3]
+    total, other = FixedPointSum(1), FixedPointSum(1)
+    for weight in weights:
+        total.add(np.zeros(1), weight)
+        other.add(np.zeros(1), weight)
+    total.merge(other)
+    assert total.weight == 2 * sum(map(Fraction, weights))
+
+
 def test_numbers_on_the_grid_are_exact() -> None:
     """float32 numbers from 2⁻²⁰ on: a single participant comes out as it went in."""
     vector = (np.random.default_rng(0).normal(size=1_000) + 3).astype(np.float32)

@@ -37,7 +37,7 @@ class Tampering(InProcess):
             for place, report in enumerate(reports):
                 if report.participant in self._who and task.round == self._when:
                     messages[place] = self._tamper(self, messages[place], report.participant)
-                    reports[place] = replace(report, sent=len(messages[place]))
+                    reports[place] = report._replace(sent=len(messages[place]))
             yield Batch(reports, messages)
 
     def knowledge(self, data: bytes, who: int) -> Responses | Parameters:

@@ -20,9 +20,10 @@ from fedsim.learning.learner import Learner
 from fedsim.learning.specialist import Specialist
 from fedsim.learning.training import FLOOR, Objective, Phase, Stream
 from fedsim.modalities import modality
+from fedsim.models.factory import build
 from fedsim.seeding import generator
 from fedsim.student.engine import TorchEngine, decayed
-from fedsim.types import Examples
+from fedsim.types import Examples, Interface
 from fedsim.wire.quantise import QUANTISERS, to_dense
 
 V, S, D = 11, 9, 8  # vocabulary, window, width
@@ -171,6 +172,23 @@ def test_fit_is_the_same_twice_bit_for_bit_and_another_with_another_key():
     assert np.array_equal(first, weights((0, 1, "fit"), 2))
     assert not np.array_equal(first, weights((0, 2, "fit"), 1))
     assert not np.array_equal(first, weights((1, 1, "fit"), 1))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_a_plain_network_draws_nothing_so_it_needs_no_seed(name: str):
+    shape = Interface("image", 3, 0, (1, 4, 4), ("a", "b", "c"))
+    examples = images(12)
+
+    def trained(state: int) -> tuple[np.ndarray, bool]:
+        engine = TorchEngine(build(name, shape, 0), TRAINING, torch.device("cpu"))
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        learner = Learner(engine, modality("image"), 3)
+        learner.fit(phase(Stream(examples, 4)))
+        return learner.parameters().vector, torch.equal(before, torch.get_rng_state())
+
+    (one, untouched), (other, _) = trained(1), trained(2)
+    assert untouched and one.tobytes() == other.tobytes()
 
 
 def test_a_teacher_is_learnt_from_row_by_row():
