@@ -136,6 +136,7 @@ class Host:
                 intake.receive(participant, message, told)
             else:
                 messages.append(message)
+            message = None  # the next one's gradients can have its memory, which is in the cache
         return reports, intake.pooled() if intake is not None else messages
 
     def forget(self, contender: str) -> None:
