@@ -89,7 +89,9 @@ class CoordinatorActor:
 
     def __init__(self, threads: int, gpu: bool, modality: str, models: Sequence[str]) -> None:
         enter_directory()
-        from fedsim.process import loading, set_up, yielding
+        from fedsim.process import keep_memory, loading, set_up, yielding
+
+        keep_memory()
 
         def load() -> None:
             set_up(threads, gpu)
