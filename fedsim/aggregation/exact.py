@@ -18,7 +18,7 @@ FRACTION_BITS = 44
 """The resolution of a FixedPointSum is 2^−44 (6e-14), which leaves sums below 2^19 in an int64."""
 
 _INT64_MAX = 2**63 - 1
-_CHUNK = 1 << 15  # elements converted at a time: 256 KiB, which stay in the cache of any processor
+_CHUNK = 1 << 15  # elements converted at a time: 256 KiB, which stay in a core's own cache
 
 # Adding this to |x| < 2^51 rounds x to an integer, half to even, and leaves that integer in the low bits
 # of the sum: the bits of the float, taken as an integer, are _ROUNDER_BITS + x.
@@ -84,8 +84,8 @@ class FixedPointSum:
                 total += np.rint(part, out=part).astype(np.int64)
         self._extra += small
         self._bound = bound
-        above, below = float(weight).as_integer_ratio()  # `below` is a power of two
-        self._weight += above << (_SMALLEST_BITS + 1 - below.bit_length())
+        numerator, denominator = float(weight).as_integer_ratio()  # the latter is a power of two
+        self._weight += numerator << (_SMALLEST_BITS + 1 - denominator.bit_length())
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_scratch": None}

@@ -30,7 +30,7 @@ class Output:
 class Classifier(nn.Module):
     """`layers` on pixels [B, C, H, W] in −1 … 1.   config: what `build` made it from."""
 
-    draws = False  # there is no dropout in it
+    draws = False  # random numbers: there is no dropout in it, so `Learner.fit` needn't seed them
 
     def __init__(self, layers: nn.Sequential, config: dict[str, Any]) -> None:
         super().__init__()
