@@ -87,6 +87,9 @@ def check(config: RunConfig, averaging: list[str], sent: Collection[str]) -> Non
         raise ConfigError(field, adversary.kind, f"another kind: no method of this run sends {needed}")
     if adversary.kind in OF_LABELS and config.data.reads != "image":
         raise ConfigError(field, adversary.kind, "another kind: only labels of images can be changed")
+    if adversary.kind == "replay" and averaging:
+        expected = f"another kind: with {averaging[0]} nobody keeps a message that could be sent again"
+        raise ConfigError(field, adversary.kind, expected)
     if adversary.kind in OF_RESPONSES and averaging:
         raise ConfigError(
             field, adversary.kind, f"another kind: {averaging[0]} sends parameters, which have no classes"

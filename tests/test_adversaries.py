@@ -188,6 +188,16 @@ def test_the_share_of_adversaries_is_drawn_from_the_seed():
 
 
 @pytest.mark.parametrize(
+    ("kind", "why"),
+    [("least_likely", "fedavg sends parameters"), ("replay", "with fedavg nobody keeps a message")],
+)
+def test_an_attack_that_finds_nothing_to_act_on_is_refused(kind: str, why: str):
+    with pytest.raises(ConfigError, match=f"adversary.kind: .*{kind}.* is not valid; .*{why}"):
+        adversaries.check(config(kind), ["fedavg"], set())
+    adversaries.check(config(kind), [], set())
+
+
+@pytest.mark.parametrize(
     ("kind", "statuses"),
     [
         ("label_flip", {"ok"}),
