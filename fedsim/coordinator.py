@@ -26,8 +26,8 @@ from fedsim.methods import method_of
 from fedsim.methods.base import Desk, Method
 from fedsim.process import peak_mib
 from fedsim.results import TERMS
-from fedsim.types import COORDINATOR, Broadcast, Closing, Examples, Knowledge, Message, Public
-from fedsim.wire.container import anatomy
+from fedsim.types import COORDINATOR, Broadcast, Closing, Examples, Knowledge, Public
+from fedsim.wire.container import Message
 from fedsim.wire.messages import encode
 from fedsim.world import World
 
@@ -112,7 +112,7 @@ class Coordinator:
             coder=style.coder,
             reference=style.reference,
         )
-        self._broadcast = Broadcast(len(message.data), message.kind, anatomy(message.data))
+        self._broadcast = Broadcast(message.size, message.kind, message.anatomy)
         return message
 
     @property

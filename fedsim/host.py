@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -27,8 +27,8 @@ from fedsim.methods.base import Method, Site
 from fedsim.network import Clock
 from fedsim.process import peak_mib
 from fedsim.seeding import generator
-from fedsim.types import COORDINATOR, Knowledge, Message, Public, Report, Shard
-from fedsim.wire.container import Buffer, anatomy
+from fedsim.types import COORDINATOR, Knowledge, Public, Report, Shard
+from fedsim.wire.container import Buffer, Message, anatomy
 from fedsim.wire.messages import decode, encode
 from fedsim.wire.stages import stages
 from fedsim.world import World
@@ -135,7 +135,7 @@ class Host:
             if intake is not None:
                 intake.receive(participant, message, told)
             else:
-                messages.append(message)
+                messages.append(message.data if isinstance(message, Message) else message)
             message = None  # the next one's gradients can have its memory, which is in the cache
         return reports, intake.pooled() if intake is not None else messages
 
@@ -146,8 +146,9 @@ class Host:
 
     def _one(
         self, method: Method, site: Site, round: int, received: int | None, told: Knowledge | None
-    ) -> tuple[Report, bytes | None]:
-        """One participant's round, and its message if that arrives.
+    ) -> tuple[Report, Message | bytes | None]:
+        """One participant's round, and its message if that arrives; bytes only where they are not what it
+        would be packed to.
 
         received: bytes of the coordinator's message.   told: what was in it.
         """
@@ -159,9 +160,9 @@ class Host:
             knowledge, fit = method.participant_step(site, round, told)
         except DivergedError:
             fate = "diverged"
-        message = None
+        message, content = None, None
         if knowledge is not None:
-            message = self._message(method, site, round, knowledge, told)
+            message, content = self._message(method, site, round, knowledge, told)
         flops = site.learner.flops
         score = local = float("nan")
         if not fate and method.keeps_specialists and method.judges_institutions(round):
@@ -169,9 +170,10 @@ class Host:
             own = self.shards[site.participant].test
             local = site.learner.evaluate(own)[0] if len(own) else local
         sent, sections = None, {}
-        if message is not None:
-            honest = site.participant not in self._adversaries
-            sent, sections = len(message.data), anatomy(message.data, honest)
+        if isinstance(content, Message):
+            sent, sections = content.size, content.anatomy
+        elif content is not None:
+            sent, sections = len(content), anatomy(content)
         if sent is not None:
             timing = self._clock.timing(site.participant, flops, received, sent)
             if events.lost(self.world.config, round, site.participant):
@@ -197,7 +199,7 @@ class Host:
             local_score=local,
             peak_memory_mib=peak_mib(),
         )
-        return report, message.data if message and not fate else None
+        return report, None if fate else content
 
     def _spent(self, method: Method, round: int, site: Site) -> float:
         """ε of a participant's training up to this round, all rounds being like this one."""
@@ -211,8 +213,8 @@ class Host:
 
     def _message(
         self, method: Method, site: Site, round: int, knowledge: Knowledge, told: Knowledge | None
-    ) -> Message:
-        """What a participant sends of what it knows."""
+    ) -> tuple[Message, Message | bytes]:
+        """What a participant says of what it knows, and what it sends: an adversary maybe something else."""
         adversary, who = self.world.config.participants.adversary, site.participant
         lies = adversary if who in self._adversaries else None
         if lies is not None:
@@ -228,10 +230,9 @@ class Host:
             coder=style.coder,
             reference=style.reference,
         )
-        if lies is not None:
-            data = adversaries.mangle(message.data, lies, site.memory, self._limit, rng)
-            message = replace(message, data=data)
-        return message
+        if lies is None:
+            return message, message
+        return message, adversaries.mangle(message.data, lies, site.memory, self._limit, rng)
 
     def _method(self, contender: str) -> Method:
         if contender not in self._methods:

@@ -298,19 +298,6 @@ class MaskedSums:
 Knowledge = Responses | Parameters | Update | Features | Prototypes | Mixture | Rollouts | MaskedSums
 
 
-@dataclass(frozen=True)
-class Message:
-    """Knowledge on the wire. `data` is all that is sent: its length is the cost in bytes."""
-
-    data: bytes
-    direction: str
-    """`up` (participant to coordinator) or `down`."""
-    round: int
-    sender: int
-    kind: str
-    """`responses`, `parameters`, `mixture`, … : the knowledge inside."""
-
-
 class Report(NamedTuple):
     """What a participant's host says about one step besides the message (never leaves the site
     in a real federation; a simulator may look).

@@ -7,6 +7,7 @@ end with other weights. Integer addition is associative, so everything here is s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -46,20 +47,25 @@ class FixedPointSum:
         self._weight = 0  # in multiples of the smallest float: exact as well
         self._bound = 0
 
-    def add(self, vector: np.ndarray, weight: float = 1, largest: float | None = None) -> None:
-        """Add weight × vector ([size] float32 or float64).
+    def add(
+        self, vector: np.ndarray | Sequence[np.ndarray], weight: float = 1, largest: float | None = None
+    ) -> None:
+        """Add weight × vector ([size] float32 or float64; or in pieces, one after the other).
 
         largest: the largest magnitude in it; absent: it is looked for.
         Raises ValueError, and adds nothing, if the shape differs, a number isn't finite, the
         weight is negative, or the sum could leave the range.
         """
-        if vector.shape != (self._size,):
-            raise ValueError(f"a vector {list(vector.shape)}, the sum has {[self._size]}")
+        pieces = [vector] if isinstance(vector, np.ndarray) else vector
+        if any(piece.ndim != 1 for piece in pieces) or sum(map(len, pieces)) != self._size:
+            shapes = ", ".join(str(list(piece.shape)) for piece in pieces)
+            raise ValueError(f"a vector {shapes}, the sum has {[self._size]}")
         if not (np.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight {weight} must be finite and not negative")
         scale = float(weight) * 2.0**FRACTION_BITS
         if largest is None:
-            largest = max(float(vector.max()), -float(vector.min())) if len(vector) else 0.0
+            extremes = [extreme for piece in pieces if len(piece) for extreme in (piece.max(), -piece.min())]
+            largest = float(np.max(extremes, initial=0.0))  # NaN wins
         if not np.isfinite(largest * scale):
             raise ValueError(f"the vector's largest number is {largest}, its weight {weight}")
         bound = self._bound + int(largest * scale) + 1
@@ -72,16 +78,19 @@ class FixedPointSum:
         small = largest * scale < _ROUNDER_LIMIT
         if self._scratch is None:
             self._scratch = np.empty(min(_CHUNK, self._size))
-        for start in range(0, self._size, _CHUNK):
-            total = self._total[start : start + _CHUNK]
-            part = self._scratch[: len(total)]
-            part[...] = vector[start : start + _CHUNK]
-            part *= scale
-            if small:
-                part += _ROUNDER
-                total += part.view(np.int64)
-            else:
-                total += np.rint(part, out=part).astype(np.int64)
+        end = 0
+        for piece in pieces:
+            for start in range(0, len(piece), _CHUNK):
+                some = piece[start : start + _CHUNK]
+                begin, end = end, end + len(some)
+                total, part = self._total[begin:end], self._scratch[: len(some)]
+                part[...] = some
+                part *= scale
+                if small:
+                    part += _ROUNDER
+                    total += part.view(np.int64)
+                else:
+                    total += np.rint(part, out=part).astype(np.int64)
         self._extra += small
         self._bound = bound
         numerator, denominator = float(weight).as_integer_ratio()  # the latter is a power of two

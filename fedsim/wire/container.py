@@ -15,6 +15,9 @@ Little-endian, byte offsets:
 
 The checksum finds accidents, not attacks: an attacker recomputes it. So everything a section
 declares about itself is checked again by whoever reads the section.
+
+What is read in the process that wrote it has no use for header, table and checksum: a `Message` can be read
+as it is, and is only packed where it leaves. Its size is that of its bytes in either case.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TypeAlias
 
@@ -66,14 +70,35 @@ Content: TypeAlias = Buffer | list[Buffer]
 
 
 @dataclass(frozen=True)
-class Container:
-    """A parsed message. The sections are views into the message's own bytes: nothing is copied."""
+class Message:
+    """What is sent: knowledge of a kind (`responses`, `parameters`, …) as named sections.
+
+    direction: `up` (participant to coordinator) or `down`.
+    sections: by names of SECTIONS. One that was read views its message's bytes; one that was just written may
+        view what it tells of, a model's weights for example, and then is good until that changes.
+    """
 
     kind: str
     direction: str
     round: int
     sender: int
-    sections: dict[str, memoryview]
+    sections: Mapping[str, Content]
+
+    @cached_property
+    def anatomy(self) -> dict[str, int]:
+        """Bytes of each section, and of the `header` with its table."""
+        sizes = {name: _size(content) for name, content in self.sections.items()}
+        return {"header": _HEADER.size + _ENTRY.size * len(sizes), **sizes}
+
+    @property
+    def size(self) -> int:
+        """Length of `data`: what sending it costs in bytes."""
+        return sum(self.anatomy.values())
+
+    @cached_property
+    def data(self) -> bytes:
+        """All that is sent, see `pack`."""
+        return pack(self.kind, self.direction, self.round, self.sender, self.sections)
 
 
 def pack(kind: str, direction: str, round: int, sender: int, sections: Mapping[str, Content]) -> bytes:
@@ -98,7 +123,7 @@ def pack(kind: str, direction: str, round: int, sender: int, sections: Mapping[s
     return b"".join((_HEADER.pack(*fields, crc), *parts))  # the only copy of the content
 
 
-def unpack(data: Buffer, limit: int) -> Container:
+def unpack(data: Buffer, limit: int) -> Message:
     """Parse `data`, of at most `limit` bytes. Nothing the size of the content is allocated.
 
     Raises MessageError: truncated (shorter than it says), oversized (longer than `limit`),
@@ -124,7 +149,7 @@ def unpack(data: Buffer, limit: int) -> Container:
     if kind not in _KIND_NAMES or direction not in _DIRECTION_NAMES:
         raise MessageError("unexpected", f"kind {kind}, direction {direction}")
     sections = _sections(data, count, _HEADER.size)
-    return Container(_KIND_NAMES[kind], _DIRECTION_NAMES[direction], round_, sender, sections)
+    return Message(_KIND_NAMES[kind], _DIRECTION_NAMES[direction], round_, sender, sections)
 
 
 def join(sections: Mapping[str, Content]) -> bytes:
@@ -136,7 +161,7 @@ def _in_order(sections: Mapping[str, Content]) -> list[Buffer]:
     """The table's entries, then what is in the sections, in the order in which a message has them."""
     ordered = sorted(sections, key=SECTIONS.__getitem__)
     pieces = [content if isinstance(content := sections[name], list) else [content] for name in ordered]
-    sizes = [sum(map(len, some)) for some in pieces]
+    sizes = [_size(some) for some in pieces]
     total = _HEADER.size + _ENTRY.size * len(sizes) + sum(sizes)
     if total > _U32_MAX:
         raise MessageError("oversized", f"{total} bytes, a message holds at most {_U32_MAX}")
@@ -151,28 +176,22 @@ def split(content: memoryview) -> dict[str, memoryview]:
     return _sections(content, content[0], 1)
 
 
-def anatomy(data: Buffer, intact: bool = True) -> dict[str, int]:
-    """Bytes of each section of a message, and of the `header` with its table.
-
-    intact: it was packed here, so nothing is checked; if not, all of a message that can't be read is header.
-    """
-    if not intact:
-        try:
-            unpack(data, len(data))
-        except MessageError:
-            return {"header": len(data)}
-    count = _HEADER.unpack_from(data)[4]
-    sizes = {"header": _HEADER.size + count * _ENTRY.size}
-    for entry in range(count):
-        section, size = _ENTRY.unpack_from(data, _HEADER.size + entry * _ENTRY.size)
-        sizes[_SECTION_NAMES[section]] = size
-    return sizes
+def anatomy(data: Buffer) -> dict[str, int]:
+    """`Message.anatomy` of bytes that may be anything: what can't be read is header as a whole."""
+    try:
+        return unpack(data, len(data)).anatomy
+    except MessageError:
+        return {"header": len(data)}
 
 
 def checksum(data: Buffer) -> int:
     """CRC-32 of a whole message without the four bytes that hold the CRC itself."""
     view = memoryview(data)
     return int(crc32(view[_CRC_AT + 4 :], crc32(view[:_CRC_AT])))
+
+
+def _size(content: Content) -> int:
+    return sum(map(len, content)) if isinstance(content, list) else len(content)
 
 
 def _sections(data: Buffer, count: int, table: int) -> dict[str, memoryview]:

@@ -29,6 +29,7 @@ An update message (parameters in few bits) is described in `update`, one of mask
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -41,7 +42,6 @@ from fedsim.types import (
     Features,
     Knowledge,
     MaskedSums,
-    Message,
     Mixture,
     Parameters,
     Prototypes,
@@ -50,7 +50,7 @@ from fedsim.types import (
     Update,
 )
 from fedsim.wire import delta, inner, masked, sequences, update
-from fedsim.wire.container import Buffer, Content, join, pack, split, unpack
+from fedsim.wire.container import Buffer, Content, Message, join, split, unpack
 from fedsim.wire.delta import Reference
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.expectation import Expectation, Style
@@ -82,7 +82,7 @@ def encode(
     coder: str = "ans",
     reference: Reference | None = None,
 ) -> Message:
-    """The message that carries `knowledge`.
+    """The message that carries `knowledge`; it may view it, so that only packing it copies.
 
     samples_known: the receiver's Expectation holds the sample ids, so they are not sent.
     coder: one of `entropy.CODERS`; the message says which, so that the receiver need not know.
@@ -94,11 +94,13 @@ def encode(
     """
     kind = next(kind for kind, codec in CODECS.items() if isinstance(knowledge, codec[0]))
     sections = CODECS[kind][1](knowledge, Style(samples_known, coder, reference))
-    return Message(pack(kind, direction, round, sender, sections), direction, round, sender, kind)
+    return Message(kind, direction, round, sender, sections)
 
 
-def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
+def decode(data: Buffer | Message, expect: Expectation, limit: int) -> Knowledge:
     """The knowledge in `data`, which may come from anyone; `limit` in bytes bounds what it costs.
+
+    A Message is one of this process that was never packed: it is judged as its bytes would be.
 
     A message longer than `limit`, or one that declares more than `limit` / 16 entries, is refused
     before anything of that size is allocated; the arrays in use at any time, the result included,
@@ -110,12 +112,18 @@ def decode(data: Buffer, expect: Expectation, limit: int) -> Knowledge:
     off-simplex (a row that isn't a distribution over the classes); unexpected (anything that
     contradicts `expect`).
     """
-    container = unpack(data, limit)
+    message = data if isinstance(data, Message) else unpack(data, limit)
+    if message.size > limit:
+        raise MessageError("oversized", f"{message.size} bytes, the receiver accepts {limit}")
     for name in ("kind", "direction", "round", "sender"):
-        _expected(name, getattr(container, name), getattr(expect, name))
-    if container.kind not in CODECS:
-        raise MessageError("unexpected", f"no codec for {container.kind}")
-    return CODECS[container.kind][2](container.sections, expect, limit)
+        _expected(name, getattr(message, name), getattr(expect, name))
+    if message.kind not in CODECS:
+        raise MessageError("unexpected", f"no codec for {message.kind}")
+    sections: dict[str, Any] = {
+        name: content if isinstance(content, list) else memoryview(content)
+        for name, content in message.sections.items()
+    }
+    return CODECS[message.kind][2](sections, expect, limit)
 
 
 def memory_limit(expect: Expectation) -> int:
@@ -300,18 +308,21 @@ def _encode_parameters(parameters: Parameters, style: Style) -> Mapping[str, Con
     return {"meta": meta, "vector": pieces}
 
 
-def _decode_parameters(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Parameters:
+def _decode_parameters(sections: dict[str, Any], expect: Expectation, limit: int) -> Parameters:
     _require(sections, {"meta", "vector"}, set())
     examples, number_format = _unpack(_PARAMETERS_META, sections["meta"])
+    content = sections["vector"]  # in pieces where it wasn't packed
+    contents = content if isinstance(content, list) else [content]
     _expected("number format", number_format, _FLOAT32)
-    _expected("bytes of parameters", len(sections["vector"]), 4 * expect.size)
-    vector = np.frombuffer(sections["vector"], "<f4").astype(np.float32, copy=False)
-    largest = max(-float(vector.min()), float(vector.max())) if expect.size else 0.0  # NaN wins
-    if not np.isfinite(largest):
+    _expected("bytes of parameters", sum(map(len, contents)), 4 * expect.size)
+    pieces = tuple(np.frombuffer(some, "<f4").astype(np.float32, copy=False) for some in contents)
+    ends = [float(end) for piece in pieces if len(piece) for end in (-piece.min(), piece.max())]
+    if not all(map(math.isfinite, ends)):
         raise MessageError("non-finite", "parameters")
+    largest = max(ends, default=0.0)
     if largest > MAX_PARAMETER:
         raise MessageError("unexpected", f"a parameter of {largest:g}")
-    return Parameters((vector,), examples, largest)
+    return Parameters(pieces, examples, largest)
 
 
 def _decode_update(sections: dict[str, memoryview], expect: Expectation, limit: int) -> Update:

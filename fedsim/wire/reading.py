@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ def expected(name: str, value: object, expected: object) -> None:
         raise MessageError("unexpected", f"{name} {value}, expected {expected}")
 
 
-def require(sections: dict[str, memoryview], needed: set[str], optional: set[str]) -> None:
+def require(sections: Mapping[str, object], needed: set[str], optional: set[str]) -> None:
     if not needed <= sections.keys() <= needed | optional:
         raise MessageError("unexpected", f"sections {', '.join(sections)}")
 

@@ -80,6 +80,14 @@ def test_value_and_mean_are_the_weighted_sum_and_mean(dtype: type) -> None:
     np.testing.assert_allclose(total.mean(), np.average(vectors, 0, weights), atol=5 * 2**-44)
 
 
+def test_a_vector_in_pieces_adds_what_it_adds_in_one() -> None:
+    vector = np.random.default_rng(2).normal(size=100_000).astype(np.float32)  # pieces of several chunks
+    whole, apart = FixedPointSum(len(vector)), FixedPointSum(len(vector))
+    whole.add(vector, 0.3)
+    apart.add(np.split(vector, [0, 1, 70_000, 70_000, 99_999]), 0.3)
+    assert apart.value().tobytes() == whole.value().tobytes()
+
+
 def test_weights_add_up_exactly_from_the_smallest_float_on() -> None:
     weights = [5e-324, 0.1, 2.0**-1022, 0.0, 1e290, 3]
     total, other = FixedPointSum(1), FixedPointSum(1)
@@ -116,10 +124,14 @@ def test_tiny_terms_are_not_lost_beside_large_ones() -> None:
         (np.array([1e300, 0]), 1e300, "largest number"),
         (np.zeros(2), -1, "not negative"),
         (np.zeros(2), math.nan, "not negative"),
+        ([np.zeros(2), np.zeros(1)], 1, "the sum has"),
+        ([np.zeros((1, 2))], 1, "the sum has"),
+        ([np.zeros(1), np.array([np.nan])], 1, "largest number"),
+        ([np.array([1.0]), np.array([-(2.0**19)])], 1, "out of"),
     ],
 )
 def test_what_cannot_be_added_is_refused_and_changes_nothing(
-    vector: np.ndarray, weight: float, match: str
+    vector: np.ndarray | list[np.ndarray], weight: float, match: str
 ) -> None:
     total = FixedPointSum(2)
     total.add(np.array([1.0, 2.0]), 2)

@@ -20,7 +20,7 @@ from fedsim.types import (
     Update,
 )
 from fedsim.wire import Expectation, encode, update
-from fedsim.wire.container import checksum
+from fedsim.wire.container import Message, checksum
 from fedsim.wire.delta import Reference
 from fedsim.wire.quantise import QUANTISERS, TAILED
 
@@ -105,11 +105,15 @@ def expectation(knowledge: Knowledge, *, samples_known: bool = False, **changes:
     return dataclasses.replace(expect, **changes)
 
 
+def write(knowledge: Knowledge, *, samples_known: bool = False) -> Message:
+    return encode(knowledge, direction="up", round=4, sender=2, samples_known=samples_known)
+
+
 def send(knowledge: Knowledge, *, samples_known: bool = False) -> bytes:
-    return encode(knowledge, direction="up", round=4, sender=2, samples_known=samples_known).data
+    return write(knowledge, samples_known=samples_known).data
 
 
-VICTIMS: list[tuple[bytes, Expectation]] = []
+WRITTEN: list[tuple[Message, Expectation]] = []
 CHANGE = np.linspace(-1, 1, 1500, dtype=np.float32) ** 5
 for knowledge, known in (
     (responses_of(40, 3, 30, 31), False),
@@ -124,7 +128,7 @@ for knowledge, known in (
     (Mixture(responses_of(30, 1, 10, 15), features_of(50, 1, 8), prototypes_of(10, 1, 8, 7)), False),
     (Mixture(features=features_of(50, 1, 8), prototypes=prototypes_of(4, 2, 8, 8)), True),
 ):
-    VICTIMS.append((send(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
+    WRITTEN.append((write(knowledge, samples_known=known), expectation(knowledge, samples_known=known)))
 ROLLOUTS = Rollouts(
     Sequences(np.array([1, 4, 5]), np.array([0, 2, 3, 7]), np.arange(7, dtype=np.int32)),
     np.arange(14, dtype=np.int32).reshape(7, 2),
@@ -132,9 +136,9 @@ ROLLOUTS = Rollouts(
     dataclasses.replace(responses_of(60, 1, 30, 15, claims=False), samples=np.arange(60)),
     np.linspace(1, 2, 5, dtype=np.float32),
 )
-VICTIMS.append(
+WRITTEN.append(
     (
-        send(ROLLOUTS),
+        write(ROLLOUTS),
         Expectation(
             "sequences", "up", 4, 2, classes=30, positions=20, levels=15, proxy_size=9, size=5, draws=2
         ),
@@ -143,7 +147,7 @@ VICTIMS.append(
 for coder, name in (("ans", "largest_remainder"), ("huffman", "top_k")):
     told, answer = (responses_of(90, 2, 30, levels, name=name, claims=False) for levels in (60, 63))
     close = {"direction": "up", "round": 4, "sender": 2, "reference": Reference.of(told), "coder": coder}
-    VICTIMS.append((encode(answer, **close).data, expectation(answer, reference=Reference.of(told))))
+    WRITTEN.append((encode(answer, **close), expectation(answer, reference=Reference.of(told))))
 for coder in ("huffman", "raw"):
     for said in (
         responses_of(40, 3, 30, 31),
@@ -151,7 +155,8 @@ for coder in ("huffman", "raw"):
         update.quantise(CHANGE, 4, 12, np.random.default_rng(0)),
     ):
         envelope = {"direction": "up", "round": 4, "sender": 2, "coder": coder}
-        VICTIMS.append((encode(said, **envelope).data, expectation(said)))
+        WRITTEN.append((encode(said, **envelope), expectation(said)))
+VICTIMS = [(message.data, expect) for message, expect in WRITTEN]
 
 
 def mutate(message: bytearray, how: str, a: int, b: int, value: int) -> bytearray:

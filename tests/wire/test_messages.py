@@ -21,19 +21,21 @@ from fedsim.types import (
     Responses,
 )
 from fedsim.wire import Expectation, bits, decode, encode, memory_limit
-from fedsim.wire.container import pack, unpack
+from fedsim.wire.container import Message, anatomy, pack, unpack
 from fedsim.wire.entropy import encode_symbols
 from fedsim.wire.messages import CODECS
 from fedsim.wire.quantise import QUANTISERS
 from tests.wire.hostile import (
     MUTATIONS,
     VICTIMS,
+    WRITTEN,
     assert_valid,
     expectation,
     mutate,
     responses_of,
     seal,
     send,
+    write,
 )
 
 
@@ -53,7 +55,7 @@ def assert_same(a: Knowledge, b: Knowledge) -> None:
             assert value == other, name
 
 
-def reason(data: bytes, expect: Expectation, limit: int = 1 << 20) -> str:
+def reason(data: bytes | Message, expect: Expectation, limit: int = 1 << 20) -> str:
     with pytest.raises(MessageError) as caught:
         decode(data, expect, limit)
     return caught.value.reason
@@ -104,6 +106,33 @@ def test_parameters_in_pieces_are_the_bytes_of_those_in_one(values: list[list[fl
     apart = Parameters(pieces, 3)
     assert apart.size == len(joined) and np.array_equal(apart.vector, joined)
     assert send(apart) == send(Parameters((joined,), 3))
+
+
+@pytest.mark.parametrize(("message", "expect"), WRITTEN)
+def test_a_message_that_was_never_packed_is_judged_as_its_bytes(
+    message: Message, expect: Expectation
+) -> None:
+    limit = memory_limit(expect)
+    assert (message.size, message.anatomy) == (len(message.data), anatomy(message.data))
+    assert_same(decode(message, expect, limit), decode(message.data, expect, limit))
+    for wrong in ({"round": 5}, {"sender": 3}, {"direction": "down"}, {"kind": "rumours"}):
+        assert reason(message, dataclasses.replace(expect, **wrong)) == "unexpected"
+    with pytest.raises(MessageError, match="oversized"):
+        decode(message, expect, message.size - 1)
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize(
+    ("number", "why"), [(np.nan, "non-finite"), (-np.inf, "non-finite"), (3e5, "unexpected")]
+)
+def test_no_piece_of_parameters_goes_unseen(place: int, number: float, why: str) -> None:
+    pieces = (np.ones(2, np.float32), np.zeros(0, np.float32), np.full(3, -2, np.float32))
+    expect = Expectation("parameters", "up", 4, 2, size=5)
+    sent = Parameters(pieces, 3)
+    received = decode(write(sent), expect, memory_limit(expect))
+    assert isinstance(received, Parameters) and received.largest == 2
+    pieces[0 if place < 2 else 2][place if place < 2 else place - 2] = number
+    assert reason(write(sent), expect) == reason(send(sent), expect) == why
 
 
 def test_the_envelope_says_what_the_bytes_say() -> None:
