@@ -58,6 +58,9 @@ class Engine(Protocol):
         """Release what the engine holds."""
 
 
+_SMALL = 4096
+"""So many weights may be copied to be one piece."""
+
 BETAS = (0.9, 0.95)
 """Of AdamW, as language models are trained with it."""
 
@@ -146,8 +149,10 @@ class TorchEngine:
         return np.concatenate(self._windows) if self._windows else flatten(self._parameters)
 
     def pieces(self) -> list[np.ndarray]:
-        """`vector` in pieces, not copied where numpy can see the weights: good until the next step."""
-        return self._windows or [flatten(self._parameters)]
+        """`vector` in pieces. Large ones view the weights where numpy sees them: good until the next step."""
+        if not self._windows:
+            return [flatten(self._parameters)]
+        return [some[0] if len(some) == 1 else np.concatenate(some) for some in self._runs]
 
     def load_vector(self, vector: np.ndarray) -> None:
         if not self._windows or len(vector) != self.size:
@@ -170,6 +175,18 @@ class TorchEngine:
             for p in self._parameters
         )
         return [p.detach().view(-1).numpy() for p in self._parameters] if all(seen) else []
+
+    @cached_property
+    def _runs(self) -> list[list[np.ndarray]]:
+        """The windows, biases and other small ones together: to work with a piece takes longer than to copy
+        a thousand numbers."""
+        runs: list[list[np.ndarray]] = []
+        for window in self._windows:
+            if runs and sum(map(len, runs[-1])) + len(window) <= _SMALL:
+                runs[-1].append(window)
+            else:
+                runs.append([window])
+        return runs
 
     @property
     def nbytes(self) -> int:

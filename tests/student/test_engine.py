@@ -34,12 +34,19 @@ def test_descent_is_torchs(decay):
     assert torch.equal(mine[3].weight, _model()[3].weight)
 
 
-@pytest.mark.parametrize(("kind", "copied"), [(torch.float32, False), (torch.float64, True)])
-def test_pieces_are_the_vector(kind, copied):
-    """Not copied where that can be, and then they are what the model is now."""
-    engine = TorchEngine(_model().to(kind), Training(), torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("kind", "sizes", "copied"), [(torch.float32, [40, 4500, 3603], [0, 2]), (torch.float64, [8143], [0])]
+)
+def test_pieces_are_the_vector(kind, sizes, copied):
+    """Large ones are not copied where that can be, and then they are what the model is now."""
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 900), nn.Linear(900, 3))
+    engine = TorchEngine(model.to(kind), Training(), torch.device("cpu"))
     pieces, before = engine.pieces(), engine.vector()
+    assert [len(piece) for piece in pieces] == sizes
     np.testing.assert_array_equal(np.concatenate(pieces), before)
     engine.load_vector(before + 1)
-    np.testing.assert_array_equal(np.concatenate(pieces), before if copied else before + 1)
+    np.testing.assert_array_equal(np.concatenate(engine.pieces()), before + 1)
+    starts = np.split(before, np.cumsum(sizes)[:-1])
+    for place, (piece, start) in enumerate(zip(pieces, starts, strict=True)):
+        np.testing.assert_array_equal(piece, start if place in copied else start + 1)
     np.testing.assert_array_equal(engine.vector(), before + 1)
