@@ -47,6 +47,7 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
     asked = events.asked(method.exposed, round) if method.uses_participants else []
     active = [k for k in asked if not events.dropped(method.exposed, round, k)]
     fates = {k: "dropped" for k in asked if k not in active}
+    following = _following(place, round)  # not at the round's end, when hosts wait for it
 
     # 2. Broadcast: one message, which goes down every link.
     opening = executor.open(place.lane, round) if method.coordinates else Opening()
@@ -68,7 +69,7 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
     silent = bool(asked) and all(fates.get(who) in events.FATES for who in asked)
     closing = Closing()
     if method.coordinates:
-        closing = executor.close(place.lane, round, place.target, silent, _following(place, round))
+        closing = executor.close(place.lane, round, place.target, silent, following)
     fates.update(closing.statuses)
     wall_s = time.perf_counter() - began
     return partial(_records, method, round, asked, reports, fates, closing, clock, wall_s)

@@ -57,6 +57,7 @@ class HostActor:
     def set_starts(self, models: Sequence[str], *starts: np.ndarray) -> None:
         self._host.set_starts(dict(zip(models, starts, strict=True)))
 
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray's has no types
     def step(
         self,
         contender: str,
@@ -140,6 +141,7 @@ class CoordinatorActor:
         together: Examples | None = concatenate([shard.train for shard in shards]) if shards else None
         return self._coordinator.begin(contender, finished, checkpoint, together)
 
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray's has no types
     def open(self, round: int) -> tuple[np.ndarray | None, Terms | None]:
         """The message and the intake's terms, for the hosts."""
         message = self._coordinator.open(round)

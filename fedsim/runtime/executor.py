@@ -213,8 +213,7 @@ class OnRay:
             payload, terms = None, [terms]
         # What several participants send is pooled where they are.
         shared = terms if len(mine) > 1 else None
-        step = self._hosts[number].step.options(num_returns=2)
-        reports, delivery = step.remote(
+        reports, delivery = self._hosts[number].step.remote(
             task.contender, task.round, mine, payload, task.previous, task.target, shared
         )
         ahead = task.opening.terms is not None and self._number <= _FEW
@@ -365,7 +364,7 @@ class OnRay:
 
 def _open(lane: _Lane, round: int) -> Opening:
     """Not waited for: Ray begins the hosts' steps when it is there."""
-    payload, terms = lane.coordinator.open.options(num_returns=2).remote(round)
+    payload, terms = lane.coordinator.open.remote(round)
     return Opening(payload, terms)
 
 
