@@ -29,6 +29,7 @@ from fedsim.process import peak_mib
 from fedsim.seeding import generator
 from fedsim.types import COORDINATOR, Knowledge, Public, Report, Shard
 from fedsim.wire.container import Buffer, Message, anatomy
+from fedsim.wire.expectation import Expectation
 from fedsim.wire.messages import decode, encode
 from fedsim.wire.stages import stages
 from fedsim.world import World
@@ -326,18 +327,22 @@ class _Received:
     def __init__(self, method: Method, round: int, broadcast: Buffer | None, limit: int) -> None:
         self.size = None if broadcast is None else len(broadcast)
         self._method, self._round, self._broadcast, self._limit = method, round, broadcast, limit
+        self._expected: dict[int, Expectation | None] = {}
         self._decoded: dict[tuple[int, ...], Knowledge] = {}
 
     def by(self, site: Site) -> Knowledge | None:
         """What a participant reads in it."""
         if self._broadcast is None:
             return None
-        expected = self._method.expect("down", self._round, COORDINATOR, site.learner.size)
+        size = site.learner.size
+        if size not in self._expected:
+            self._expected[size] = self._method.expect("down", self._round, COORDINATOR, size)
+        expected = self._expected[size]
         if expected is None:
             return None
         expected = self._method.recalled(expected, site.memory)
         references = (part.reference for part in (expected, *expected.parts))
-        key = site.learner.size, *(r.checksum() for r in references if r is not None)
+        key = size, *(r.checksum() for r in references if r is not None)
         if key not in self._decoded:
             self._decoded[key] = decode(self._broadcast, expected, self._limit)
         return self._decoded[key]

@@ -128,8 +128,8 @@ class FedAvg(Method):
             site.learner.load_parameters(site.learner.parameters().vector + update.values(received))
         begun = site.learner.parameters().vector if self.settings.bits else None
         examples = self.labelled(site.shard.train, site.participant)
-        phase = replace(self.phase(round, site.participant, "local", examples), proximal=self.proximal)
-        fit = site.learner.fit(phase)
+        phase = self.phase(round, site.participant, "local", examples)
+        fit = site.learner.fit(replace(phase, proximal=self.proximal) if self.proximal else phase)
         trained = site.learner.parameters_in_place(len(site.shard.train))
         if begun is None:
             return trained, fit

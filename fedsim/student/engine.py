@@ -88,18 +88,17 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=BETAS, fused=True)
 
 
-@torch.no_grad()
 def descend(optimizer: torch.optim.Optimizer) -> None:
     """A step of `torch.optim.SGD` as `optimizer` makes it, w ← w − η (g + λ w), with the same bits. What
     torch does around its step (hooks, a profiler's record) takes three times as long as a small model's."""
     for group in optimizer.param_groups:
-        learning = [p for p in group["params"] if p.grad is not None]
-        gradients = [p.grad for p in learning]
-        if not learning:
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
+        if not gradients:
             continue
+        weights = [p.data for p in group["params"] if p.grad is not None]  # which autograd doesn't watch
         if group["weight_decay"]:
-            gradients = list(torch._foreach_add(gradients, learning, alpha=group["weight_decay"]))
-        torch._foreach_add_(learning, gradients, alpha=-group["lr"])
+            gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+        torch._foreach_add_(weights, gradients, alpha=-group["lr"])
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
