@@ -86,8 +86,9 @@ class Message:
 
     @cached_property
     def anatomy(self) -> dict[str, int]:
-        """Bytes of each section, and of the `header` with its table."""
-        sizes = {name: _size(content) for name, content in self.sections.items()}
+        """Bytes of the `header` with its table, and of each section, in the order of `data`."""
+        ordered = sorted(self.sections, key=SECTIONS.__getitem__)
+        sizes = {name: _size(self.sections[name]) for name in ordered}
         return {"header": _HEADER.size + _ENTRY.size * len(sizes), **sizes}
 
     @property
