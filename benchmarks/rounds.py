@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,18 +60,17 @@ WORKLOADS = {
 
 
 class Stopwatch(Quiet):
-    """Notes when rounds end."""
+    """Notes what rounds took, each from the end of the one before."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.took: list[float] = []
 
     def round(self, row: Row, rounds: int) -> None:
-        self.ends.append(time.perf_counter())
+        self.took.append(row["wall_s"])
 
     def seconds(self) -> float:
-        """Median from one round's end to the next, without the first round."""
-        gaps = [b - a for a, b in zip(self.ends[:-1], self.ends[1:], strict=True)]
-        return statistics.median(gaps)
+        """Median, without the first round."""
+        return statistics.median(self.took[1:])
 
 
 def config(work: Workload, output: str) -> RunConfig:

@@ -36,12 +36,14 @@ class Place:
     lane: int
     previous: AnyPath | None
     target: AnyPath
+    begun: float = field(default_factory=time.perf_counter)
+    """When its round began: where there was one before it, as that ended, for hosts go on at once."""
 
 
 def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Callable[[], Records]:
     """Run round `round` (1-based) of a contender; what is returned makes its rows, for which the next round
     need not wait."""
-    method, began = place.method, time.perf_counter()
+    method = place.method
 
     # 1. Plan: who takes part, and who will fail to.
     asked = events.asked(method.exposed, round) if method.uses_participants else []
@@ -71,7 +73,7 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
     if method.coordinates:
         closing = executor.close(place.lane, round, place.target, silent, following)
     fates.update(closing.statuses)
-    wall_s = time.perf_counter() - began
+    wall_s = time.perf_counter() - place.begun
     return partial(_records, method, round, asked, reports, fates, closing, clock, wall_s)
 
 

@@ -323,10 +323,12 @@ class _Run:
         # A round's rows are written while the next one begins, and take no time from participants.
         with ThreadPoolExecutor(1, initializer=stand_back if self.executor.apart else None) as beside:
             written: Future[None] | None = None
+            begun = time.perf_counter()
             for round in range(max(0, finished) + 1, self.config.rounds + 1):
                 if stop.is_set():
                     return
-                records = self._round(method, lane, round, checkpoints)
+                records = self._round(method, lane, round, checkpoints, begun)
+                begun = time.perf_counter()
                 if round == 1 and finished < 0 and method.coordinates and method.trains_student:
                     checkpoints.commit(0, _start(self.world, name, self._begun[lane]()))
                 if written is not None:
@@ -352,12 +354,12 @@ class _Run:
         self.progress.round(made.round, self.config.rounds)
 
     def _round(
-        self, method: Method, lane: int, round: int, checkpoints: Checkpoints
+        self, method: Method, lane: int, round: int, checkpoints: Checkpoints, begun: float
     ) -> Callable[[], Records]:
         """One round; begun again with a new coordinator if its process is lost."""
         previous = checkpoints.state(round - 1) if round > 1 else None
         for attempt in range(ATTEMPTS):
-            place = Place(method, lane, previous, checkpoints.partial(round))
+            place = Place(method, lane, previous, checkpoints.partial(round), begun)
             try:
                 if attempt:
                     self.executor.revive(lane)

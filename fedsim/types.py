@@ -150,12 +150,12 @@ class Parameters:
     pieces: float32, one after the other [P]. Views, so never written to: of the message they came in, or of
         the model itself, and then they say what it was only until it learns on.
     examples: n_k, how many private examples they were trained on.
-    largest: the largest magnitude in them, where somebody looked.
+    bound: what no magnitude in them exceeds, where somebody looked.
     """
 
     pieces: tuple[np.ndarray, ...]
     examples: int
-    largest: float | None = None
+    bound: float | None = None
 
     @property
     def size(self) -> int:

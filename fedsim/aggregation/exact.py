@@ -7,6 +7,7 @@ end with other weights. Integer addition is associative, so everything here is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -48,11 +49,11 @@ class FixedPointSum:
         self._bound = 0
 
     def add(
-        self, vector: np.ndarray | Sequence[np.ndarray], weight: float = 1, largest: float | None = None
+        self, vector: np.ndarray | Sequence[np.ndarray], weight: float = 1, bound: float | None = None
     ) -> None:
         """Add weight × vector ([size] float32 or float64; or in pieces, one after the other).
 
-        largest: the largest magnitude in it; absent: it is looked for.
+        bound: what no magnitude in it exceeds; absent: the largest is looked for.
         Raises ValueError, and adds nothing, if the shape differs, a number isn't finite, the
         weight is negative, or the sum could leave the range.
         """
@@ -60,22 +61,24 @@ class FixedPointSum:
         if any(piece.ndim != 1 for piece in pieces) or sum(map(len, pieces)) != self._size:
             shapes = ", ".join(str(list(piece.shape)) for piece in pieces)
             raise ValueError(f"a vector {shapes}, the sum has {[self._size]}")
-        if not (np.isfinite(weight) and weight >= 0):
+        if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight {weight} must be finite and not negative")
         scale = float(weight) * 2.0**FRACTION_BITS
-        if largest is None:
+        if bound is None:
             extremes = [extreme for piece in pieces if len(piece) for extreme in (piece.max(), -piece.min())]
-            largest = float(np.max(extremes, initial=0.0))  # NaN wins
-        if not np.isfinite(largest * scale):
-            raise ValueError(f"the vector's largest number is {largest}, its weight {weight}")
-        bound = self._bound + int(largest * scale) + 1
-        if bound > _INT64_MAX:
-            raise ValueError(f"{largest:g} × {weight:g} takes the sum out of ±2^{63 - FRACTION_BITS}")
+            bound = float(np.max(extremes, initial=0.0))  # NaN wins
+        most = bound * scale
+        if not math.isfinite(most):
+            raise ValueError(f"the vector's largest number is {bound}, its weight {weight}")
+        together = self._bound + int(most) + 1
+        if together > _INT64_MAX:
+            raise ValueError(f"{bound:g} × {weight:g} takes the sum out of ±2^{63 - FRACTION_BITS}")
+        first = self._total is None
         if self._total is None:
-            self._total = np.zeros(self._size, np.int64)
+            self._total = np.empty(self._size, np.int64)
         elif self._shared:
             self._total, self._shared = self._total.copy(), False
-        small = largest * scale < _ROUNDER_LIMIT
+        small = most < _ROUNDER_LIMIT
         if self._scratch is None:
             self._scratch = np.empty(min(_CHUNK, self._size))
         end = 0
@@ -88,11 +91,15 @@ class FixedPointSum:
                 part *= scale
                 if small:
                     part += _ROUNDER
-                    total += part.view(np.int64)
+                    rounded = part.view(np.int64)
                 else:
-                    total += np.rint(part, out=part).astype(np.int64)
+                    rounded = np.rint(part, out=part).astype(np.int64)
+                if first:
+                    total[...] = rounded
+                else:
+                    total += rounded
         self._extra += small
-        self._bound = bound
+        self._bound = together
         numerator, denominator = float(weight).as_integer_ratio()  # the latter is a power of two
         self._weight += numerator << (_SMALLEST_BITS + 1 - denominator.bit_length())
 

@@ -68,7 +68,7 @@ class ConsensusSum:
     def add(self, participant: int, features: Features) -> None:
         """features: of exactly these layers and samples."""
         for layer, total in enumerate(self._sums):
-            total.add(projection(features.values(layer)).ravel(), self._weight, largest=1.0)
+            total.add(projection(features.values(layer)).ravel(), self._weight, bound=1.0)
 
     def merge(self, other: ConsensusSum) -> None:
         for mine, theirs in zip(self._sums, other._sums, strict=True):

@@ -65,7 +65,7 @@ class ParameterMean:
         if isinstance(knowledge, Update):
             self.sum.add(update.values(knowledge), share)
         else:
-            self.sum.add(knowledge.pieces, share, knowledge.largest)
+            self.sum.add(knowledge.pieces, share, knowledge.bound)
 
     def merge(self, other: ParameterMean) -> None:
         self.sum.merge(other.sum)
