@@ -53,7 +53,7 @@ WORKLOADS = {
     "mlp 100 × 51k": Workload(100, "mlp", 2, 0.12),
     "mlp 500 × 51k": Workload(500, "mlp", 2, 0.6, rounds=12),
     "mlp 2000 × 51k": Workload(2000, "mlp", 2, rounds=6),
-    "mlp 100 × 814k": Workload(100, "mlp-wide", 2, 0.5, rounds=12),
+    "mlp 100 × 814k": Workload(100, "mlp-wide", 2, 0.5),
     "cnn 50 × 106k": Workload(50, "cnn", 20, rounds=6),
     "decoder 20 × 0.5M": Workload(20, "pythia-tiny", 5, rounds=6, text=True, batch=16),
 }
