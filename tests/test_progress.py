@@ -2,12 +2,16 @@
 
 import io
 import sys
+import time
 
 import pytest
 import yaml
 
 from fedsim import progress, simulation, sweeps
+from fedsim.executor import InProcess
+from fedsim.loading import load
 from fedsim.progress import Quiet, Trials, duration
+from fedsim.results import Row
 from fedsim.sweeps import states
 
 
@@ -81,3 +85,26 @@ def test_rounds_of_all_contenders_count_and_the_start_does_not(tmp_path):
 @pytest.mark.parametrize("seconds, text", [(12.4, "12 s"), (100, "2 min"), (3000, "50 min"), (9000, "2.5 h")])
 def test_times_are_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+class Slow(Quiet):
+    def round(self, row: Row, rounds: int) -> None:
+        time.sleep(0.3)
+
+
+def test_the_seconds_of_rounds_add_up_to_those_of_the_run(tmp_path):
+    """Also those in which a round waits until the last but one is told: it has begun."""
+    training = {"steps": 1, "batch_size": 8}
+    config = load(
+        {
+            "rounds": 5,
+            "output": str(tmp_path / "run"),
+            "data": {"source": "digits", "max_examples": 120},
+            "participants": {"count": 2, "models": ["mlp"], "training": training},
+            "student": {"model": "mlp", "training": training},
+            "methods": ["fedavg"],
+        }
+    )
+    rounds = simulation.run(config, executor=InProcess(), progress=Slow()).rounds
+    after = rounds[rounds["round"] > 1]  # from the end of the first, as its telling begins
+    assert after["wall_s"].sum() >= 3 * 0.3
