@@ -23,6 +23,7 @@ from fedsim.types import Examples
 
 def seconds(config: RunConfig, processes: int, rounds: int) -> float:
     """Median seconds of a round over `processes`."""
+    torch.set_num_threads(1)  # a second one would wait for the next round by turning, on the workers' cores
     context = torch.multiprocessing.get_context("spawn")
     size = sum(p.numel() for p in _model(config, data.build(data.plan(config))).parameters())
     weights = torch.zeros(size).share_memory_()
