@@ -332,7 +332,7 @@ def _decode_parameters(sections: dict[str, Any], expect: Expectation, limit: int
 
 def _norm(pieces: Sequence[np.ndarray]) -> float:
     """A little more than √Σx², which no magnitude exceeds; infinite or NaN where a number is. To look for the
-    largest takes three times as long.
+    largest takes half as long again.
 
     A rounded sum of what isn't negative is never less than any of its terms, in whatever order it is made.
     The little more is for terms that were rounded down, in the worst case to nothing.
