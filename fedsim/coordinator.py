@@ -1,4 +1,4 @@
-"""The coordinator: opens a round, takes in messages as they arrive, lets the student learn.
+"""The coordinator: opens a round, takes in messages as they arrive, lets the student learn, closes the round.
 
 A plain class; the actor that wraps it adds nothing but its process. It trusts no message: what can't
 be decoded or is not what the method expects is an event, and the round goes on without it.
@@ -7,21 +7,20 @@ be decoded or is not what the method expects is an event, and the round goes on 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load
 
-from fedsim import adversaries
+from fedsim import adversaries, events
 from fedsim.disk import memory, storage
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import RunError
 from fedsim.evaluation import breakdown
 from fedsim.intake import Intake, Pooled, Terms, check_limit
-from fedsim.learning.training import HeadSpec
+from fedsim.learning.training import Fit, HeadSpec
 from fedsim.methods import method_of
 from fedsim.methods.base import Desk, Method
 from fedsim.process import peak_mib
@@ -38,8 +37,27 @@ BuildStudent = Callable[[World, np.ndarray | None, HeadSpec | None], "Student"]
 MEMORY = "memory.safetensors"
 
 
+@dataclass(frozen=True)
+class _Learned:
+    """A round that the student has learnt from, as it was then: the next may be opened before it is closed.
+
+    flops: of learning and opening.   memory: of the desk, to be saved.
+    """
+
+    round: int
+    broadcast: Broadcast
+    statuses: dict[int, str]
+    fit: Fit | None
+    flops: float
+    measures: dict[str, float]
+    memory: dict[str, np.ndarray]
+
+
 class Coordinator:
-    """One contender at a time: `begin`, then for each round `open`, `receive` …, `close`."""
+    """One contender at a time: `begin`, then for each round `open`, `receive` …, `learn`, `close`.
+
+    Participants wait for nothing but `learn` and the next `open`, which may come before `close`.
+    """
 
     def __init__(
         self,
@@ -60,6 +78,7 @@ class Coordinator:
         self._round = -1
         self._intake: Intake | None = None
         self._told: Knowledge | None = None
+        self._learned: _Learned | None = None
 
     def begin(
         self, contender: str, finished: int, checkpoint: AnyPath | None, private: Examples | None = None
@@ -72,7 +91,7 @@ class Coordinator:
         start = self.starts.get(world.config.student.model)
         learner = self._student(world, start, self._method.heads())
         self._desk = Desk(self.public, learner, private, self.starts)
-        self._contender, self._round = contender, finished
+        self._contender, self._round, self._learned = contender, finished, None
         check_limit(self._method, learner.size)
         if finished:
             if checkpoint is None:
@@ -80,15 +99,13 @@ class Coordinator:
             self._load(checkpoint / "coordinator")
             return Closing()
         score, loss = learner.evaluate(self.public.test)
-        measures = self._generated()
-        learner.flops = 0.0
-        return Closing(score=score, loss=loss, measures=measures)
+        return Closing(score=score, loss=loss, measures=self._generated())
 
     def open(self, round: int) -> Message | None:
         """Begin a round; the message that goes to every participant, or None."""
         if round != self._round + 1:
             raise RuntimeError(f"round {round} can't follow round {self._round}")
-        self._flops = self._desk.learner.flops
+        self._desk.learner.flops = 0.0
         self._intake = None
         pool = self._method.pool(self._desk, round)
         if pool is not None:
@@ -121,7 +138,8 @@ class Coordinator:
         return self._terms if self._intake is not None else None
 
     def receive(self, participants: Sequence[int], delivery: Sequence[Any] | Pooled) -> None:
-        """Take in messages (bytes-like; None where none arrives), or what a host pooled of them."""
+        """Take in messages (bytes-like; None from who sends none, its fate where none arrives), or what a
+        host pooled of them."""
         if self._intake is None:
             return
         if isinstance(delivery, Pooled):
@@ -130,26 +148,41 @@ class Coordinator:
         for participant, data in zip(participants, delivery, strict=True):
             self._intake.receive(participant, data, self._told)
 
-    def close(self, round: int, target: AnyPath | None, silent: bool = False) -> Closing:
-        """The student learns from the pool, is scored and saved below `target`.
+    def learn(self, round: int) -> None:
+        """The student learns from the pool. It stays as it is where nobody could deliver, by configuration,
+        or where all that was sent is adversaries' and was refused.
 
-        silent: nobody could deliver, by configuration; the student stays as it is, and does so where all
-        that was sent is adversaries' and was refused.
         Raises RunError where nobody delivered for any other reason.
         """
+        if round != self._round + 1:
+            raise RuntimeError(f"round {round} can't be learnt from after round {self._round}")
         pool, statuses = (self._intake.pool, self._intake.statuses) if self._intake else (None, {})
-        if not silent and pool is not None and "ok" not in statuses.values():
-            if not statuses or not adversaries.of(self.world.config).issuperset(statuses):
-                raise RunError(self._undelivered(round, statuses))
-            silent = True
-        self._desk.delivered = sorted(who for who, status in statuses.items() if status == "ok")
-        fit = None if silent else self._method.coordinator_step(self._desk, round, pool)
-        flops = self._desk.learner.flops - self._flops
+        silent = False
+        if "ok" not in statuses.values():
+            silent = self._nobody_could(round, statuses)
+            if not silent and pool is not None:
+                refused = {who for who, status in statuses.items() if status.startswith("rejected")}
+                if not refused or not adversaries.of(self.world.config).issuperset(refused):
+                    raise RunError(self._undelivered(round, statuses))
+                silent = True
+        desk = self._desk
+        desk.delivered = sorted(who for who, status in statuses.items() if status == "ok")
+        fit = None if silent else self._method.coordinator_step(desk, round, pool)
+        measures = {f"train/{name}": x for name, x in (fit.terms if fit else {}).items() if name not in TERMS}
+        measures |= self._method.measures(desk)
+        self._learned = _Learned(
+            round, self._broadcast, statuses, fit, desk.learner.flops, measures, dict(desk.memory)
+        )
+        self._round, self._intake = round, None
+
+    def close(self, round: int, target: AnyPath | None) -> Closing:
+        """The student, as it has learnt, is scored and saved below `target`."""
+        learned, self._learned = self._learned, None
+        if learned is None or learned.round != round:
+            raise RuntimeError(f"round {round} can't be closed: nothing was learnt from it")
+        counted = self._desk.learner.flops  # maybe of opening the next round; scoring doesn't count
         score = loss = attack = float("nan")
-        config = self.world.config
-        terms = fit.terms if fit else {}
-        measures = {f"train/{name}": value for name, value in terms.items() if name not in TERMS}
-        measures |= self._method.measures(self._desk)
+        config, fit, measures = self.world.config, learned.fit, learned.measures
         if round % config.evaluation.every == 0 or round == config.rounds:
             score, loss = self._desk.learner.evaluate(self.public.test)
             measures |= self._generated()
@@ -162,21 +195,28 @@ class Coordinator:
                 attack, _ = self._desk.learner.evaluate(adversaries.triggered(self.public.test))
         if self._method.trains_student and self._method.judges_institutions(round):
             measures |= breakdown.by_institution(self._desk.learner, self._tests)
+        self._desk.learner.flops = counted
         if target is not None:
-            self._save(target / "coordinator")
-        self._round, self._intake = round, None
+            self._save(target / "coordinator", learned.memory)
         return Closing(
-            broadcast=self._broadcast,
-            statuses=statuses,
+            broadcast=learned.broadcast,
+            statuses=learned.statuses,
             score=score,
             loss=loss,
             learn_loss=fit.loss if fit else float("nan"),
-            terms=terms,
+            terms=fit.terms if fit else {},
             attack_success=attack,
-            flops=flops,
+            flops=learned.flops,
             peak_memory_mib=peak_mib(),
             measures=measures,
         )
+
+    def _nobody_could(self, round: int, statuses: Mapping[int, str]) -> bool:
+        """Whether all who were asked dropped out, or nothing arrived of what they sent, by configuration."""
+        if not self._method.uses_participants:
+            return False
+        working = events.active(self._method.exposed, round)
+        return all(statuses.get(participant) in events.FATES for participant in working)
 
     def _undelivered(self, round: int, statuses: Mapping[int, str]) -> str:
         """What to say where somebody honest sent something and nothing of all could be pooled."""
@@ -215,15 +255,13 @@ class Coordinator:
             self._desk.learner.release()
             self._contender = ""
 
-    def _save(self, folder: AnyPath) -> None:
+    def _save(self, folder: AnyPath, remembered: dict[str, np.ndarray]) -> None:
         self._desk.learner.save(folder)  # each of its ranks a part, maybe on a machine of its own
-        with storage.saving(folder) as local:
-            if self._desk.memory:
-                memory.save(self._desk.memory, local / MEMORY)
-            (local / "flops.json").write_text(json.dumps(self._desk.learner.flops))
+        if remembered:
+            with storage.saving(folder) as local:
+                memory.save(remembered, local / MEMORY)
 
     def _load(self, folder: AnyPath) -> None:
         self._desk.learner.load(folder)
         if (folder / MEMORY).exists():
             self._desk.memory = load((folder / MEMORY).read_bytes())
-        self._desk.learner.flops = json.loads((folder / "flops.json").read_text())

@@ -79,19 +79,17 @@ class Executor(Protocol):
     def open(self, lane: int, round: int) -> Opening:
         """See Coordinator.open."""
 
-    def step(self, task: Task) -> Iterator[Batch]:
-        """See Host.step; batches come as hosts finish, in any order."""
+    def step(self, task: Task, following: Task | None = None) -> Iterator[Batch]:
+        """See Host.step; batches come as hosts finish, in any order.
+
+        following: what is stepped next; it may begin before this round is known to be done.
+        """
 
     def receive(self, lane: int, batch: Batch) -> None:
         """See Coordinator.receive."""
 
-    def close(
-        self, lane: int, round: int, target: AnyPath, silent: bool, following: Task | None = None
-    ) -> Closing:
-        """See Coordinator.close.
-
-        following: what is stepped next; it may begin before this round is known to be done.
-        """
+    def close(self, lane: int, round: int, target: AnyPath) -> Closing:
+        """See Coordinator.learn and Coordinator.close."""
 
     def revive(self, lane: int) -> None:
         """Replace a coordinator that was lost; `begin` follows."""
@@ -166,7 +164,7 @@ class InProcess:
         message = self._coordinator.open(round)
         return Opening(None if message is None else message.data)
 
-    def step(self, task: Task) -> Iterator[Batch]:
+    def step(self, task: Task, following: Task | None = None) -> Iterator[Batch]:
         for participant in task.participants:  # one by one, so that their messages don't pile up
             yield Batch(
                 *self._host.step(
@@ -182,10 +180,9 @@ class InProcess:
     def receive(self, lane: int, batch: Batch) -> None:
         self._coordinator.receive([report.participant for report in batch.reports], batch.delivery)
 
-    def close(
-        self, lane: int, round: int, target: AnyPath, silent: bool, following: Task | None = None
-    ) -> Closing:
-        return self._coordinator.close(round, target, silent)
+    def close(self, lane: int, round: int, target: AnyPath) -> Closing:
+        self._coordinator.learn(round)
+        return self._coordinator.close(round, target)
 
     def revive(self, lane: int) -> None:
         raise RunError("the coordinator of this process can't be replaced")

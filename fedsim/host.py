@@ -107,8 +107,9 @@ class Host:
         previous: AnyPath | None,
         target: AnyPath | None,
         terms: Callable[[], Terms | None] = lambda: None,
-    ) -> tuple[list[Report], list[bytes | None] | Pooled]:
-        """One round of several participants: reports, and the messages that arrive (None: none does).
+    ) -> tuple[list[Report], list[bytes | str | None] | Pooled]:
+        """One round of several participants: reports, and messages; of one that doesn't arrive its fate, None
+        from who sends none.
 
         previous: folder of the round before, for what is not in memory.   target: folder to save to.
         terms: asked for once the first participant has a message. Where there are any, messages are taken in
@@ -118,7 +119,7 @@ class Host:
         intake: Intake | None = None
         received = _Received(method, round, broadcast, self._limit)
         reports: list[Report] = []
-        messages: list[bytes | None] = []
+        messages: list[bytes | str | None] = []
         for participant in participants:
             site, learner = self._site(method, participant, round, previous)
             if not reports and method.averages:  # as the coordinator does, which may not be there yet
@@ -147,9 +148,9 @@ class Host:
 
     def _one(
         self, method: Method, site: Site, round: int, received: int | None, told: Knowledge | None
-    ) -> tuple[Report, Message | bytes | None]:
-        """One participant's round, and its message if that arrives; bytes only where they are not what it
-        would be packed to.
+    ) -> tuple[Report, Message | bytes | str | None]:
+        """One participant's round, and its message or what became of that; bytes only where they are not what
+        it would be packed to.
 
         received: bytes of the coordinator's message.   told: what was in it.
         """
@@ -200,7 +201,7 @@ class Host:
             local_score=local,
             peak_memory_mib=peak_mib(),
         )
-        return report, None if fate else content
+        return report, fate or content
 
     def _spent(self, method: Method, round: int, site: Site) -> float:
         """ε of a participant's training up to this round, all rounds being like this one."""

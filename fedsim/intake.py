@@ -26,7 +26,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Pooled:
-    """What an intake has gathered.   statuses: participant → `ok` or `rejected:<reason>`."""
+    """What an intake has gathered.   statuses: participant → `ok`, `rejected:<reason>` or its fate."""
 
     pool: Pool
     statuses: dict[int, str]
@@ -41,10 +41,14 @@ class Intake:
         self._method, self._round, self._size, self._limit = method, round, terms.size, limit
 
     def receive(self, participant: int, data: Any, told: Knowledge | None = None) -> None:
-        """One message, bytes-like; None where nothing was sent. What is wrong with it is recorded.
+        """One message, bytes-like; None where nothing was sent, a fate where nothing arrived. What is wrong
+        with it is recorded.
 
         told: what was broadcast in this round.
         """
+        if isinstance(data, str):
+            self.statuses.setdefault(participant, data)
+            return
         expected = self._method.expect("up", self._round, participant, self._size)
         if data is None or expected is None:
             return

@@ -93,6 +93,8 @@ def set_up(threads: int, gpu: bool = True) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Read by cuBLAS at its first use; without it some products on a GPU differ from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Read by torch at its first tensor: pages of 2 MB for those that fill one, where the system has them.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     import torch
     from threadpoolctl import threadpool_limits
 

@@ -49,7 +49,7 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
     asked = events.asked(method.exposed, round) if method.uses_participants else []
     active = [k for k in asked if not events.dropped(method.exposed, round, k)]
     fates = {k: "dropped" for k in asked if k not in active}
-    following = _following(place, round)  # not at the round's end, when hosts wait for it
+    following = _following(place, round)
 
     # 2. Broadcast: one message, which goes down every link.
     opening = executor.open(place.lane, round) if method.coordinates else Opening()
@@ -58,7 +58,7 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
     reports: dict[int, Report] = {}
     if active:
         task = Task(method.contender, place.lane, round, active, opening, place.previous, place.target)
-        for batch in executor.step(task):
+        for batch in executor.step(task, following):
             for report in batch.reports:
                 reports[report.participant] = report
                 if report.fate:
@@ -67,11 +67,10 @@ def run_round(executor: Executor, place: Place, round: int, clock: Clock) -> Cal
             if method.coordinates:
                 executor.receive(place.lane, batch)
 
-    # 7. – 8. Learn, evaluate, save. If nobody could deliver by configuration, the student waits.
-    silent = bool(asked) and all(fates.get(who) in events.FATES for who in asked)
+    # 7. – 8. Learn, evaluate, save.
     closing = Closing()
     if method.coordinates:
-        closing = executor.close(place.lane, round, place.target, silent, following)
+        closing = executor.close(place.lane, round, place.target)
     fates.update(closing.statuses)
     wall_s = time.perf_counter() - place.begun
     return partial(_records, method, round, asked, reports, fates, closing, clock, wall_s)

@@ -190,6 +190,7 @@ shards = dict(enumerate(federation.shards))
 host = Host(world, federation.public, shards)
 reports, sent = host.step("federated_distillation", 1, [0, 1], None, None, None)
 coordinator.receive([0, 1], sent)
+coordinator.learn(1)
 print(coordinator.close(1, None).statuses)
 """
 )

@@ -197,7 +197,9 @@ class Method(ABC):
         return None
 
     def broadcast(self, desk: Desk, round: int) -> Knowledge | None:
-        """What the coordinator tells everybody at the beginning of a round."""
+        """What the coordinator tells everybody at the beginning of a round. It may note something in the
+        desk's memory; the student stays as it is, for it may still have to be scored and saved.
+        """
         return None
 
     def participant_step(

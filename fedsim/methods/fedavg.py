@@ -112,11 +112,11 @@ class FedAvg(Method):
         if self.settings.bits is None:
             return desk.learner.parameters() if round > 1 else None
         if round == 1:
-            desk.memory["start"] = desk.learner.parameters().vector
+            desk.memory["start"] = desk.memory["told"] = desk.learner.parameters().vector
             return None
         start = desk.memory["start"]
         change = self._quantised(desk.learner.parameters().vector - start, 0, round, COORDINATOR)
-        desk.learner.load_parameters(start + update.values(change))
+        desk.memory["told"] = start + update.values(change)
         return change
 
     def participant_step(
@@ -150,7 +150,7 @@ class FedAvg(Method):
         assert isinstance(pool, ParameterMean)
         mean = pool.sum.mean()
         if self.settings.bits:
-            mean += desk.learner.parameters().vector
+            mean += desk.memory.pop("told")
             # Each change is bounded, their sum over rounds isn't, and the next message must be acceptable.
             start = desk.memory["start"]
             mean = mean.clip(start - _FARTHEST, start + _FARTHEST)

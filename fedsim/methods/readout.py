@@ -70,13 +70,13 @@ class Readout:
         return Expectation("update", *envelope, size=size, levels=levels)
 
     def tell(self, desk: Desk, round: int) -> Update:
-        """The student, which from here on is what the others get of it: a change from nothing."""
+        """The student, which when it learns is what the others get of it: a change from nothing."""
         vector = desk.learner.parameters().vector
         own = vector[: self.world.size_of(self._model)]  # what it learns with beside its model comes after
         rng = generator(self.world.seed, round, COORDINATOR, "quantise parameters")
         told = update.quantise(own, self.settings.bits, 0, rng)
         own[:] = update.values(told)
-        desk.learner.load_parameters(vector)
+        desk.memory["told"] = vector
         return told
 
     def own(self, site: Site, round: int, told: Update) -> MaskedSums:
@@ -97,6 +97,7 @@ class Readout:
     def learn(self, desk: Desk, pool: MaskedSum) -> None:
         """Set the student's last layer. It stays as it is where somebody's lie has made a sum of the moments
         that no examples can have: who lied, the masks don't tell."""
+        desk.learner.load_parameters(desk.memory.pop("told"))
         found = moments.of_vector(pool.mean(), self._width)
         if found.plausible:
             weights = moments.solve(found, self.settings.ridge)

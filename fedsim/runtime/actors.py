@@ -20,6 +20,8 @@ from fedsim.runtime import enter_directory
 from fedsim.types import Closing, Examples, Public, Report, Shard, concatenate
 from fedsim.world import World
 
+_Delivery = list[np.ndarray | str | None] | Pooled
+
 
 class HostActor:
     """A `fedsim.host.Host` in a process of its own."""
@@ -67,19 +69,18 @@ class HostActor:
         previous: AnyPath | None,
         target: AnyPath,
         terms: Terms | list[Any] | None,
-    ) -> tuple[list[Report], list[np.ndarray | None] | Pooled]:
+    ) -> tuple[list[Report], _Delivery]:
         """terms: in a list, a reference to what the coordinator may not have said yet."""
 
         def agreed() -> Terms | None:
             known: Terms | None = ray.get(terms[0]) if isinstance(terms, list) else terms
             return known
 
-        reports, delivery = self._host.step(
-            contender, round, participants, _buffer(broadcast), previous, target, agreed
-        )
+        told = None if broadcast is None else broadcast.data
+        reports, delivery = self._host.step(contender, round, participants, told, previous, target, agreed)
         if isinstance(delivery, Pooled):
             return reports, delivery
-        return reports, [_array(message) for message in delivery]
+        return reports, [_array(sent) if isinstance(sent, bytes) else sent for sent in delivery]
 
     def forget(self, contender: str) -> None:
         self._host.forget(contender)
@@ -147,22 +148,31 @@ class CoordinatorActor:
         message = self._coordinator.open(round)
         return None if message is None else _array(message.data), self._coordinator.terms
 
-    def receive(self, participants: Sequence[int], delivery: list[np.ndarray | None] | Pooled) -> None:
+    def receive(self, participants: Sequence[int], delivery: _Delivery) -> None:
         if not isinstance(delivery, Pooled):
-            self._coordinator.receive(participants, [_buffer(message) for message in delivery])
+            messages = [sent.data if isinstance(sent, np.ndarray) else sent for sent in delivery]
+            self._coordinator.receive(participants, messages)
         else:
             self._coordinator.receive(participants, delivery)
 
-    def close(self, round: int, target: AnyPath, silent: bool) -> Closing:
-        return self._coordinator.close(round, target, silent)
+    @ray.method(num_returns=3)  # type: ignore[untyped-decorator]  # Ray's has no types
+    def learn(
+        self, round: int, last: bool, participants: Sequence[Sequence[int]], *deliveries: _Delivery
+    ) -> tuple[None, np.ndarray | None, Terms | None]:
+        """Take in what was not received before, let the student learn, and open the next round: nothing that
+        came of it itself, then as `open`."""
+        for some, delivery in zip(participants, deliveries, strict=True):
+            self.receive(some, delivery)
+        self._coordinator.learn(round)
+        return (None, None, None) if last else (None, *self.open(round + 1))
+
+    def close(self, round: int, target: AnyPath, learned: None) -> Closing:
+        """learned: what `learn` returns first, without which there is nothing to close."""
+        return self._coordinator.close(round, target)
 
     def export(self, folder: AnyPath, card: str, tokenizer: str | None) -> None:
         self._coordinator.export(folder, card, tokenizer)
 
 
-def _array(data: bytes | None) -> np.ndarray | None:
-    return None if data is None else np.frombuffer(data, np.uint8)
-
-
-def _buffer(array: np.ndarray | None) -> memoryview | None:
-    return None if array is None else array.data
+def _array(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8)

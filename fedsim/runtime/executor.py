@@ -41,23 +41,30 @@ LOOK_S = 5.0
 a dead actor's place may wait for one, and Ray knows only seconds after the death that its machine is lost."""
 
 _FEW = 4
-"""With so few hosts the coordinator is asked to take in what they deliver before it is there: it then goes
-from host to coordinator without waiting for this process, but in the hosts' order."""
+"""With so few hosts a round's end, and the beginning of the next, are asked for at its beginning: what they
+wait for goes from actor to actor without waiting for this process."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A host's step under way.   received: the coordinator's call that takes in what it delivers, where that
-    was made already."""
+    """A host's step under way."""
 
     host: int
     participants: list[int]
     delivery: Any
-    received: Any
 
 
 _Calls = dict[Any, _Call]
 """By the reports to come."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """What a coordinator was asked at a round's end: to learn, and to close it."""
+
+    round: int
+    learned: Any
+    closed: Any
 
 
 @dataclass
@@ -65,15 +72,26 @@ class _Lane:
     """A coordinator (rank 0) and the other ranks of its student.
 
     pending: what they were asked to do before a contender's first round, which isn't known to be done.
+    delivered: the calls of this round that hosts have answered.   received: the coordinator's that take in
+        what they delivered, where it is not asked to do so when it learns.
+    end: of this round, where it was asked for.
     ahead: a round that was opened before anybody asked for it.
-    stepping: its hosts' calls, where they were made then.
+    following: its hosts' work.   stepping: their calls, where they were made then.
     """
 
     coordinator: Any
     peers: list[Any]
     pending: list[Any] = field(default_factory=list)
+    delivered: list[_Call] = field(default_factory=list)
+    received: list[Any] = field(default_factory=list)
+    end: _End | None = None
     ahead: tuple[int, Opening] | None = None
+    following: Task | None = None
     stepping: _Calls = field(default_factory=dict)
+
+    def forget_the_end(self) -> None:
+        """What was asked of it fails with what it waits for."""
+        self.end, self.ahead, self.stepping = None, None, {}
 
 
 class OnRay:
@@ -85,7 +103,6 @@ class OnRay:
         self._cluster: Cluster | None = None
         self._reservation: Reservation | None = None
         self._actors: list[Any] = []
-        self._received: dict[int, list[Any]] = {}
         self._models: list[str] = []
         self._starts: list[Any] = []
         self._guard = threading.Lock()
@@ -171,7 +188,7 @@ class OnRay:
     def begin(self, lane: int, contender: str, finished: int, checkpoint: AnyPath | None) -> Begun:
         private = self._shards if method_of(self._world, contender).gathers_private_data else []
         at = self._lanes[lane]
-        at.ahead, at.stepping = None, {}
+        at.forget_the_end()
         at.pending.append(at.coordinator.begin.remote(contender, finished, checkpoint, *private))
         pending = list(at.pending)
 
@@ -183,23 +200,38 @@ class OnRay:
         return wait
 
     def open(self, lane: int, round: int) -> Opening:
-        at, self._received[lane] = self._lanes[lane], []
+        at = self._lanes[lane]
+        at.delivered, at.received, at.following = [], [], None
         if at.ahead is None or at.ahead[0] != round:
-            at.ahead = round, _open(at, round)
+            # Not waited for: Ray begins the hosts' steps when it is there.
+            at.ahead = round, Opening(*at.coordinator.open.remote(round))
         return at.ahead[1]
 
-    def step(self, task: Task) -> Iterator[Batch]:
+    def step(self, task: Task, following: Task | None = None) -> Iterator[Batch]:
         at = self._lanes[task.lane]
-        if not at.stepping:
-            for number in range(self._number):
-                self._send(task, number, at.stepping)
-        calls, at.stepping = at.stepping, {}
+        calls, at.stepping = at.stepping or self._sent(task), {}
+        at.following = following
+        if self._foresees and task.opening.terms is not None and task.target is not None:
+            at.end = self._end(at, task.round, task.target, list(calls.values()))
         try:
             yield from self._batches(task, calls)
         except CoordinatorLostError:
             if calls:  # the round is repeated, and who still works in it writes to its folder
                 self._ready(list(calls), len(calls))
             raise
+
+    @property
+    def _foresees(self) -> bool:
+        """Whether a round's end is asked for at its beginning. Not with several lanes: their calls would wait
+        in a host's queue for each other."""
+        return self._number <= _FEW and len(self._lanes) == 1
+
+    def _sent(self, task: Task) -> _Calls:
+        """Every host's part of a task, which it may begin."""
+        calls: _Calls = {}
+        for number in range(self._number):
+            self._send(task, number, calls)
+        return calls
 
     def _send(self, task: Task, number: int, calls: _Calls) -> None:
         """Let a host do its part of a task."""
@@ -216,9 +248,7 @@ class OnRay:
         reports, delivery = self._hosts[number].step.remote(
             task.contender, task.round, mine, payload, task.previous, task.target, shared
         )
-        ahead = task.opening.terms is not None and self._number <= _FEW
-        received = self._receive(task.lane, mine, delivery) if ahead else None
-        calls[reports] = _Call(number, mine, delivery, received)
+        calls[reports] = _Call(number, mine, delivery)
 
     def _batches(self, task: Task, calls: _Calls) -> Iterator[Batch]:
         starting = list(self._lanes[task.lane].pending)
@@ -240,6 +270,7 @@ class OnRay:
                     raise RunError(
                         f"{task.contender}, round {task.round}: participants keep dying ({_line(error)})"
                     ) from error
+                self._lanes[task.lane].forget_the_end()
                 self._replace_host(call.host)
                 self._send(task, call.host, calls)
                 continue
@@ -272,29 +303,39 @@ class OnRay:
             self._equip_host(number)
 
     def receive(self, lane: int, batch: Batch) -> None:
-        # Not waited for here: the coordinator decodes while other hosts still work.
-        call: _Call = batch.delivery
-        self._received[lane].append(call.received or self._receive(lane, call.participants, call.delivery))
+        at, call = self._lanes[lane], batch.delivery
+        assert isinstance(call, _Call)
+        if self._foresees:
+            at.delivered.append(call)
+        else:  # not waited for here: the coordinator decodes while other hosts still work
+            at.received.append(at.coordinator.receive.remote(call.participants, call.delivery))
 
-    def _receive(self, lane: int, participants: Sequence[int], delivery: Any) -> Any:
-        return self._lanes[lane].coordinator.receive.remote(participants, delivery)
-
-    def close(
-        self, lane: int, round: int, target: AnyPath, silent: bool, following: Task | None = None
-    ) -> Closing:
+    def close(self, lane: int, round: int, target: AnyPath) -> Closing:
         # Nor is it waited for what was received: an actor does what it is asked for in that order.
         at = self._lanes[lane]
-        closed = at.coordinator.close.remote(round, target, silent)
-        if round < self._config.rounds:  # it opens the next while the driver reads how this one ended
-            opening = _open(at, round + 1)
-            at.ahead = round + 1, opening
-            if following is not None:
-                for number in range(self._number):
-                    self._send(replace(following, opening=opening), number, at.stepping)
-        *_, closing = self._coordinator([*at.pending, *self._received[lane], closed])
+        end, at.end = at.end or self._end(at, round, target, at.delivered), None
+        assert end.round == round
+        *_, closing = self._coordinator([*at.pending, *at.received, end.learned, end.closed])
         at.pending.clear()
         assert isinstance(closing, Closing)
         return closing
+
+    def _end(self, at: _Lane, round: int, target: AnyPath, calls: Sequence[_Call]) -> _End:
+        """Ask a coordinator for a round's end, and its hosts for what follows.
+
+        calls: of hosts, whose deliveries it takes in before it learns.
+        """
+        last, deliveries = round == self._config.rounds, [call.delivery for call in calls]
+        learned, *opened = at.coordinator.learn.remote(
+            round, last, [call.participants for call in calls], *deliveries
+        )
+        closed = at.coordinator.close.remote(round, target, learned)
+        if not last:
+            opening = Opening(*opened)
+            at.ahead = round + 1, opening
+            if at.following is not None:
+                at.stepping = self._sent(replace(at.following, opening=opening))
+        return _End(round, learned, closed)
 
     def forget(self, contender: str) -> None:
         for host in self._hosts:
@@ -360,12 +401,6 @@ class OnRay:
     def _look(self) -> None:
         assert self._reservation is not None
         self._reservation.check()
-
-
-def _open(lane: _Lane, round: int) -> Opening:
-    """Not waited for: Ray begins the hosts' steps when it is there."""
-    payload, terms = lane.coordinator.open.remote(round)
-    return Opening(payload, terms)
 
 
 def _get(refs: Any) -> Any:

@@ -41,8 +41,8 @@ class Chaos(OnRay):
             os.kill(ray.get(self.processes[actor]), signal.SIGKILL)
             self.killed += 1
 
-    def step(self, task):
-        batches = super().step(task)
+    def step(self, task, following=None):
+        batches = super().step(task, following)
         victim, began = self.draw.randrange(self._number), time.perf_counter()
         self.kill(self._hosts[victim])
         for batch in batches:

@@ -60,15 +60,12 @@ class Losing(OnRay):
             self.lose(self._hosts[batch.delivery.host])
         super().receive(lane, batch)
 
-    def step(self, task):
+    def step(self, task, following=None):
         self.round = task.round
         if self.when == "opened" and self.round == 2 and not self.lost:
             ray.wait([task.opening.payload], fetch_local=False)
             self.lose(self._lanes[task.lane].coordinator)
-        yield from super().step(task)
-
-    def close(self, lane, round, target, silent, following=None):
-        return super().close(lane, round, target, silent)  # or hosts had the broadcast before it is lost
+        yield from super().step(task)  # without what follows: hosts would have a broadcast before it is lost
 
 
 def run(name: str, executor: Losing, resume: bool = False) -> None:

@@ -59,10 +59,10 @@ class Watched(OnRay):
         self.coordinator = whereabouts(self._lanes[0].coordinator)
         self.before = {k: whereabouts(self._hosts[number]) for k, number in self._home.items()}
 
-    def step(self, task):
+    def step(self, task, following=None):
         if (task.contender, task.round) == ("federated_distillation", 2):
             os.kill(ray.get(self._hosts[0].__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
-        yield from super().step(task)
+        yield from super().step(task, following)
 
     def export(self, *arguments):
         self.after = {k: whereabouts(self._hosts[number]) for k, number in self._home.items()}

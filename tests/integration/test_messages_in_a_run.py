@@ -30,9 +30,9 @@ class Tampering(InProcess):
         super().__init__()
         self._tamper, self._who, self._when = tamper, who, when
 
-    def step(self, task: Task) -> Iterator[Batch]:
+    def step(self, task: Task, following: Task | None = None) -> Iterator[Batch]:
         self.method, self.round = method_of(self._world, task.contender), task.round
-        for batch in super().step(task):
+        for batch in super().step(task, following):
             reports, messages = list(batch.reports), list(batch.delivery)
             for place, report in enumerate(reports):
                 if report.participant in self._who and task.round == self._when:

@@ -17,6 +17,7 @@ from fedsim.simulation import check, world
 from fedsim.types import COORDINATOR, Closing, Knowledge
 from fedsim.wire import decode
 from fedsim.world import World
+from tests.methods.opening import opening
 
 LIMIT = 2**26
 
@@ -51,12 +52,14 @@ class Play:
 
     def round(self, number: int, who: list[int] | None = None) -> Closing:
         who = list(self.shards) if who is None else who
-        message = self.coordinator.open(number)
+        message = opening(self.coordinator, number)
         self.opened = self.weights()
+        self.told = self.coordinator._desk.memory.get("told", self.opened)  # where that isn't the student
         self.down = message.data if message else None
         _, self.up = self.host.step(self.contender, number, who, self.down, None, None)
         self.coordinator.receive(who, self.up)
-        return self.coordinator.close(number, None, silent=bool(who) and not any(self.up))
+        self.coordinator.learn(number)
+        return self.coordinator.close(number, None)
 
     def weights(self) -> np.ndarray:
         return self.coordinator._desk.learner.parameters().vector

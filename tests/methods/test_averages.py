@@ -57,6 +57,7 @@ def test_the_student_becomes_the_mean_of_what_was_sent():
     ]
     coordinator.open(1)
     coordinator.receive(range(3), sent)
+    coordinator.learn(1)
     coordinator.close(1, None)
     vectors, counts = [r.vector for r in received], [r.examples for r in received]
     assert counts == [len(s.train) for s in small.shards.values()]
@@ -76,6 +77,7 @@ def test_with_one_participant_it_is_that_participants_training():
         _, sent = host.step("fedavg", round, [0], broadcast, None, None)
         coordinator.receive([0], sent)
         pooled = coordinator._intake.pool.sum.mean()
+        coordinator.learn(round)
         coordinator.close(round, None)
         alone.engine.reset()  # moments are not sent, so they begin anew each round
         alone.fit(method.phase(round, 0, "local", method.labelled(small.shards[0].train, 0)))
@@ -110,6 +112,7 @@ def test_who_arrives_when_changes_nothing_bit_for_bit(method: dict[str, Any]):
         first, *others = order
         coordinator.receive([first], [sent[first]])
         coordinator.receive(others, [sent[k] for k in others])
+        coordinator.learn(1)
         closing = coordinator.close(1, None)
         assert closing.statuses == {0: "ok", 1: "ok", 2: "ok"}
         ends.append((weights(coordinator).tobytes(), closing.score, closing.learn_loss))
@@ -130,6 +133,7 @@ def test_a_liar_is_left_out_and_the_round_goes_on():
     coordinator.open(1)
     coordinator.receive([0, 1], [message(0, honest + 1, 0.0), message(1, honest, np.nan)])
     coordinator.receive([2, 2], [sent[2], sent[2]])
+    coordinator.learn(1)
     closing = coordinator.close(1, None)
     assert closing.statuses == {0: "rejected:unexpected", 1: "rejected:non-finite", 2: "ok"}
     expected = decode(sent[2], method_of(small.world, "fedavg").expect("up", 1, 2, size), 2**26)

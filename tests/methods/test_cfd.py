@@ -171,6 +171,7 @@ def test_who_diverged_is_told_all_labels_again(play, monkeypatch, tmp_path):
             if number > 1:
                 assert np.array_equal(memory["down ids"], run.coordinator._desk.memory["down ids"])
         run.coordinator.receive(range(3), up)
+        run.coordinator.learn(number)
         run.coordinator.close(number, None)
         previous = folder
 
@@ -194,6 +195,7 @@ def test_the_student_learns_the_mean_of_the_labels(play):
         dense[np.repeat(np.arange(len(votes)), np.diff(pool.offsets)), pool.ids] = pool.probs
         np.testing.assert_allclose(dense, votes, atol=1e-6)
         assert len(votes) == round(len(run.public.proxy) / 2)
+        run.coordinator.learn(number)
         run.coordinator.close(number, None)
         run.down = run.coordinator._method.broadcast(run.coordinator._desk, number + 1)
         run.down = encode(run.down, direction="down", round=number + 1, sender=-1).data

@@ -40,6 +40,7 @@ def test_the_student_moves_towards_what_was_pooled():
         return float(np.abs(of(answer) - dense(teacher)).sum(1).mean())
 
     before = distance()
+    coordinator.learn(1)
     coordinator.close(1, None)
     assert distance() < 0.7 * before
     expected = np.mean([of(decode(m, method.expect("up", 1, k, 1), 2**26)) for k, m in enumerate(sent)], 0)
@@ -69,6 +70,7 @@ def test_what_goes_down_is_what_the_student_says():
             payload = message.data if message else None
             _, sent = host.step(contender, round, range(3), payload, None, None)
             coordinator.receive(range(3), sent)
+            coordinator.learn(round)
             coordinator.close(round, None)
         assert down == rounds_down
 
@@ -156,6 +158,7 @@ def test_what_goes_down_is_the_last_rounds_mean_and_nothing_after_silence(name: 
     assert coordinator.open(1) is None
     coordinator.receive(range(3), sent)
     before = weights(coordinator)
+    coordinator.learn(1)
     coordinator.close(1, None)
     assert np.array_equal(weights(coordinator), before) == (name == "fedmd")  # which has no global model
 
@@ -169,7 +172,9 @@ def test_what_goes_down_is_the_last_rounds_mean_and_nothing_after_silence(name: 
         expected /= expected.sum(1, keepdims=True)
     np.testing.assert_allclose(of(received), expected, atol=1 / 1000)
 
-    coordinator.close(2, None, silent=True)
+    coordinator.receive(range(3), ["lost"] * 3)
+    coordinator.learn(2)
+    coordinator.close(2, None)
     assert coordinator.open(3) is None
 
 

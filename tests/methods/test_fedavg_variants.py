@@ -24,7 +24,7 @@ def test_both_ends_begin_a_round_with_the_same_bits(play):
     seen = []
     site.learner.fit = lambda phase: seen.append(site.learner.parameters().vector)
     run.method.participant_step(site, 2, received)
-    assert np.array_equal(seen[0], run.opened)
+    assert np.array_equal(seen[0], run.told)
 
 
 def test_the_student_is_what_was_broadcast_and_the_mean_change(play):
@@ -35,7 +35,7 @@ def test_the_student_is_what_was_broadcast_and_the_mean_change(play):
         counts = [len(shard.train) for shard in run.shards.values()]
         assert [h.examples for h in heard] == counts
         steps = [h.codes * np.repeat(h.scales, update.BLOCK)[: len(h.codes)] for h in heard]
-        expected = run.opened + np.average(steps, axis=0, weights=counts)
+        expected = run.told + np.average(steps, axis=0, weights=counts)
         np.testing.assert_allclose(run.weights(), expected, rtol=0, atol=1e-6)
 
 
@@ -56,7 +56,7 @@ def test_who_missed_a_round_is_not_behind(play):
     closing = run.round(2, [2])
     assert closing.statuses == {2: "ok"}
     (heard,) = [run.read(data, 2, 2) for data in run.up]
-    np.testing.assert_allclose(run.weights(), run.opened + update.values(heard), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(run.weights(), run.told + update.values(heard), rtol=0, atol=1e-7)
 
 
 def test_however_far_the_student_is_pushed_its_next_message_is_read(play):
@@ -67,7 +67,7 @@ def test_however_far_the_student_is_pushed_its_next_message_is_read(play):
     learner = run.coordinator._desk.learner
     pushed = learner.parameters().vector
     pushed[-10:] += MAX_PARAMETER * np.linspace(0.9, 0.98, 10, dtype=np.float32)
-    learner.load_parameters(pushed)
+    run.coordinator._desk.memory["told"] = pushed
     pool = run.method.pool(run.coordinator._desk, 3)
     change = np.zeros_like(pushed)
     change[-10:] = 0.5 * MAX_PARAMETER

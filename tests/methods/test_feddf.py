@@ -53,6 +53,7 @@ def test_the_student_starts_at_the_average_and_learns_from_the_teacher(play):
     _, run.up = run.host.step("feddf", 1, range(3), None, None, None)
     run.coordinator.receive(range(3), run.up)
     teacher = run.coordinator._intake.pool.teacher()
+    run.coordinator.learn(1)
     run.coordinator.close(1, None)
     alone = run.method.learner("vit-micro")
     alone.load_parameters(average(heard(run, 1)))
@@ -88,6 +89,7 @@ def test_the_best_on_the_validation_split_is_kept(play, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(learner, "evaluate", marked)
     monkeypatch.setattr(learner.engine, "step", stepped)
+    run.coordinator.learn(1)
     run.coordinator.close(1, None)
     assert len(seen) == 3  # the average and two parts of four steps: three don't divide eight
     np.testing.assert_allclose(seen[0], average(heard(run, 1)), rtol=0, atol=1e-6)
@@ -159,6 +161,7 @@ def test_who_arrives_when_changes_nothing(play, order: tuple[int, ...]):
     _, up = run.host.step("feddf", 1, range(3), None, None, None)
     for k in order:
         run.coordinator.receive([k], [up[k]])
+    run.coordinator.learn(1)
     run.coordinator.close(1, None)
     reference = play(ALIKE)
     reference.round(1)

@@ -141,6 +141,7 @@ def test_a_message_without_features_is_refused():
     half = Mixture(responses=read(play, 1, 0, up[0]).responses)
     up[0] = encode(half, direction="up", round=1, sender=0, samples_known=True).data
     play.coordinator.receive(EVERYBODY, up)
+    play.coordinator.learn(1)
     assert play.coordinator.close(1, None).statuses == {0: "rejected:unexpected", 1: "ok", 2: "ok"}
 
 

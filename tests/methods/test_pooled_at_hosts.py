@@ -38,6 +38,7 @@ def test_read_in_place_or_in_bytes_the_student_is_the_same(method: str, adversar
         assert isinstance(pooled, Pooled)
         assert [report.sent for report in reports] == [len(data) for data in apart.up]
         together.coordinator.receive(list(together.shards), pooled)
+        together.coordinator.learn(round)
         assert together.coordinator.close(round, None).statuses == closing.statuses
     refused = [status for status in closing.statuses.values() if status != "ok"]
     assert len(refused) == (adversary in ("malformed", "replay"))

@@ -28,16 +28,17 @@ def deterministic() -> None:
 
 
 def played(modality: str = "image", **settings: Any) -> tuple[Play, np.ndarray, np.ndarray]:
-    """A run that is over, with the student's weights before its last round and in the middle of it."""
+    """A run that is over, with the student's weights before its last round and as others then get them."""
     play = Play(modality, readout={}, **settings)
     for round in range(1, LAST):
         play.round(round)
     before = play.weights()
     play.down, play.up = play.open(LAST)
-    opened = play.weights()
+    told = play.coordinator._desk.memory["told"]
     play.coordinator.receive(EVERYBODY, play.up)
+    play.coordinator.learn(LAST)
     assert play.coordinator.close(LAST, None).statuses == dict.fromkeys(EVERYBODY, "ok")
-    return play, before, opened
+    return play, before, told
 
 
 def everybodys(play: Play) -> Examples:
@@ -46,11 +47,11 @@ def everybodys(play: Play) -> Examples:
 
 @pytest.mark.parametrize("modality", ["image", "image_text"])
 def test_only_the_last_layer_changes_and_it_fits_everybodys_examples_best(modality: str):
-    play, before, opened = played(modality)
+    play, before, told = played(modality)
     learner = play.coordinator._desk.learner
-    assert 0 < np.abs(opened - before).max() <= np.abs(before).max() / 126  # eight bits
+    assert 0 < np.abs(told - before).max() <= np.abs(before).max() / 126  # eight bits
     after = learner.weights()
-    learner.load_parameters(opened)
+    learner.load_parameters(told)
     same = {n: torch.equal(w, after[n]) for n, w in learner.weights().items()}
     layer = {"image": {"classifier.weight", "classifier.bias"}}
     changed = layer.get(modality, {"visual_projection.weight", "logit_scale"})
@@ -62,9 +63,9 @@ def test_only_the_last_layer_changes_and_it_fits_everybodys_examples_best(modali
 
 
 def test_what_travels_is_the_student_in_few_bits_and_two_sums():
-    play, _, opened = played(views=2, delta="both")
-    told = play.method.expect("down", LAST, -1, 0)
-    assert isinstance(decode(play.down, told, 2**26), Update) and len(play.down) < len(opened) * 1.05
+    play, _, told = played(views=2, delta="both")
+    expected = play.method.expect("down", LAST, -1, 0)
+    assert isinstance(decode(play.down, expected, 2**26), Update) and len(play.down) < len(told) * 1.05
     heard = decode(play.up[1], play.method.expect("up", LAST, 1, 0), 2**26)
     assert isinstance(heard, MaskedSums) and heard.examples == len(play.federation.shards[1].train)
     width, classes = presets.width("vit-micro"), 10
@@ -77,12 +78,13 @@ def test_the_last_layer_stays_where_somebody_lies():
     for round in range(1, LAST):
         play.round(round)
     _, up = play.open(LAST)
-    opened, told = play.weights(), play.method.expect("up", LAST, 1, 0)
-    lie = tamper(decode(up[1], told, 2**26), None, Adversary(kind="noise"), np.random.default_rng(0))
+    told, expected = play.coordinator._desk.memory["told"], play.method.expect("up", LAST, 1, 0)
+    lie = tamper(decode(up[1], expected, 2**26), None, Adversary(kind="noise"), np.random.default_rng(0))
     up[1] = encode(lie, direction="up", round=LAST, sender=1).data
     play.coordinator.receive(EVERYBODY, up)
+    play.coordinator.learn(LAST)
     closing = play.coordinator.close(LAST, None)
-    assert closing.measures["readout/accepted"] == 0 and np.array_equal(play.weights(), opened)
+    assert closing.measures["readout/accepted"] == 0 and np.array_equal(play.weights(), told)
 
 
 def test_who_is_missing_is_left_out():
@@ -92,8 +94,10 @@ def test_who_is_missing_is_left_out():
     _, up = play.open(LAST)
     learner = play.coordinator._desk.learner
     present = concatenate([play.federation.shards[k].train for k in (0, 2)])
+    learner.load_parameters(play.coordinator._desk.memory["told"])
     weights = solve(measure(*last_layer.read(learner, present)), 0.01)
     play.coordinator.receive(EVERYBODY, [up[0], None, up[2]])
+    play.coordinator.learn(LAST)
     play.coordinator.close(LAST, None)
     found = learner.weights()["classifier.weight"].double().numpy()
     np.testing.assert_allclose(found / np.linalg.norm(found), weights / np.linalg.norm(weights), atol=2e-5)

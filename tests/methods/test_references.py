@@ -68,9 +68,10 @@ class Federation:
         terms = lambda: self.coordinator.terms  # noqa: E731
         _, pooled = self.host.step(NAME, round, active, down, previous, target, terms)
         self.coordinator.receive(active, pooled)
+        self.coordinator.learn(round)
         closing = self.coordinator.close(round, target)
-        assert set(closing.statuses.values()) == {"ok"}
-        return down, sorted(closing.statuses)
+        assert set(closing.statuses.values()) <= {"ok", *events.FATES}
+        return down, sorted(who for who, status in closing.statuses.items() if status == "ok")
 
     def run(self, folder: Path, restart_after: int | None = None, rounds: int = ROUNDS) -> list[bytes | None]:
         downs, previous = [], None

@@ -25,6 +25,7 @@ from fedsim.simulation import check_settings
 from fedsim.simulation import world as make_world
 from fedsim.types import COORDINATOR, Closing, Responses
 from fedsim.wire import decode
+from tests.methods.opening import opening
 from tests.methods.plain_student import plain_student
 
 NAME = "federated_distillation"
@@ -79,7 +80,7 @@ class Play:
 
     def open(self, round: int) -> tuple[bytes | None, list[bytes | None]]:
         """The round's broadcast and what everybody sends."""
-        message = self.coordinator.open(round)
+        message = opening(self.coordinator, round)
         down = message.data if message else None
         self.terms = self.coordinator.terms
         return down, self.host.step(NAME, round, EVERYBODY, down, None, None)[1]
@@ -89,6 +90,7 @@ class Play:
     ) -> tuple[Closing, bytes | None, list[bytes | None]]:
         down, up = self.open(round)
         self.coordinator.receive(EVERYBODY, up)
+        self.coordinator.learn(round)
         return self.coordinator.close(round, target), down, up
 
     def weights(self) -> np.ndarray:
@@ -193,6 +195,8 @@ def test_hosts_pool_what_the_coordinator_would(name: str):
         intake = Intake(play.method, 2, Terms(from_store(play.terms.pool), play.terms.size), 2**26)
         intake.receive(who, up[who], play.coordinator._told)
         play.coordinator.receive([who], intake.pooled())
+    play.coordinator.learn(2)
+    twin.learn(2)
     assert play.coordinator.close(2, None).statuses == twin.close(2, None).statuses
     assert np.array_equal(play.weights(), twin._desk.learner.parameters().vector)
 
@@ -290,6 +294,7 @@ def test_a_round_without_answers_teaches_nothing():
     before = play.weights()
     _, up = play.open(1)
     play.coordinator.receive([0], up[:1])  # one vote of three
+    play.coordinator.learn(1)
     closing = play.coordinator.close(1, None)
     assert closing.measures["privacy/answered"] == 0 and np.isnan(closing.learn_loss)
     assert np.array_equal(before, play.weights())
