@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim.disk import storage
@@ -53,6 +54,7 @@ class Checkpoints:
     def __init__(self, folder: AnyPath, contender: str) -> None:
         self.folder = folder / "checkpoints" / contender
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._earliest: int | None = None  # whose state may be there; not known before somebody looks
 
     def finished(self) -> int:
         """The last finished round; −1 where not even the start was recorded.
@@ -89,9 +91,16 @@ class Checkpoints:
         self.settle(round)
         write_part(self._part(round), {table: getattr(records, table) for table in PARTS})
         write_json(self.folder / f"round-{round:04d}.json", records.round)
-        for state in self.folder.glob("round-*[0-9]"):
-            if _round(state) < round:  # in a store the next round may be writing its own already
-                storage.remove(state)
+        for earlier in self._outdated(round):
+            storage.remove(self.state(earlier))
+
+    def _outdated(self, round: int) -> Sequence[int]:
+        """The rounds whose states nobody needs once this one is final; in a store the next may be writing its
+        own already. The folder, which has two files more with every round, is looked through once."""
+        earliest, self._earliest = self._earliest, round
+        if earliest is not None:
+            return range(earliest, round)
+        return [r for r in map(_round, self.folder.glob("round-*[0-9]")) if r < round]
 
     @staticmethod
     def _carry(previous: AnyPath, partial: AnyPath) -> None:
