@@ -17,7 +17,7 @@ from fedsim.simulation import check, world
 from fedsim.types import COORDINATOR, Closing, Knowledge
 from fedsim.wire import decode
 from fedsim.world import World
-from tests.methods.opening import opening
+from tests.opening import opening
 
 LIMIT = 2**26
 
@@ -52,7 +52,8 @@ class Play:
 
     def round(self, number: int, who: list[int] | None = None) -> Closing:
         who = list(self.shards) if who is None else who
-        message = opening(self.coordinator, number)
+        with opening(self.coordinator):
+            message = self.coordinator.open(number)
         self.opened = self.weights()
         self.told = self.coordinator._desk.memory.get("told", self.opened)  # where that isn't the student
         self.down = message.data if message else None

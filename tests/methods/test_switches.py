@@ -25,8 +25,8 @@ from fedsim.simulation import check_settings
 from fedsim.simulation import world as make_world
 from fedsim.types import COORDINATOR, Closing, Responses
 from fedsim.wire import decode
-from tests.methods.opening import opening
 from tests.methods.plain_student import plain_student
+from tests.opening import opening
 
 NAME = "federated_distillation"
 MODELS = {"text": "llama-tiny", "image": "vit-micro", "image_text": "clip-micro"}
@@ -80,7 +80,8 @@ class Play:
 
     def open(self, round: int) -> tuple[bytes | None, list[bytes | None]]:
         """The round's broadcast and what everybody sends."""
-        message = opening(self.coordinator, round)
+        with opening(self.coordinator):
+            message = self.coordinator.open(round)
         down = message.data if message else None
         self.terms = self.coordinator.terms
         return down, self.host.step(NAME, round, EVERYBODY, down, None, None)[1]
