@@ -1,7 +1,8 @@
 """A run in which a random host is killed in every round and every coordinator three times.
 
-`chaos.py FILE FOLDER [resume]` prints how many were killed and how long it took until the participants
-of a killed host had delivered after all.
+`chaos.py FILE FOLDER HOSTS [resume]` prints how many were killed and how long it took until the participants
+of a killed host had delivered after all. HOSTS: `many`, one each, or `few`, whose rounds' ends are asked for
+at their beginning.
 
 A program of its own, because it has to start Ray in its process.
 """
@@ -69,5 +70,8 @@ class Chaos(OnRay):
 
 
 chaos = Chaos()
-simulation.run(loading.load(sys.argv[1], output=sys.argv[2]), executor=chaos, resume="resume" in sys.argv)
+few = {"runtime__participants_per_actor": 3, "runtime__parallel_methods": 1}
+hosts = {"many": {"runtime__participants_per_actor": 1}, "few": few}[sys.argv[3]]
+config = loading.load(sys.argv[1], output=sys.argv[2], **hosts)
+simulation.run(config, executor=chaos, resume="resume" in sys.argv)
 print(f"killed {chaos.killed}; slowest recovery {max(chaos.recoveries):.1f} s")

@@ -417,7 +417,7 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For runs inside this process: what they set in torch is put back."""
     import torch
 
-    for name in ("DS_ACCELERATOR", "CUBLAS_WORKSPACE_CONFIG"):
+    for name in ("DS_ACCELERATOR", "CUBLAS_WORKSPACE_CONFIG", "THP_MEM_ALLOC_ENABLE"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
         monkeypatch.delenv(name)
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

@@ -18,10 +18,11 @@ def test_twice_in_a_row(configs, digits_run, assert_same_results, clean_process,
     ("actors", "per_actor", "lanes"),
     [
         pytest.param(1, 5, 1, marks=pytest.mark.slow),
-        (2, 3, 2),
+        (2, 3, 1),
+        pytest.param(2, 3, 2, marks=pytest.mark.slow),
         pytest.param(5, 1, 1, marks=pytest.mark.slow),
     ],
-    ids=["1 actor", "2 actors", "5 actors"],
+    ids=["1 actor", "2 actors", "2 actors, 2 lanes", "5 actors"],
 )
 def test_on_ray_as_in_one_process(
     actors, per_actor, lanes, fedsim_command, configs, digits_run, assert_same_results, tmp_path

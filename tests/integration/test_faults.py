@@ -20,9 +20,10 @@ LATE = Path(__file__).with_name("late.py")
 
 
 @pytest.mark.slow
-def test_killed_actors_change_nothing(configs, digits_run, assert_same_results, tmp_path):
+@pytest.mark.parametrize("hosts", ["many", "few"])
+def test_killed_actors_change_nothing(hosts, configs, digits_run, assert_same_results, tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, str(CHAOS), str(configs["digits"]), str(folder)]
+    command = [sys.executable, str(CHAOS), str(configs["digits"]), str(folder), hosts]
     driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for(lambda: len(list(folder.glob("checkpoints/*/round-*.json"))) >= 3, driver)
     os.killpg(driver.pid, signal.SIGKILL)  # the driver too, with the Ray instance that it started

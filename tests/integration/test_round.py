@@ -5,6 +5,7 @@ import pytest
 import fedsim
 from fedsim import simulation
 from fedsim.executor import InProcess
+from fedsim.runtime.executor import OnRay
 
 
 class Notes(InProcess):
@@ -40,3 +41,26 @@ def test_who_keeps_nothing_may_begin_before_the_round_before_is_known_to_be_done
 def test_who_goes_on_from_files_waits_for_them(notes):
     assert {contender for contender, _ in notes.did} > {"fedavg"}
     assert {contender for contender, _ in notes.said} == {"fedavg"}
+
+
+class Looks(OnRay):
+    """Notes what was asked for already when the first host has answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = {}
+
+    def step(self, task, following=None):
+        for batch in super().step(task, following):
+            at = self._lanes[task.lane]
+            self.asked.setdefault(task.round, (at.end is not None, bool(at.stepping)))
+            yield batch
+
+
+def test_a_rounds_end_and_the_next_steps_are_asked_for_before_hosts_answer(configs, clean_process, tmp_path):
+    config = fedsim.load(configs["digits"], output=str(tmp_path / "run"), **{
+        "runtime.participants_per_actor": 3, "runtime.parallel_methods": 1,
+        "methods": [{"name": "fedavg", "specialists": "student"}],
+    })  # fmt: skip
+    simulation.run(config, executor=(looks := Looks()))
+    assert looks.asked == {1: (True, True), 2: (True, True), 3: (True, False)}
