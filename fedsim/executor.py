@@ -31,8 +31,8 @@ class Opening:
 
 @dataclass(frozen=True)
 class Task:
-    """One round of a contender's participants; `previous` and `target` are folders of their states, None
-    where they keep nothing."""
+    """One round of a contender's participants; `previous` and `target` are folders of states, None where
+    there are none, or none is saved."""
 
     contender: str
     lane: int
@@ -88,7 +88,7 @@ class Executor(Protocol):
     def receive(self, lane: int, batch: Batch) -> None:
         """See Coordinator.receive."""
 
-    def close(self, lane: int, round: int, target: AnyPath) -> Closing:
+    def close(self, lane: int, round: int, target: AnyPath | None) -> Closing:
         """See Coordinator.learn and Coordinator.close."""
 
     def revive(self, lane: int) -> None:
@@ -180,7 +180,7 @@ class InProcess:
     def receive(self, lane: int, batch: Batch) -> None:
         self._coordinator.receive([report.participant for report in batch.reports], batch.delivery)
 
-    def close(self, lane: int, round: int, target: AnyPath) -> Closing:
+    def close(self, lane: int, round: int, target: AnyPath | None) -> Closing:
         self._coordinator.learn(round)
         return self._coordinator.close(round, target)
 

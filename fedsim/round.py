@@ -30,12 +30,13 @@ class Records:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a round stands: its contender's method and lane, and its folders of state."""
+    """Where a round stands: its contender's method and lane, and the folders of the state before it and of
+    its own, None where there is none."""
 
     method: Method
     lane: int
     previous: AnyPath | None
-    target: AnyPath
+    target: AnyPath | None
     begun: float = field(default_factory=time.perf_counter)
     """When its round began: where there was one before it, as that ended, for hosts go on at once."""
 

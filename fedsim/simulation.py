@@ -14,41 +14,35 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fedsim import adversaries, fitting, plugins, privacy, results, shortage
 from fedsim.config import RunConfig
+from fedsim.contender import Contender
 from fedsim.data import SOURCES, federation, tokenizers
 from fedsim.disk import storage
 from fedsim.disk.checkpoints import PARTS, Checkpoints, hold
 from fedsim.disk.folders import check_lasts, finished, open_folder, take_over, usable
 from fedsim.disk.manifest import manifest, model_card
 from fedsim.disk.storage import AnyPath
-from fedsim.errors import ConfigError, CoordinatorLostError, RunError
+from fedsim.errors import ConfigError
 from fedsim.evaluation import exams
-from fedsim.executor import Begun, Executor, InProcess
+from fedsim.executor import Executor, InProcess
 from fedsim.intake import check_limit
 from fedsim.interrupt import InterruptedRun
 from fedsim.methods import METHODS, method_of
-from fedsim.methods.base import Method
 from fedsim.models import presets
 from fedsim.network import Clock
-from fedsim.process import give_back, stand_back
+from fedsim.process import give_back
 from fedsim.progress import Progress, Quiet
 from fedsim.results import Row
-from fedsim.round import Place, Records, measures, run_round
-from fedsim.types import Closing, Interface
+from fedsim.types import Interface
 from fedsim.world import World
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-ATTEMPTS = 3
-"""How often a round is begun with another coordinator before the run gives up."""
 
 
 class Result:
@@ -222,7 +216,6 @@ class _Run:
     def __init__(self, config: RunConfig, folder: AnyPath, executor: Executor, progress: Progress) -> None:
         self.config, self.folder, self.executor, self.progress = config, folder, executor, progress
         self.clock = Clock(config)
-        self._begun: dict[int, Begun] = {}
         self._tables = threading.Lock()
         self._tables_due = 0.0
 
@@ -309,65 +302,28 @@ class _Run:
 
     def _contender(self, name: str, lane: int, stop: threading.Event) -> None:
         """All rounds of one contender that are not finished yet."""
-        method = method_of(self.world, name)
-        checkpoints = Checkpoints(self.folder, name)
-        finished = checkpoints.finished()
+        method, checkpoints = method_of(self.world, name), Checkpoints(self.folder, name)
         student = self.folder / "student"
         # Half a student must not be taken for a whole one; its card comes last.
         exports = name == product(self.config) and not (student / "README.md").exists()
-        if finished >= self.config.rounds and not exports:
+        if checkpoints.finished() >= self.config.rounds and not exports:
             return
-        if method.coordinates:
-            state = checkpoints.state(finished) if finished > 0 else None
-            self._begun[lane] = self.executor.begin(lane, name, max(0, finished), state)
-        # A round's rows are written while the next one begins, and take no time from participants.
-        with ThreadPoolExecutor(1, initializer=stand_back if self.executor.apart else None) as beside:
-            written: Future[None] | None = None
-            begun = time.perf_counter()
-            for round in range(max(0, finished) + 1, self.config.rounds + 1):
-                if stop.is_set():
-                    return
-                records = self._round(method, lane, round, checkpoints, begun)
-                begun = time.perf_counter()
-                if round == 1 and finished < 0 and method.coordinates and method.trains_student:
-                    checkpoints.commit(0, _start(self.world, name, self._begun[lane]()))
-                if written is not None:
-                    written.result()
-                checkpoints.settle(round)
-                written = beside.submit(self._commit, checkpoints, round, records)
-            if written is not None:
-                written.result()
+        contender = Contender(self.executor, method, lane, checkpoints, self.clock, self._written)
+        if not contender.run(stop):
+            return
         if exports:
             rows = results.summarise(*_scores(self.config, self.folder))
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
             storage.remove(storage.staged(student))
-            self._begun[lane]()
+            contender.wait()
             self.executor.export(lane, storage.staged(student), card, self.data.tokenizer_json)
             storage.settle(student)
         self.executor.forget(name)
 
-    def _commit(self, checkpoints: Checkpoints, round: int, records: Callable[[], Records]) -> None:
-        """Make a round one of the finished ones, which a resumed run doesn't repeat."""
-        made = records()
-        checkpoints.commit(round, made)
+    def _written(self, row: Row) -> None:
+        """A round is one of the finished ones."""
         self._write_tables()
-        self.progress.round(made.round, self.config.rounds)
-
-    def _round(
-        self, method: Method, lane: int, round: int, checkpoints: Checkpoints, begun: float
-    ) -> Callable[[], Records]:
-        """One round; begun again with a new coordinator if its process is lost."""
-        previous = checkpoints.state(round - 1) if round > 1 else None
-        for attempt in range(ATTEMPTS):
-            place = Place(method, lane, previous, checkpoints.partial(round), begun)
-            try:
-                if attempt:
-                    self.executor.revive(lane)
-                    self._begun[lane] = self.executor.begin(lane, method.contender, round - 1, previous)
-                return run_round(self.executor, place, round, self.clock)
-            except CoordinatorLostError as error:
-                lost = error
-        raise RunError(f"{method.contender}, round {round}: {ATTEMPTS} coordinators died in it ({lost})")
+        self.progress.round(row, self.config.rounds)
 
     def _write_tables(self, *, now: bool = False) -> None:
         """Make the tables of what the rounds left.
@@ -412,25 +368,6 @@ def product(config: RunConfig) -> str | None:
     federated = [m for m in trained if METHODS[m.name].uses_participants]
     chosen = (federated or trained)[:1]
     return chosen[0].contender if chosen else None
-
-
-def _start(world: World, contender: str, closing: Closing) -> Records:
-    """The row of round 0: the student as everybody finds it, before any knowledge moved."""
-    row: Row = {column: 0 for column in results.ROUNDS}
-    row.update(
-        method=contender,
-        algorithm=world.contender(contender).name,
-        seed=world.seed,
-        metric=world.metric.name,
-        higher_is_better=world.metric.higher_is_better,
-        student=True,
-        score=closing.score,
-        loss=closing.loss,
-        attack_success=float("nan"),
-        learn_loss=float("nan"),
-    )
-    common = {column: row[column] for column in ("method", "seed", "round")}
-    return Records(row, [], [], measures=measures(common, closing.measures))
 
 
 def world(config: RunConfig, data: federation.Federation) -> World:

@@ -299,7 +299,7 @@ def _run(config: RunConfig, data: Federation, folder: Path) -> None:
         for round in range(1, config.rounds + 1):
             previous = checkpoints.state(round - 1) if round > 1 else None
             place = Place(method, 0, previous, checkpoints.partial(round))
-            checkpoints.commit(round, run_round(executor, place, round, clock)())
+            checkpoints.commit(round, [run_round(executor, place, round, clock)()])
         if method.trains_student:
             executor.export(0, folder / "student", "", data.tokenizer_json)
     finally:

@@ -1,12 +1,12 @@
 """The last finished round of every contender on disk, and the lock that keeps two runs apart.
 
     checkpoints/<contender>/round-0003/          state of coordinator and specialists
-    checkpoints/<contender>/round-0003.json      the round's row of the rounds table
-    checkpoints/<contender>/round-0003.arrow     its part of the other tables
+    checkpoints/<contender>/round-0003.json      rows of the rounds table, since the checkpoint before
+    checkpoints/<contender>/round-0003.arrow     their part of the other tables
 
-A round is written to `round-0003.partial/` and becomes finished by one rename, so a process may die
+A state is written to `round-0003.partial/` and becomes final by one rename, so a process may die
 at any moment: what has no final name does not exist. In an object store, which has no rename, states are
-written to `round-0003/` itself; there and here a round exists once its row does. States of older rounds
+written to `round-0003/` itself; there and here rounds exist once their rows do. States of older rounds
 are removed, their rows stay; the tables are made of the rows.
 """
 
@@ -61,7 +61,7 @@ class Checkpoints:
 
         Raises ConfigError for what an older version wrote, which kept rows otherwise.
         """
-        last = max(map(_round, self.folder.glob("round-*.json")), default=-1)
+        last = last_round(self.folder)
         if last >= 0 and not self._part(last).exists():
             folder = str(self.folder.parent.parent)
             raise ConfigError("output", folder, "a run that was begun with this version, to be resumed")
@@ -78,6 +78,11 @@ class Checkpoints:
         folder.mkdir()
         return folder
 
+    def discard(self) -> None:
+        """Remove what an attempt left half done; another may make its checkpoints at other rounds."""
+        for folder in self.folder.glob("round-*.partial"):
+            storage.remove(folder)
+
     def settle(self, round: int) -> None:
         """Give a round's states their final name: the next round may begin with them, before its rows
         are written."""
@@ -86,11 +91,13 @@ class Checkpoints:
             self._carry(self.state(round - 1), partial)
             storage.settle(self.state(round))
 
-    def commit(self, round: int, records: Records) -> None:
-        """Make a round final. The rows' file comes last: it is what says that the round exists."""
+    def commit(self, round: int, records: Sequence[Records]) -> None:
+        """Make a round final, and those since the last checkpoint. The rows' file comes last: it is what says
+        that they exist.   records: of all of them, in order.
+        """
         self.settle(round)
-        write_part(self._part(round), {table: getattr(records, table) for table in PARTS})
-        write_json(self.folder / f"round-{round:04d}.json", records.round)
+        write_part(self._part(round), {t: [row for r in records for row in getattr(r, t)] for t in PARTS})
+        write_json(self.folder / f"round-{round:04d}.json", [r.round for r in records], indent=None)
         for earlier in self._outdated(round):
             storage.remove(self.state(earlier))
 
@@ -112,7 +119,8 @@ class Checkpoints:
 
     def rounds(self) -> list[Row]:
         """The rows of the rounds table, in order."""
-        return [_with_nan(json.loads(file.read_text(encoding="utf-8"))) for file in self._files()]
+        found = (json.loads(file.read_text(encoding="utf-8")) for file in self._files())
+        return [_with_nan(row) for rows in found for row in rows]
 
     def parts(self) -> list[AnyPath]:
         """The files that make up the other tables, in order."""
@@ -123,6 +131,11 @@ class Checkpoints:
 
     def _files(self) -> list[AnyPath]:
         return sorted(self.folder.glob("round-*.json"), key=_round)
+
+
+def last_round(folder: AnyPath) -> int:
+    """The last finished round of a contender, by what lies in its folder; −1 where there is none."""
+    return max(map(_round, folder.glob("round-*.json")), default=-1)
 
 
 def _round(file: AnyPath) -> int:

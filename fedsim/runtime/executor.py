@@ -211,7 +211,7 @@ class OnRay:
         at = self._lanes[task.lane]
         calls, at.stepping = at.stepping or self._sent(task), {}
         at.following = following
-        if self._foresees and task.opening.terms is not None and task.target is not None:
+        if self._foresees and task.opening.terms is not None:
             at.end = self._end(at, task.round, task.target, list(calls.values()))
         try:
             yield from self._batches(task, calls)
@@ -310,7 +310,7 @@ class OnRay:
         else:  # not waited for here: the coordinator decodes while other hosts still work
             at.received.append(at.coordinator.receive.remote(call.participants, call.delivery))
 
-    def close(self, lane: int, round: int, target: AnyPath) -> Closing:
+    def close(self, lane: int, round: int, target: AnyPath | None) -> Closing:
         # Nor is it waited for what was received: an actor does what it is asked for in that order.
         at = self._lanes[lane]
         end, at.end = at.end or self._end(at, round, target, at.delivered), None
@@ -320,7 +320,7 @@ class OnRay:
         assert isinstance(closing, Closing)
         return closing
 
-    def _end(self, at: _Lane, round: int, target: AnyPath, calls: Sequence[_Call]) -> _End:
+    def _end(self, at: _Lane, round: int, target: AnyPath | None, calls: Sequence[_Call]) -> _End:
         """Ask a coordinator for a round's end, and its hosts for what follows.
 
         calls: of hosts, whose deliveries it takes in before it learns.

@@ -8,6 +8,7 @@ from typing import Literal
 
 from fedsim import results
 from fedsim.disk import folders
+from fedsim.disk.checkpoints import last_round
 from fedsim.disk.storage import AnyPath
 from fedsim.sweeps.trials import Trial
 
@@ -43,9 +44,8 @@ def state(trial: Trial) -> State:
 def rounds(trial: Trial) -> tuple[int, int]:
     """Rounds of all contenders of a trial: how many are finished, of how many."""
     checkpoints, methods = trial.config.folder / "checkpoints", trial.config.methods
-    files = (file for method in methods for file in (checkpoints / method.contender).glob("round-*.json"))
-    # The start has a row as well.
-    return sum(file.stem != "round-0000" for file in files), trial.config.rounds * len(methods)
+    done = (last_round(checkpoints / method.contender) for method in methods)
+    return sum(max(0, round) for round in done), trial.config.rounds * len(methods)
 
 
 def mark(trial: Trial, state: State) -> None:

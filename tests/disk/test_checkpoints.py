@@ -34,12 +34,12 @@ def write(checkpoints: Checkpoints, round: int, text: str = "state") -> Path:
 def test_a_round_is_there_once_it_is_committed(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
     assert (checkpoints.finished(), rows(checkpoints)) == (-1, ([], []))
-    checkpoints.commit(0, records(0))  # the start has rows and no state
+    checkpoints.commit(0, [records(0)])  # the start has rows and no state
     assert checkpoints.finished() == 0
     for round in (1, 2):
         write(checkpoints, round, f"after {round}")
         assert checkpoints.finished() == round - 1
-        checkpoints.commit(round, records(round))
+        checkpoints.commit(round, [records(round)])
     assert (checkpoints.state(2) / "state").read_text() == "after 2"
     assert not checkpoints.state(1).exists()  # one state is kept …
     again = Checkpoints(tmp_path, "m")
@@ -52,7 +52,7 @@ def test_a_commit_leaves_the_states_of_later_rounds(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
     write(checkpoints, 1)
     checkpoints.settle(1)
-    checkpoints.commit(0, records(0))
+    checkpoints.commit(0, [records(0)])
     assert (checkpoints.state(1) / "state").exists()
 
 
@@ -67,20 +67,20 @@ def test_what_an_attempt_left_half_done_is_removed(tmp_path: Path):
 def test_a_death_between_the_rename_and_the_rows_costs_the_round_only(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
     write(checkpoints, 1, "one")
-    checkpoints.commit(1, records(1))
+    checkpoints.commit(1, [records(1)])
     write(checkpoints, 2, "two").rename(checkpoints.state(2))
     again = Checkpoints(tmp_path, "m")
     assert again.finished() == 1
     assert (again.state(1) / "state").read_text() == "one"
     write(again, 2, "two, again")
-    again.commit(2, records(2))
+    again.commit(2, [records(2)])
     assert (again.state(2) / "state").read_text() == "two, again"
 
 
 def test_rows_keep_what_is_not_a_number(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
-    checkpoints.commit(1, records(1, float("nan")))
-    checkpoints.commit(2, records(2, float("inf")))
+    checkpoints.commit(1, [records(1, float("nan"))])
+    checkpoints.commit(2, [records(2, float("inf"))])
     scores = [row["score"] for row in checkpoints.rounds()]
     assert all(math.isnan(score) for score in scores)  # JSON knows neither: both were no score
     assert rows(checkpoints)[1] == [1, 2]
@@ -88,7 +88,7 @@ def test_rows_keep_what_is_not_a_number(tmp_path: Path):
 
 def test_contenders_do_not_meet(tmp_path: Path):
     one, other = Checkpoints(tmp_path, "one"), Checkpoints(tmp_path, "other")
-    one.commit(3, records(3))
+    one.commit(3, [records(3)])
     assert (one.finished(), other.finished()) == (3, -1)
 
 
@@ -96,7 +96,7 @@ def test_rounds_beyond_four_digits_are_found(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
     for round in (9_999, 10_000, 10_001):
         write(checkpoints, round)
-        checkpoints.commit(round, records(round))
+        checkpoints.commit(round, [records(round)])
     assert checkpoints.finished() == 10_001
     assert [row["round"] for row in checkpoints.rounds()] == [9_999, 10_000, 10_001]
     assert sorted(p.name for p in checkpoints.folder.iterdir() if p.is_dir()) == ["round-10001"]
@@ -126,7 +126,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_rounds_that_an_older_version_wrote_are_refused_in_one_line(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "m")
     write(checkpoints, 0)
-    checkpoints.commit(0, records(0))
+    checkpoints.commit(0, [records(0)])
     assert checkpoints.finished() == 0
     (checkpoints.folder / "round-0000.arrow").rename(checkpoints.folder / "round-0000.messages.parquet")
     with pytest.raises(ConfigError, match="begun with this version") as caught:

@@ -144,23 +144,23 @@ def attempt(checkpoints: Checkpoints, round: int, *participants: int, text: str 
 
 def test_a_round_exists_once_its_row_does(folder: AnyPath):
     checkpoints = Checkpoints(folder, "m")
-    checkpoints.commit(0, records(0))
+    checkpoints.commit(0, [records(0)])
     attempt(checkpoints, 1, 0, 1, 2)
     assert checkpoints.finished() == 0
-    checkpoints.commit(1, records(1))
+    checkpoints.commit(1, [records(1)])
     attempt(checkpoints, 2, 0, 1, text="cut off")
     again = Checkpoints(folder, "m")
     assert again.finished() == 1
     assert files(again.state(1))["participant-00001/state"] == "round 1"
     attempt(again, 2, 1)  # what was cut off is gone, and who did not work is carried over
-    again.commit(2, records(2))
+    again.commit(2, [records(2)])
     assert files(again.state(2)) == {
         "participant-00000/state": "round 1",
         "participant-00001/state": "round 2",
         "participant-00002/state": "round 1",
     }
     attempt(again, 3)  # nobody worked
-    again.commit(3, records(3))
+    again.commit(3, [records(3)])
     assert files(again.state(3))["participant-00001/state"] == "round 2"
     assert not again.state(2).exists()
     assert [row["round"] for row in again.rounds()] == [0, 1, 2, 3]
