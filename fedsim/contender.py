@@ -8,16 +8,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from fedsim import results
 from fedsim.disk.checkpoints import Checkpoints
 from fedsim.errors import CoordinatorLostError, RunError
 from fedsim.executor import Begun, Executor
 from fedsim.methods.base import Method
 from fedsim.network import Clock
 from fedsim.process import stand_back
+from fedsim.records import Records, of_start
 from fedsim.results import Row
-from fedsim.round import Place, Records, measures, run_round
-from fedsim.types import Closing
+from fedsim.round import Place, run_round
 
 ATTEMPTS = 3
 """How often a round is begun with another coordinator before the run gives up."""
@@ -124,7 +123,7 @@ class Contender:
         """Record the student as everybody finds it, before any knowledge moved."""
         if self._method.coordinates and self._method.trains_student:
             assert self._ready is not None
-            self._checkpoints.commit(0, [_start(self._method, self._ready())])
+            self._checkpoints.commit(0, [of_start(self._method, self._ready())])
         self._started = True
 
     def _commit(self, round: int, records: list[Callable[[], Records]]) -> None:
@@ -133,23 +132,3 @@ class Contender:
         self._checkpoints.commit(round, made)
         for each in made:
             self._told(each.round)
-
-
-def _start(method: Method, closing: Closing) -> Records:
-    """The row of round 0."""
-    world = method.world
-    row: Row = {column: 0 for column in results.ROUNDS}
-    row.update(
-        method=method.contender,
-        algorithm=world.contender(method.contender).name,
-        seed=world.seed,
-        metric=world.metric.name,
-        higher_is_better=world.metric.higher_is_better,
-        student=True,
-        score=closing.score,
-        loss=closing.loss,
-        attack_success=float("nan"),
-        learn_loss=float("nan"),
-    )
-    common = {column: row[column] for column in ("method", "seed", "round")}
-    return Records(row, [], [], measures=measures(common, closing.measures))

@@ -45,7 +45,8 @@ def lost(config: RunConfig, round: int, participant: int) -> bool:
 
 def active(config: RunConfig, round: int) -> list[int]:
     """Those who work in a round: asked, and not dropped."""
-    return [k for k in asked(config, round) if not dropped(config, round, k)]
+    found = asked(config, round)
+    return [k for k in found if not dropped(config, round, k)] if config.participants.dropout else found
 
 
 def last_active(config: RunConfig, round: int, participant: int) -> int:

@@ -177,10 +177,9 @@ class Host:
         elif content is not None:
             sent, sections = len(content), anatomy(content)
         if sent is not None:
-            timing = self._clock.timing(site.participant, flops, received, sent)
             if events.lost(self.world.config, round, site.participant):
                 fate = "lost"
-            elif self._clock.late(timing):
+            elif self._clock.late(site.participant, flops, received, sent):
                 fate = "late"
             else:
                 method.delivered(site, round)

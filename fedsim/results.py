@@ -24,7 +24,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from operator import itemgetter
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +34,8 @@ from fedsim.disk import storage
 from fedsim.disk.storage import AnyPath
 
 Row = dict[str, Any]
+Table = Mapping[str, Sequence[Any]]
+"""Rows column by column, all of one length."""
 Columns = dict[str, tuple[pa.DataType, str]]
 
 _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -225,17 +227,17 @@ def schema(name: str) -> pa.Schema:
 
 def write_table(path: AnyPath, name: str, rows: Iterable[Row]) -> None:
     """Replace a Parquet file in one step: a reader sees the old table or the new one."""
-    table = pa.table(_arrays(name, list(rows)), schema=schema(name))
+    table = pa.table(_arrays(name, by_column(list(rows))), schema=schema(name))
     storage.write(path, lambda part: pq.write_table(table, part))
 
 
-def write_part(path: AnyPath, tables: Mapping[str, Sequence[Row]]) -> None:
+def write_part(path: AnyPath, tables: Mapping[str, Table]) -> None:
     """What rounds add to several tables, as one Arrow file: a column for each table, in which its rows
     are a list of structures. A Parquet file for each would take four times as long to write and to read."""
     lists = []
-    for name, rows in tables.items():
-        structure = pa.StructArray.from_arrays(_arrays(name, rows), names=list(columns(name)))
-        lists.append(pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), structure))
+    for name, table in tables.items():
+        structure = pa.StructArray.from_arrays(_arrays(name, table), names=list(columns(name)))
+        lists.append(pa.ListArray.from_arrays(pa.array([0, len(structure)], pa.int32()), structure))
     batch = pa.record_batch(lists, names=list(tables))
 
     def write(part: Any) -> None:
@@ -272,15 +274,27 @@ def merge_parts(folder: AnyPath, names: Sequence[str], parts: Iterable[AnyPath])
     pa.default_memory_pool().release_unused()  # it would keep as much as the largest table took
 
 
-def _arrays(name: str, rows: Sequence[Row]) -> list[pa.Array]:
-    """Rows as the columns of a table; null where a row lacks one. Raises KeyError where one has more."""
+def by_column(rows: Sequence[Row]) -> Table:
+    """Rows column by column; None where a row lacks one."""
+    return {column: [row.get(column) for row in rows] for column in dict.fromkeys(chain.from_iterable(rows))}
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Tables of the same columns one below the other; those without rows may lack columns."""
+    known = dict.fromkeys(chain.from_iterable(tables))
+    return {column: [*chain.from_iterable(table.get(column, ()) for table in tables)] for column in known}
+
+
+def _arrays(name: str, table: Table) -> list[pa.Array]:
+    """A table's columns, null where it lacks one. Raises KeyError where it has more."""
     known = columns(name)
-    if unknown := set().union(*(row.keys() - known.keys() for row in rows if row.keys() != known.keys())):
+    if unknown := table.keys() - known.keys():
         raise KeyError(f"{name} has no column {sorted(unknown)}")
-    blank = dict.fromkeys(known)
-    whole = (row if len(row) == len(known) else blank | row for row in rows)
-    values = zip(*map(itemgetter(*known), whole), strict=True) if rows else [()] * len(known)
-    return [pa.array(column, kind) for column, (kind, _) in zip(values, known.values(), strict=True)]
+    length = len(next(iter(table.values()), ()))
+    return [
+        pa.array(table[column], kind) if column in table else pa.nulls(length, kind)
+        for column, (kind, _) in known.items()
+    ]
 
 
 def rows(path: AnyPath) -> list[Row]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedsim import results
-from fedsim.results import SUMMARY, TABLES, Row, summarise, write_json, write_table
+from fedsim.results import SUMMARY, TABLES, Row, by_column, summarise, write_json, write_table
 
 NAN = float("nan")
 
@@ -70,8 +70,8 @@ def test_parts_from_before_a_column_was_added_are_merged_with_later_ones(tmp_pat
     with monkeypatch.context() as earlier:
         then = {c: v for c, v in TABLES["participants"].items() if c not in results.LATER["participants"]}
         earlier.setitem(TABLES, "participants", then)
-        results.write_part(parts[0], {"participants": [{c: v for c, v in row.items() if c in then}]})
-    results.write_part(parts[1], {"participants": [row]})
+        results.write_part(parts[0], {"participants": {c: [v] for c, v in row.items() if c in then}})
+    results.write_part(parts[1], {"participants": by_column([row])})
     results.merge_parts(tmp_path, ["participants"], parts)
     merged = pq.read_table(tmp_path / "participants.parquet")
     assert merged.schema.equals(results.schema("participants"), check_metadata=True)
@@ -84,7 +84,7 @@ def test_the_tables_of_a_part_come_back_as_they_were(tmp_path: Path):
         "measures": [{"method": "m", "seed": 0, "round": 1, "name": "x", "value": NAN}],
         "messages": [],
     }
-    results.write_part(tmp_path / "a.arrow", tables)
+    results.write_part(tmp_path / "a.arrow", {name: by_column(rows) for name, rows in tables.items()})
     found = {name: table.to_pylist() for name, table in results.read_part(tmp_path / "a.arrow").items()}
     assert repr(found) == repr(tables)  # NaN is no equal of itself
     assert [p.name for p in tmp_path.iterdir()] == ["a.arrow"]  # no half-written file is left

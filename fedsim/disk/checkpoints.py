@@ -21,8 +21,8 @@ from fedsim.disk import storage
 from fedsim.disk.lease import Lease
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
-from fedsim.results import Row, write_json, write_part
-from fedsim.round import Records
+from fedsim.records import Records
+from fedsim.results import Row, joined, write_json, write_part
 
 PARTS = ("participants", "messages", "sections", "measures")
 """Tables whose rows can be many: they are never all in memory."""
@@ -96,7 +96,9 @@ class Checkpoints:
         that they exist.   records: of all of them, in order.
         """
         self.settle(round)
-        write_part(self._part(round), {t: [row for r in records for row in getattr(r, t)] for t in PARTS})
+        write_part(
+            self._part(round), {table: joined([getattr(r, table) for r in records]) for table in PARTS}
+        )
         write_json(self.folder / f"round-{round:04d}.json", [r.round for r in records], indent=None)
         for earlier in self._outdated(round):
             storage.remove(self.state(earlier))

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,7 +15,6 @@ from fedsim.methods import METHODS
 from fedsim.methods.base import Method
 from fedsim.progress import Quiet
 from fedsim.results import Row
-from fedsim.round import Records
 from fedsim.types import METRICS
 from tests.opening import opening
 
@@ -130,11 +129,21 @@ def ran(tmp_path_factory):
     return run
 
 
-def records(folder: Path, name: str) -> dict[int, Records]:
+class Found(NamedTuple):
+    """The rows of a round in the tables."""
+
+    round: Row
+    participants: list[Row]
+    messages: list[Row]
+    sections: list[Row]
+    measures: list[Row]
+
+
+def records(folder: Path, name: str) -> dict[int, Found]:
     kept = Checkpoints(folder, name)
     parts = (results.read_part(part) for part in kept.parts())
     return {
-        row["round"]: Records(row, **{table: part[table].to_pylist() for table in PARTS})
+        row["round"]: Found(row, **{table: part[table].to_pylist() for table in PARTS})
         for row, part in zip(kept.rounds(), parts, strict=True)
     }
 
@@ -248,7 +257,7 @@ def test_a_run_that_is_resumed_is_the_same_run(ran, name: str, tmp_path: Path):
     assert decided(records(folder, name)) == decided(records(ran(simplest(name), name), name))
 
 
-def decided(found: dict[int, Records]) -> str:
+def decided(found: dict[int, Found]) -> str:
     """All that the seed decides of a run; not what was measured, nor the model's path, in its folder."""
     measured = {"wall_s", "peak_memory_mib", "model"}
     rows = [row for r in found.values() for row in (r.round, *r.participants, *r.messages)]

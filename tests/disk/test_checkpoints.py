@@ -10,13 +10,13 @@ import pytest
 from fedsim import results
 from fedsim.disk.checkpoints import Checkpoints, Lock
 from fedsim.errors import ConfigError
+from fedsim.records import Records
 from fedsim.results import Row
-from fedsim.round import Records
 
 
 def records(round: int, score: float = 0.5) -> Records:
     row = {"method": "m", "round": round, "score": score}
-    return Records(row, [{**row, "participant": 0}], [])
+    return Records(row, results.by_column([{**row, "participant": 0}]), {}, {}, {})
 
 
 def rows(checkpoints: Checkpoints) -> tuple[list[Row], list[int]]:

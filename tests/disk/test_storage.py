@@ -19,7 +19,7 @@ from fedsim.disk.checkpoints import Checkpoints, hold
 from fedsim.disk.lease import Lease
 from fedsim.disk.storage import AnyPath, RemotePath, StorageError, locate
 from fedsim.errors import ConfigError, RunError
-from fedsim.round import Records
+from fedsim.records import Records
 
 PARTITION = [{"participant": 0, "group": "a", "examples": 5}]
 
@@ -94,7 +94,7 @@ def test_a_file_is_replaced_whole(folder: AnyPath):
     assert results.rows(path) == PARTITION
     assert [p.name for p in folder.iterdir()] == ["partition.parquet"]
     part = folder / "part.arrow"
-    results.write_part(part, {"partition": PARTITION})
+    results.write_part(part, {"partition": results.by_column(PARTITION)})
     results.merge_parts(folder, ["partition"], [part, part])
     assert results.rows(path) == PARTITION * 2
 
@@ -132,7 +132,7 @@ def test_nothing_of_a_save_that_failed_reaches_a_store(remote: RemotePath):
 
 def records(round: int) -> Records:
     row = {"method": "m", "round": round, "score": 0.5}
-    return Records(row, [{**row, "participant": 0}], [])
+    return Records(row, results.by_column([{**row, "participant": 0}]), {}, {}, {})
 
 
 def attempt(checkpoints: Checkpoints, round: int, *participants: int, text: str = "") -> None:
