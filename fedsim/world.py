@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,11 @@ class World:
         return METRICS[self.interface.modality]
 
     def contender(self, name: str) -> MethodConfig:
-        return next(m for m in self.config.methods if m.contender == name)
+        return self._contenders[name]
+
+    @cached_property
+    def _contenders(self) -> dict[str, MethodConfig]:
+        return {entry.contender: entry for entry in self.config.methods}
 
     def model_of(self, contender: str, participant: int) -> str:
         """Which architecture a participant trains for a contender."""

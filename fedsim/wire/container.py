@@ -91,7 +91,7 @@ class Message:
         sizes = {name: _size(self.sections[name]) for name in ordered}
         return {"header": _HEADER.size + _ENTRY.size * len(sizes), **sizes}
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length of `data`: what sending it costs in bytes."""
         return sum(self.anatomy.values())
