@@ -132,6 +132,7 @@ class DeepSpeedEngine:
             self._optimizer.refresh_fp32_params()
         self._engine: Any = wrapped
         self.model = wrapped.module
+        self._parameters = trainable(self.model)  # walking over the modules each time costs more
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
 
@@ -155,16 +156,14 @@ class DeepSpeedEngine:
     def vector(self) -> np.ndarray:
         import deepspeed
 
-        parameters = trainable(self.model)
-        with deepspeed.zero.GatheredParameters(parameters):
-            return flatten(parameters)
+        with deepspeed.zero.GatheredParameters(self._parameters):
+            return flatten(self._parameters)
 
     def load_vector(self, vector: np.ndarray) -> None:
         import deepspeed
 
-        parameters = trainable(self.model)
-        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
-            unflatten(vector, parameters)
+        with deepspeed.zero.GatheredParameters(self._parameters, modifier_rank=0):
+            unflatten(vector, self._parameters)
         refresh = getattr(self._optimizer, "refresh_fp32_params", None)
         if refresh is not None:
             refresh()  # the optimiser steps a copy of its own
