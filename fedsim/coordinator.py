@@ -112,8 +112,8 @@ class Coordinator:
             size = self._desk.learner.size
             # Copied while it is empty: it is handed to hosts that take in messages as well. All but the
             # world's sizes, of which there may be thousands.
-            known = {id(self.world.sizes): self.world.sizes}
-            self._terms = Terms(copy.deepcopy(pool, known), size) if self._method.pools_at_hosts else None
+            same = {id(self.world.sizes): self.world.sizes}
+            self._terms = Terms(copy.deepcopy(pool, same), size) if self._method.pools_at_hosts else None
             self._intake = Intake(self._method, round, Terms(pool, size), self._limit)
         style = self._method.style("down", round, self._desk.memory, None)
         knowledge = self._told = self._method.broadcast(self._desk, round)

@@ -67,6 +67,8 @@ class Lease:
                     found[file] = file.read_text()
                 except FileNotFoundError:
                     continue  # released since it was listed
+                except StorageError:
+                    found[file] = ""  # being written, so that it will be another next time
         return found
 
     def _keep(self) -> None:

@@ -118,7 +118,7 @@ class RemotePath:
             filesystem.delete_file(self._at(root))
 
     def read_bytes(self) -> bytes:
-        with self.open() as file:
+        with _asking(self), self.open() as file:
             return bytes(file.read())
 
     def read_text(self, encoding: str = "utf-8") -> str:
