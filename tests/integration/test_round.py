@@ -1,9 +1,10 @@
 """What a round hands to whoever runs its parts."""
 
 import pytest
+import ray
 
 import fedsim
-from fedsim import simulation
+from fedsim import contender, simulation
 from fedsim.executor import InProcess
 from fedsim.runtime.executor import OnRay
 
@@ -64,3 +65,31 @@ def test_a_rounds_end_and_the_next_steps_are_asked_for_before_hosts_answer(confi
     })  # fmt: skip
     simulation.run(config, executor=(looks := Looks()))
     assert looks.asked == {1: (True, True), 2: (True, True), 3: (True, False)}
+
+
+class Killing(OnRay):
+    """Its coordinator dies as a round begins, once."""
+
+    def __init__(self, when: int) -> None:
+        super().__init__()
+        self.when, self.opened = when, []
+
+    def open(self, lane, round):
+        self.opened.append(round)
+        if round == self.when and self.opened.count(round) == 1:
+            ray.kill(self._lanes[lane].coordinator)
+        return super().open(lane, round)
+
+
+@pytest.mark.parametrize("hosts", ["few", "many"])
+def test_rounds_since_the_last_checkpoint_are_run_again_where_a_coordinator_dies(
+    hosts, configs, clean_process, assert_same_results, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(contender, "APART_S", 1e6)
+    each = {"runtime.participants_per_actor": {"few": 3, "many": 1}[hosts], "runtime.parallel_methods": 1}
+    method = {"rounds": 8, "methods": [{"name": "fedavg", "specialists": "student"}]}
+    config = fedsim.load(configs["digits"], output=str(tmp_path / "run"), **each, **method)
+    killed = simulation.run(config, executor=(killing := Killing(6)))
+    assert killing.opened == [1, 2, 3, 4, 5, 6, 2, 3, 4, 5, 6, 7, 8]
+    whole = fedsim.load(configs["digits"], output=str(tmp_path / "whole"), **method)
+    assert_same_results(killed.folder, simulation.run(whole, executor=InProcess()).folder)
