@@ -16,7 +16,9 @@ import ray
 
 from fedsim.disk.storage import AnyPath
 from fedsim.intake import Pooled, Terms
+from fedsim.methods import method_of
 from fedsim.runtime import enter_directory
+from fedsim.runtime.mail import Inbox, Letter, Outbox
 from fedsim.types import Closing, Examples, Public, Report, Shard, concatenate
 from fedsim.world import World
 
@@ -39,14 +41,18 @@ class HostActor:
 
             import_classes(models, modality)
 
-    def prepare(self, world: World, public: Public, shards: list[Shard], neighbours: int) -> None:
-        """neighbours: how many such actors share this machine's memory."""
+    def prepare(
+        self, world: World, public: Public, shards: list[Shard], neighbours: int, shared: str | None
+    ) -> None:
+        """neighbours: how many such actors share this machine's memory.   shared: see `Outbox`."""
         from fedsim.host import Host
         from fedsim.process import memory
 
         mib = world.config.runtime.resident_mib
         budget = mib * 2**20 if mib is not None else memory() / 2 / neighbours
         self._host = Host(world, public, {shard.participant: shard for shard in shards}, budget)
+        self._world, self._shared, self._inbox = world, shared, Inbox()
+        self._sent: dict[str, Outbox] = {}
         # What is there now stays: the collector needn't look through all of torch again and again.
         gc.freeze()
 
@@ -65,25 +71,34 @@ class HostActor:
         contender: str,
         round: int,
         participants: Sequence[int],
-        broadcast: np.ndarray | None,
+        broadcast: np.ndarray | Letter | None,
         previous: AnyPath | None,
         target: AnyPath,
         terms: Terms | list[Any] | None,
-    ) -> tuple[list[Report], _Delivery]:
+    ) -> tuple[list[Report], _Delivery | Letter]:
         """terms: in a list, a reference to what the coordinator may not have said yet."""
 
         def agreed() -> Terms | None:
             known: Terms | None = ray.get(terms[0]) if isinstance(terms, list) else terms
             return known
 
-        told = None if broadcast is None else broadcast.data
+        # Not copied: participants of a method that sends letters keep nothing beyond the round.
+        message: np.ndarray | None = self._inbox.read(broadcast, copy=False)
+        told = None if message is None else message.data
         reports, delivery = self._host.step(contender, round, participants, told, previous, target, agreed)
         if isinstance(delivery, Pooled):
-            return reports, delivery
+            return reports, self._outbox(contender).send(round % 2, delivery)
         return reports, [_array(sent) if isinstance(sent, bytes) else sent for sent in delivery]
 
     def forget(self, contender: str) -> None:
         self._host.forget(contender)
+        if contender in self._sent:
+            self._sent.pop(contender).clear()
+
+    def _outbox(self, contender: str) -> Outbox:
+        if contender not in self._sent:
+            self._sent[contender] = _outbox(self._world, contender, self._shared)
+        return self._sent[contender]
 
 
 class CoordinatorActor:
@@ -126,11 +141,13 @@ class CoordinatorActor:
         tests: dict[int, Examples],
         models: Sequence[str],
         peers: Sequence[Any],
+        shared: str | None,
         *starts: np.ndarray,
     ) -> None:
         from fedsim.coordinator import Coordinator
         from fedsim.runtime.ranks import spread
 
+        self._world, self._shared, self._inbox, self._sent = world, shared, Inbox(), Outbox(None)
         self._coordinator = Coordinator(
             world, public, dict(zip(models, starts, strict=True)), spread(list(peers)), tests
         )
@@ -138,17 +155,22 @@ class CoordinatorActor:
     def begin(
         self, contender: str, finished: int, checkpoint: AnyPath | None, *private: list[Shard]
     ) -> Closing:
+        self._sent.clear()
+        self._sent = _outbox(self._world, contender, self._shared)
         shards = sorted((shard for some in private for shard in some), key=lambda shard: shard.participant)
         together: Examples | None = concatenate([shard.train for shard in shards]) if shards else None
         return self._coordinator.begin(contender, finished, checkpoint, together)
 
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]  # Ray's has no types
-    def open(self, round: int) -> tuple[np.ndarray | None, Terms | None]:
+    def open(self, round: int) -> tuple[np.ndarray | Letter | None, Terms | None]:
         """The message and the intake's terms, for the hosts."""
         message = self._coordinator.open(round)
-        return None if message is None else _array(message.data), self._coordinator.terms
+        sent = None if message is None else self._sent.send(round % 2, _array(message.data))
+        return sent, self._coordinator.terms
 
-    def receive(self, participants: Sequence[int], delivery: _Delivery) -> None:
+    def receive(self, participants: Sequence[int], delivery: _Delivery | Letter) -> None:
+        # A copy, for who knows how long a method looks at what it pools.
+        delivery = self._inbox.read(delivery, copy=True)
         if not isinstance(delivery, Pooled):
             messages = [sent.data if isinstance(sent, np.ndarray) else sent for sent in delivery]
             self._coordinator.receive(participants, messages)
@@ -157,8 +179,8 @@ class CoordinatorActor:
 
     @ray.method(num_returns=3)  # type: ignore[untyped-decorator]  # Ray's has no types
     def learn(
-        self, round: int, last: bool, participants: Sequence[Sequence[int]], *deliveries: _Delivery
-    ) -> tuple[None, np.ndarray | None, Terms | None]:
+        self, round: int, last: bool, participants: Sequence[Sequence[int]], *deliveries: _Delivery | Letter
+    ) -> tuple[None, np.ndarray | Letter | None, Terms | None]:
         """Take in what was not received before, let the student learn, and open the next round: nothing that
         came of it itself, then as `open`."""
         for some, delivery in zip(participants, deliveries, strict=True):
@@ -172,6 +194,12 @@ class CoordinatorActor:
 
     def export(self, folder: AnyPath, card: str, tokenizer: str | None) -> None:
         self._coordinator.export(folder, card, tokenizer)
+
+
+def _outbox(world: World, contender: str, shared: str | None) -> Outbox:
+    """For what an actor sends in a contender's rounds, in two slots: by the next round but one all is read.
+    Through shared memory only where participants keep nothing that they were told, and so no view of it."""
+    return Outbox(None if method_of(world, contender).keeps_specialists else shared)
 
 
 def _array(data: bytes) -> np.ndarray:

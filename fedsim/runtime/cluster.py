@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,16 +24,20 @@ from fedsim.runtime import directory
 from fedsim.runtime.packing import UNIT, Node, Resources, Room
 from fedsim.runtime.session import Folder, own_sigterm
 
+_SHARED = Path("/dev/shm")  # Linux's
+
 
 @dataclass(frozen=True)
 class Cluster:
     """A connection.
 
-    folder: the private instance's temporary directory, None if it isn't ours.   outer: whether this
-    process was connected before, as in a trial of Tune or a notebook, and stays so.
+    folder: the private instance's temporary directory, None if it isn't ours.   shared: one in this machine's
+    shared memory, where all actors are on it.   outer: whether this process was connected before, as in a
+    trial of Tune or a notebook, and stays so.
     """
 
     folder: Folder | None = None
+    shared: Folder | None = None
     outer: bool = False
 
     def close(self) -> None:
@@ -43,6 +48,8 @@ class Cluster:
             ray.shutdown()
         else:
             _end(self.folder)
+        if self.shared is not None:
+            self.shared.remove()
 
 
 def connect(config: RunConfig) -> Cluster:
@@ -87,7 +94,15 @@ def connect(config: RunConfig) -> Cluster:
         if not isinstance(error, Exception):
             raise
         raise RunError(f"Ray did not start on this machine: {error}") from error
-    return Cluster(folder)
+    return Cluster(folder, _shared_memory())
+
+
+def _shared_memory() -> Folder | None:
+    """A folder in this machine's shared memory, where it has any."""
+    try:
+        return Folder(_SHARED)
+    except OSError:
+        return None
 
 
 def _end(folder: Folder) -> None:

@@ -156,7 +156,9 @@ class OnRay:
     def _equip_host(self, number: int) -> list[Any]:
         """Hand a host its data; the public start follows where there is one already."""
         host = self._hosts[number]
-        ready = [host.prepare.remote(self._world, self._public, self._shards[number], self._number)]
+        ready = [
+            host.prepare.remote(self._world, self._public, self._shards[number], self._number, self._shared)
+        ]
         if self._starts:
             ready.append(host.set_starts.remote(self._models, *self._starts))
         return ready
@@ -174,7 +176,7 @@ class OnRay:
         lane.pending += [peer.join.remote(rank, ranks, address) for rank, peer in enumerate(lane.peers, 1)]
         lane.pending.append(
             lane.coordinator.prepare.remote(
-                self._world, self._public, self._tests, self._models, lane.peers, *self._starts
+                self._world, self._public, self._tests, self._models, lane.peers, self._shared, *self._starts
             )
         )
 
@@ -219,6 +221,12 @@ class OnRay:
             if calls:  # the round is repeated, and who still works in it writes to its folder
                 self._ready(list(calls), len(calls))
             raise
+
+    @property
+    def _shared(self) -> str | None:
+        """A folder in the shared memory of the machine that all actors are on, if they are on one."""
+        folder = self._cluster.shared if self._cluster is not None else None
+        return None if folder is None else str(folder.path)
 
     @property
     def _foresees(self) -> bool:

@@ -59,12 +59,16 @@ def own_sigterm() -> Iterator[None]:
 
 
 class Folder:
-    """The temporary folder of a private Ray instance; making one sweeps those of drivers that died."""
+    """A temporary folder of a private Ray instance; making one sweeps those of drivers that died.
 
-    def __init__(self) -> None:
-        parent = Path(tempfile.gettempdir())
-        if len(os.fsencode(parent)) > ROOM:
-            parent = Path("/tmp")
+    parent: where it is made; None: where Ray's own files go.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        if parent is None:
+            parent = Path(tempfile.gettempdir())
+            if len(os.fsencode(parent)) > ROOM:
+                parent = Path("/tmp")
         _sweep(parent)
         held = None
         while held is None:  # a sweep may come between the making and the lock

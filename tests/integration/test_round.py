@@ -1,5 +1,7 @@
 """What a round hands to whoever runs its parts."""
 
+from pathlib import Path
+
 import pytest
 import ray
 
@@ -93,3 +95,44 @@ def test_rounds_since_the_last_checkpoint_are_run_again_where_a_coordinator_dies
     assert killing.opened == [1, 2, 3, 4, 5, 6, 2, 3, 4, 5, 6, 7, 8]
     whole = fedsim.load(configs["digits"], output=str(tmp_path / "whole"), **method)
     assert_same_results(killed.folder, simulation.run(whole, executor=InProcess()).folder)
+
+
+class Peeks(OnRay):
+    """Counts the files in shared memory as each round ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def close(self, lane, round, target):
+        closing = super().close(lane, round, target)
+        self.folder = Path(self._shared)
+        self.seen.append(len([path for path in self.folder.iterdir() if not path.name.startswith(".")]))
+        return closing
+
+
+@pytest.mark.parametrize("hosts", ["few", "many"])
+def test_weights_go_through_shared_memory_and_leave_nothing_there(
+    hosts, clean_process, assert_same_results, tmp_path
+):
+    """Of models that are large enough; each host and the coordinator has two files, used in turn."""
+    settings = {
+        "rounds": 5,
+        "data": {"source": "synthetic", "image_size": 28, "max_examples": 200},
+        "participants": {
+            "count": 6,
+            "models": ["mlp"],
+            "training": {"steps": 1},
+            "partition": {"kind": "iid"},
+        },
+        "student": {"model": "mlp"},
+        "evaluation": {"participants": "never"},
+        "methods": [{"name": "fedavg", "specialists": "student"}],
+    }
+    each = {"runtime.participants_per_actor": {"few": 3, "many": 1}[hosts]}
+    config = fedsim.load({**settings, "output": str(tmp_path / "run")}, **each)
+    ran = simulation.run(config, executor=(peeks := Peeks()))
+    assert peeks.seen[-1] == {"few": 6, "many": 2}[hosts]  # alone on its host, one sends its message itself
+    assert not peeks.folder.exists()
+    whole = fedsim.load({**settings, "output": str(tmp_path / "whole")})
+    assert_same_results(ran.folder, simulation.run(whole, executor=InProcess()).folder)
