@@ -1,7 +1,8 @@
 """Runs a round's parts as Ray actors: hosts with fractional CPUs and GPUs, a coordinator per lane.
 
 The proxy set lies once in the object store and weights that all need are put once; messages go from
-host to coordinator by reference. The driver passes references on and reads the small reports.
+host to coordinator by reference, weights on one machine through its shared memory (`mail`). The driver passes
+references on and reads the small reports.
 """
 
 from __future__ import annotations
