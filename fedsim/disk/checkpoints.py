@@ -122,7 +122,8 @@ class Checkpoints:
     def rounds(self) -> list[Row]:
         """The rows of the rounds table, in order."""
         found = (json.loads(file.read_text(encoding="utf-8")) for file in self._files())
-        return [_with_nan(row) for rows in found for row in rows]
+        # One alone is of an older version, whose rounds had a file each.
+        return [_with_nan(row) for rows in found for row in (rows if isinstance(rows, list) else [rows])]
 
     def parts(self) -> list[AnyPath]:
         """The files that make up the other tables, in order."""

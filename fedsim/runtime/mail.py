@@ -3,6 +3,9 @@
 Ray carries results of up to 2 MB through the driver, in copies and over sockets, and takes milliseconds for
 each larger one: as long as many participants of a small model. Here the large arrays of a result are written
 once, where the other end maps them; Ray carries where that is.
+
+Pickled as Ray pickles, between actors of one run in a folder that only its user can enter. What participants
+send ends before that: a message is decoded and judged at its host, or goes on as the bytes that it is.
 """
 
 from __future__ import annotations

@@ -132,3 +132,13 @@ def test_rounds_that_an_older_version_wrote_are_refused_in_one_line(tmp_path: Pa
     with pytest.raises(ConfigError, match="begun with this version") as caught:
         checkpoints.finished()
     assert str(tmp_path) in str(caught.value)
+
+
+def test_rounds_of_an_older_version_that_had_a_file_each_go_on(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "m")
+    checkpoints.commit(1, [records(1)])
+    results.write_json(checkpoints.folder / "round-0001.json", records(1, float("nan")).round)
+    checkpoints.commit(3, [records(2), records(3)])
+    assert [row["round"] for row in checkpoints.rounds()] == [1, 2, 3]
+    assert rows(checkpoints)[1] == [1, 2, 3]
+    assert math.isnan(checkpoints.rounds()[0]["score"])
