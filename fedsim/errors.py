@@ -47,8 +47,8 @@ class RunError(FedsimError):
 
 
 class CoordinatorLostError(RunError):
-    """A coordinator's process died, or a message was lost with its machine; another coordinator can take its
-    place and begin at the last round."""
+    """A coordinator's process died, or a message was lost with its machine or removed from its shared memory;
+    another coordinator can take its place and begin at the last round."""
 
 
 class DivergedError(RunError):

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedsim.errors import CoordinatorLostError
+
 LEAST, MOST = 1 << 16, 1 << 26
 """Bytes that are worth a letter, and that shared memory should hold twice for each actor."""
 
@@ -75,7 +77,8 @@ class Outbox:
 
     def _slot(self, slot: Hashable, size: int) -> tuple[Path, mmap.mmap]:
         known = self._slots.get(slot)
-        if known is not None and len(known[1]) >= size:
+        # Some machines empty their shared memory of what belongs to a user who logs out.
+        if known is not None and len(known[1]) >= size and known[0].exists():
             return known
         assert self._folder is not None
         path = Path(self._folder) / secrets.token_hex(8)  # who has read one of a name doesn't look again
@@ -101,7 +104,10 @@ class Inbox:
         self._mapped: dict[str, memoryview] = {}
 
     def read(self, content: Any, *, copy: bool) -> Any:
-        """What was sent.   copy: or the arrays are good only until the slot is used again."""
+        """What was sent.   copy: or the arrays are good only until the slot is used again.
+
+        Raises CoordinatorLostError where somebody else has removed it: the round is to be repeated.
+        """
         if not isinstance(content, Letter):
             return content
         memory = self._memory(content)
@@ -113,7 +119,10 @@ class Inbox:
             for path in [path for path in self._mapped if not Path(path).exists()]:
                 with suppress(BufferError):  # somebody still looks at it
                     self._mapped.pop(path).release()
-            file = os.open(letter.path, os.O_RDONLY)
+            try:
+                file = os.open(letter.path, os.O_RDONLY)
+            except FileNotFoundError:
+                raise CoordinatorLostError("a message was removed from shared memory") from None
             try:
                 self._mapped[letter.path] = memoryview(mmap.mmap(file, letter.size, prot=mmap.PROT_READ))
             finally:

@@ -1,5 +1,6 @@
 """What a round hands to whoever runs its parts."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import ray
 
 import fedsim
 from fedsim import contender, simulation
+from fedsim.config import RunConfig
 from fedsim.executor import InProcess
 from fedsim.runtime.executor import OnRay
 
@@ -111,28 +113,56 @@ class Peeks(OnRay):
         return closing
 
 
-@pytest.mark.parametrize("hosts", ["few", "many"])
-def test_weights_go_through_shared_memory_and_leave_nothing_there(
-    hosts, clean_process, assert_same_results, tmp_path
-):
-    """Of models that are large enough; each host and the coordinator has two files, used in turn."""
-    settings = {
+def of_shared(output: Path, **more) -> RunConfig:
+    """FedAvg of models that are large enough for shared memory."""
+    return fedsim.load({
         "rounds": 5,
         "data": {"source": "synthetic", "image_size": 28, "max_examples": 200},
         "participants": {
-            "count": 6,
-            "models": ["mlp"],
-            "training": {"steps": 1},
-            "partition": {"kind": "iid"},
+            "count": 6, "models": ["mlp"], "training": {"steps": 1}, "partition": {"kind": "iid"},
         },
         "student": {"model": "mlp"},
         "evaluation": {"participants": "never"},
         "methods": [{"name": "fedavg", "specialists": "student"}],
-    }
+        "output": str(output),
+    }, **more)  # fmt: skip
+
+
+@pytest.mark.parametrize("hosts", ["few", "many"])
+def test_weights_go_through_shared_memory_and_leave_nothing_there(
+    hosts, clean_process, assert_same_results, tmp_path
+):
+    """Each host and the coordinator has two files, used in turn."""
     each = {"runtime.participants_per_actor": {"few": 3, "many": 1}[hosts]}
-    config = fedsim.load({**settings, "output": str(tmp_path / "run")}, **each)
-    ran = simulation.run(config, executor=(peeks := Peeks()))
+    ran = simulation.run(of_shared(tmp_path / "run", **each), executor=(peeks := Peeks()))
     assert peeks.seen[-1] == {"few": 6, "many": 2}[hosts]  # alone on its host, one sends its message itself
     assert not peeks.folder.exists()
-    whole = fedsim.load({**settings, "output": str(tmp_path / "whole")})
-    assert_same_results(ran.folder, simulation.run(whole, executor=InProcess()).folder)
+    whole = simulation.run(of_shared(tmp_path / "whole"), executor=InProcess())
+    assert_same_results(ran.folder, whole.folder)
+
+
+class Sweeps(OnRay):
+    """Removes what is in shared memory before the participants of a round have read it, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = []
+
+    def _sent(self, task):
+        self.sent.append(task.round)
+        if self.sent == [1, 2]:
+            ray.get(task.opening.payload)
+            shutil.rmtree(self._shared)
+        return super()._sent(task)
+
+
+@pytest.mark.parametrize("hosts", ["few", "many"])
+def test_where_shared_memory_is_emptied_a_round_is_repeated(
+    hosts, clean_process, assert_same_results, tmp_path
+):
+    """As by systemd, of what belongs to a user who logs out."""
+    each = {"runtime.participants_per_actor": {"few": 3, "many": 1}[hosts]}
+    ran = simulation.run(of_shared(tmp_path / "run", **each), executor=(sweeps := Sweeps()))
+    assert sweeps.sent.count(2) == 2
+    whole = simulation.run(of_shared(tmp_path / "whole"), executor=InProcess())
+    assert_same_results(ran.folder, whole.folder)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedsim.aggregation.exact import FixedPointSum
+from fedsim.errors import CoordinatorLostError
 from fedsim.runtime.mail import LEAST, MOST, Inbox, Letter, Outbox
 
 
@@ -57,6 +58,25 @@ def test_where_no_room_is_left_it_goes_through_ray(small_disk: Path):
     assert isinstance(outbox.send(0, content), Letter)
     assert outbox.send(1, content) is content  # writing there would end the process
     assert isinstance(outbox.send(0, content), Letter)
+
+
+def test_what_somebody_removes_is_lost_once(tmp_path: Path):
+    outbox, inbox = Outbox(str(tmp_path / "here")), Inbox()
+    (tmp_path / "here").mkdir()
+    read = outbox.send(0, numbers(1))
+    inbox.read(read, copy=True)
+    sent = outbox.send(1, numbers(2))
+    for path in (tmp_path / "here").iterdir():
+        path.unlink()
+    assert np.array_equal(inbox.read(read, copy=True), numbers(1)), "it is mapped"
+    with pytest.raises(CoordinatorLostError, match="a message was removed from shared memory"):
+        inbox.read(sent, copy=True)
+    again = outbox.send(1, numbers(2))
+    assert again.path != sent.path and np.array_equal(Inbox().read(again, copy=True), numbers(2))
+    (tmp_path / "here" / Path(again.path).name).unlink()
+    (tmp_path / "here").rmdir()
+    content = numbers(3)
+    assert outbox.send(0, content) is content and outbox.send(1, content) is content
 
 
 def test_what_can_be_read_is_read_only(tmp_path: Path):
