@@ -17,13 +17,19 @@ from fedsim.errors import ConfigError
 
 
 def read(paths: Sequence[str]) -> dict[str, str]:
-    """Path → text. Raises ConfigError for what is no readable file."""
+    """Path → text; of one that this machine lacks, what was executed of it in this process.
+
+    Raises ConfigError for what is no readable file.
+    """
     texts = {}
     for place, path in enumerate(paths):
         try:
             texts[path] = Path(path).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            raise ConfigError(f"plugins.{place}", path, "a Python file that can be read") from None
+            known = sys.modules.get(_module(path))
+            if known is None or known.__file__ != path:
+                raise ConfigError(f"plugins.{place}", path, "a Python file that can be read") from None
+            texts[path] = known.__dict__["__text__"]
     return texts
 
 
@@ -33,7 +39,7 @@ def load(texts: Mapping[str, str]) -> None:
     Raises ConfigError where one fails, with its own words.
     """
     for place, (path, text) in enumerate(texts.items()):
-        name = f"fedsim_plugin_{Path(path).stem}"
+        name = _module(path)
         known = sys.modules.get(name)
         if known is not None and known.__dict__.get("__text__") == text:
             continue
@@ -46,3 +52,7 @@ def load(texts: Mapping[str, str]) -> None:
             del sys.modules[name]
             line = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ConfigError(f"plugins.{place}", path, f"a file that runs ({line})") from error
+
+
+def _module(path: str) -> str:
+    return f"fedsim_plugin_{Path(path).stem}"

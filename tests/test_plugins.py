@@ -80,6 +80,15 @@ def test_what_is_wrong_with_a_plugin_is_one_line(tmp_path: Path):
         fedsim.load({"methods": ["majority_vote_2"]})
 
 
+def test_what_was_executed_stands_for_a_file_that_is_not_here(tmp_path: Path):
+    """As in a trial on a machine that lacks it."""
+    path = str(tmp_path / "elsewhere.py")
+    plugins.load({path: "LETTERS = 'ab'"})
+    assert plugins.read([path]) == {path: "LETTERS = 'ab'"}
+    with pytest.raises(ConfigError, match=r"plugins\.1.*can be read"):
+        plugins.read([path, str(tmp_path / "sub" / "elsewhere.py")])
+
+
 def test_a_changed_plugin_is_executed_again_and_an_unchanged_one_is_not(tmp_path: Path):
     count: list[int] = []
     plugins.__dict__["_count_for_test"] = count

@@ -19,7 +19,7 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from fedsim import simulation
+from fedsim import plugins, simulation
 from fedsim.config import RunConfig
 from fedsim.disk import folders
 from fedsim.disk.checkpoints import Checkpoints
@@ -81,7 +81,11 @@ def execute(sweep: SweepConfig, trials: Sequence[Trial], left: Sequence[Trial], 
         tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
-                    _trial, runs=runs, contenders={t.name: t.contender for t in left}, shadows=sweep.attack
+                    _trial,
+                    runs=runs,
+                    contenders={t.name: t.contender for t in left},
+                    plugged={name: plugins.read(config.plugins) for name, config in runs.items()},
+                    shadows=sweep.attack,
                 ),
                 lambda variant: tune.PlacementGroupFactory(needs[variant["trial"]["name"]]),
             ),
@@ -116,11 +120,13 @@ def _trial(
     variant: dict[str, Any],
     runs: Mapping[str, RunConfig],
     contenders: Mapping[str, str],
+    plugged: Mapping[str, Mapping[str, str]],
     shadows: int | None,
 ) -> None:
     """A trial's process: run, or resume what an earlier attempt left in its folder; then attack it."""
     enter_directory()
     name = variant["trial"]["name"]
+    plugins.load(plugged[name])
     config, contender = runs[name], contenders[name]
     begun = (config.folder / "config.yaml").exists()
     if begun and not folders.finished(config.folder):  # where only the attack is left, no round can be saved

@@ -83,6 +83,29 @@ attack: 0
 
 
 @pytest.mark.slow
+def test_trials_know_what_plugins_define(fedsim_command, write, tmp_path):
+    """Read once, by who starts the sweep: in a process of its own a trial finds no file of them here."""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("""
+from pathlib import Path
+from fedsim.methods import METHODS
+from fedsim.methods.fedavg import FedAvg
+
+class Mine(FedAvg):
+    pass
+
+METHODS["mine"] = Mine
+Path(__file__).unlink(missing_ok=True)
+""")
+    path = write(f"""
+set: {{plugins: [{plugin}], methods: [{{name: mine, specialists: student}}]}}
+space: {{seed: [0, 1]}}
+""")
+    done = fedsim_command("sweep", path, f"output={tmp_path / 'out'}")
+    assert "2 trials: 2 finished" in done.out and not plugin.exists()
+
+
+@pytest.mark.slow
 def test_an_attack_that_failed_or_was_interrupted_is_made_again(fedsim_command, write, tmp_path):
     folder = tmp_path / "out"
     path = write("""
