@@ -29,10 +29,12 @@ class Demand(Settings):
 
 
 class Runtime(Settings):
-    """Where and how the run executes. Nothing here but `threads` changes a result."""
+    """Where and how the run executes. Of this only `threads`, `message_limit_mib` and who has a GPU change a
+    result."""
 
     executor: Literal["ray", "in_process"] = "ray"
-    """`in_process` runs the same round in this process, one after the other, for debugging."""
+    """`in_process` runs the same round in this process, one after the other, for debugging; on a GPU where it
+    sees one (`CUDA_VISIBLE_DEVICES=` hides them)."""
     address: str | None = None
     """Ray cluster to join; absent: the one in RAY_ADDRESS, else a private one on this machine."""
     participants_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
