@@ -36,12 +36,16 @@ lint: setup
 ablations: setup
 	for file in experiments/ablations/*.yaml; do $(BIN)/fedsim sweep $$file || exit; done
 
-# A night on two cores; `make headline QUICK=--quick` is a first look in about twenty minutes.
+# A night on two cores, or what is left of it; `make headline QUICK=--quick` is a first look in about twenty minutes.
 QUICK ?=
 HEADLINE := text image image-text
+SWEPT = sweeps/headline-$(1)$(QUICK:--%=-%)
 headline: setup
-	for name in $(subst -,_,$(HEADLINE)); do $(BIN)/fedsim sweep experiments/headline/$$name.yaml $(QUICK) || exit; done
-	$(BIN)/fedsim table $(HEADLINE:%=sweeps/headline-%$(QUICK:--%=-%)) --format markdown -o sweeps/RESULTS.md
+	for name in $(HEADLINE); do \
+		if [ -e $(call SWEPT,$$name)/sweep.yaml ]; then $(BIN)/fedsim sweep --resume $(call SWEPT,$$name); \
+		else $(BIN)/fedsim sweep experiments/headline/$$(echo $$name | tr - _).yaml $(QUICK); fi || exit; \
+	done
+	$(BIN)/fedsim table $(foreach name,$(HEADLINE),$(call SWEPT,$(name))) --format markdown -o sweeps/RESULTS.md
 
 bench: setup
 	$(BIN)/python -m benchmarks

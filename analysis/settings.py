@@ -1,7 +1,7 @@
 """What distinguishes runs: their settings, from the resolved configs and, in a sweep, its axes.
 
-Runs have the same *setting* if they differ in nothing but the seed (and in name, place and `runtime`,
-which change no result). Intervals are over the runs of a setting, never across settings.
+Runs have the same *setting* if they differ in nothing but the seed (and in name, place and `runtime`:
+where it ran). Intervals are over the runs of a setting, never across settings.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fedsim.extras import install
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -33,7 +35,7 @@ def examine() -> int:
         try:
             finding = check()
         except ImportError as error:
-            finding = Finding(False, str(error), "pip install 'fedsim[run]'")
+            finding = Finding(False, str(error), install("run"))
         except Exception as error:
             finding = Finding(False, f"{type(error).__name__}: {error}", "reinstall: `make setup`")
         mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "note")

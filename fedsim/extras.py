@@ -17,4 +17,9 @@ def require_run(what: str) -> None:
     """Raise NotInstalledError, in which `what` asks for it, where the extra `run` is not all there."""
     missing = [name for name in RUN if find_spec(name) is None]
     if missing:
-        raise NotInstalledError(f"{what} needs {', '.join(missing)}: pip install 'fedsim[run]'")
+        raise NotInstalledError(f"{what} needs {', '.join(missing)}: {install('run')}")
+
+
+def install(extra: str) -> str:
+    """How to add an extra. From where the code is: the index knows another project by our name."""
+    return f"pip install -c constraints.txt -e '.[{extra}]' in fedsim's repository"

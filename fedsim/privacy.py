@@ -23,6 +23,7 @@ from typing import Any
 
 from fedsim.config import Privacy, RunConfig
 from fedsim.errors import ConfigError
+from fedsim.extras import install
 
 ORDERS = (*(1 + k / 10 for k in range(1, 100)), *range(12, 64), 64, 80, 96, 128, 192, 256, 384, 512)
 """Of the Rényi divergence: what the RDP accountant takes the best of."""
@@ -31,7 +32,7 @@ ORDERS = (*(1 + k / 10 for k in range(1, 100)), *range(12, 64), 64, 80, 96, 128,
 def check_installed(config: RunConfig) -> None:
     """Raise ConfigError where there is no accountant."""
     if config.participants.privacy is not None and find_spec("opacus") is None:
-        raise ConfigError("participants.privacy", "set", "the extra `privacy`: pip install 'fedsim[privacy]'")
+        raise ConfigError("participants.privacy", "set", install("privacy"))
 
 
 def check_shards(config: RunConfig, sizes: Sequence[int]) -> None:

@@ -111,7 +111,7 @@ MESSAGES: Columns = {
     "round": (_INT, "1 … rounds"),
     "participant": (_INT, "the participant at the other end from the coordinator"),
     "direction": (_TEXT, "`up` or `down`"),
-    "kind": (_TEXT, "knowledge inside: `responses`, `parameters`, or `mixture` of several kinds"),
+    "kind": (_TEXT, "knowledge inside, by its name in `fedsim.wire.container.KINDS`"),
     "bytes": (_INT, "length of the message, headers and tables included"),
     "status": (_TEXT, "`delivered`, `lost`, `late` or `rejected:<reason>`"),
 }

@@ -44,7 +44,7 @@ class Evaluation(Settings):
     """Grams of CO₂e for a kWh, of the grid, to have it counted where energy is; e.g. 250."""
     generate: Annotated[int, Field(ge=0)] = 0
     """Text: let the student continue that many prompts of the test set whenever it is evaluated, and measure
-    ROUGE-L, BLEU and distinct-n (`pip install 'fedsim[generation]'`); 0 measures nothing."""
+    ROUGE-L, BLEU and distinct-n (the extra `generation`); 0 measures nothing."""
     prompt: Annotated[int, Field(ge=1)] = 16
     """Tokens of a window that are its prompt there, where the data has no prompts of its own."""
     longest: Annotated[int, Field(ge=1)] = 48

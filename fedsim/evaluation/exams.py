@@ -24,6 +24,7 @@ from fedsim.config import RunConfig
 from fedsim.data import federation, tokenizers
 from fedsim.errors import ConfigError
 from fedsim.evaluation import breakdown, few_shot, instructions, questions, retrieval
+from fedsim.extras import install
 from fedsim.types import Examples, Public
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def check(config: RunConfig, modality: str) -> None:
     if asked.few_shot is not None and modality == "text":
         raise ConfigError("evaluation.few_shot", asked.few_shot.source, "null: it is for images; see tasks")
     if asked.generate and (find_spec("rouge_score") is None or find_spec("sacrebleu") is None):
-        raise ConfigError("evaluation.generate", asked.generate, "0, or: pip install 'fedsim[generation]'")
+        raise ConfigError("evaluation.generate", asked.generate, f"0, or: {install('generation')}")
     names = [task.name for task in asked.tasks]
     if len(set(names)) < len(names):
         raise ConfigError("evaluation.tasks", names, "a name of its own for each")

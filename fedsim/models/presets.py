@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import ConfigError
+from fedsim.extras import install
 from fedsim.types import Interface
 
 
@@ -229,7 +230,7 @@ def check_adapter(models: Mapping[str, str], setting: str, *, started: bool) -> 
     models: field → name.   setting: where adapters are asked for.   started: there is a public start.
     """
     if find_spec("peft") is None:
-        raise ConfigError(setting, "lora", "the extra `adapters`: pip install 'fedsim[adapters]'")
+        raise ConfigError(setting, "lora", install("adapters"))
     for field, model in models.items():
         if is_plain(model):
             raise ConfigError(field, model, f"a model of transformers, as {setting} is set")

@@ -50,4 +50,6 @@ def test_what_needs_more_says_so_in_one_line(command):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"fedsim: {command} needs PIL, datasets, ")
-    assert done.stderr.endswith("torch, transformers: pip install 'fedsim[run]'\n")
+    assert done.stderr.endswith(
+        "torch, transformers: pip install -c constraints.txt -e '.[run]' in fedsim's repository\n"
+    )
