@@ -6,13 +6,17 @@ DeepSpeed is one program on many ranks. Rank 0 lives in the coordinator; what it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import ray
+from ray.exceptions import RayActorError, RayTaskError
 
+from fedsim.errors import CoordinatorLostError, FedsimError
 from fedsim.runtime import enter_directory
+from fedsim.shortage import first_line
 from fedsim.world import World
 
 if TYPE_CHECKING:  # it brings torch along, which the driver does without
@@ -44,6 +48,10 @@ MIRRORED = frozenset(
     }
 )
 """What every rank must do together; all else is read from rank 0."""
+
+
+PATIENCE_S = 10.0
+"""How long Ray may take to learn that a rank died after its connection broke."""
 
 
 class RankActor:
@@ -87,10 +95,8 @@ class SpreadLearner:
         def everywhere(*args: Any, **kwargs: Any) -> Any:
             # Put once for all peers: a phase brings its examples and teacher along.
             shared = ray.put((args, kwargs))
-            others = [peer.call.remote(name, shared) for peer in self._peers]
-            answer = value(*args, **kwargs)
-            ray.get(others)
-            return answer
+            with _in_step([peer.call.remote(name, shared) for peer in self._peers]):
+                return value(*args, **kwargs)
 
         return everywhere
 
@@ -109,9 +115,32 @@ def spread(peers: list[Any]) -> BuildStudent:
         return World.student
 
     def student(world: World, start: np.ndarray | None, heads: HeadSpec | None) -> Student:
-        building = [peer.build.remote(world, start, heads) for peer in peers]
-        learner = SpreadLearner(world.student(start, heads), peers)
-        ray.get(building)
+        with _in_step([peer.build.remote(world, start, heads) for peer in peers]):
+            learner = SpreadLearner(world.student(start, heads), peers)
         return cast("Student", learner)
 
     return student
+
+
+@contextmanager
+def _in_step(others: list[Any]) -> Iterator[None]:
+    """Do something while other ranks do it as well, and wait for them.
+
+    Raises CoordinatorLostError where it failed because one of them died: what is then raised here, and by
+    those who live, is only that a connection broke.
+    """
+    try:
+        yield
+    except FedsimError:
+        raise
+    except Exception as error:
+        ended, _ = ray.wait(others, num_returns=len(others), timeout=PATIENCE_S)
+        for other in ended:
+            try:
+                ray.get(other)
+            except RayActorError as death:
+                raise CoordinatorLostError(f"a rank died ({first_line(death)})") from error
+            except RayTaskError:
+                pass
+        raise
+    ray.get(others)

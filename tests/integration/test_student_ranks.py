@@ -1,10 +1,15 @@
 """The student trained by DeepSpeed on two ranks: the same student as on one, up to rounding."""
 
+import threading
+
 import numpy as np
 import pytest
+import ray
+import yaml
 
 import fedsim
 from fedsim import ConfigError, simulation
+from fedsim.runtime.executor import OnRay
 
 TWO_RANKS = (
     "runtime.executor=ray", "runtime.participants_per_actor=5", "runtime.participant.cpus=0.1",
@@ -56,6 +61,38 @@ def test_text_too_and_side_by_side_and_resumed(
     command.kill_all()
     fedsim_command("run", "--resume", killed)
     assert_same_results(killed, whole)
+
+
+class Loses(OnRay):
+    """Another rank than the coordinator's dies in the second round, so many seconds into its end."""
+
+    def __init__(self, after: float) -> None:
+        super().__init__()
+        self.after, self.opened = after, []
+
+    def open(self, lane, round):
+        self.opened.append(round)
+        return super().open(lane, round)
+
+    def _end(self, at, round, target, calls):
+        end = super()._end(at, round, target, calls)
+        if round == 2 and self.opened.count(2) == 1:
+            threading.Timer(self.after, ray.kill, at.peers).start()
+        return end
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_is_a_lost_coordinator(configs, clean_process, assert_same_results, tmp_path):
+    """Whether it dies before a call or in one, when the others see a broken connection."""
+    more = dict(setting.split("=") for setting in TWO_RANKS)
+    distil = {"student.training.steps": 60, **{field: yaml.safe_load(value) for field, value in more.items()}}
+    config = fedsim.load(configs["distil"], output=str(tmp_path / "whole"), **distil)
+    whole = simulation.run(config)
+    for after in (0.0, 0.3, 0.8):
+        config = fedsim.load(configs["distil"], output=str(tmp_path / f"after {after}"), **distil)
+        ran = simulation.run(config, executor=(loses := Loses(after)))
+        assert loses.opened == [1, 2, 2, 3], after
+        assert_same_results(ran.folder, whole.folder)
 
 
 def test_in_one_process_there_is_one_rank(configs, tmp_path):
