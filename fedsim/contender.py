@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from fedsim.disk import storage
 from fedsim.disk.checkpoints import Checkpoints
+from fedsim.disk.storage import AnyPath
 from fedsim.errors import CoordinatorLostError, RunError
 from fedsim.executor import Begun, Executor
 from fedsim.methods.base import Method
@@ -31,6 +33,7 @@ class Contender:
     """The rounds of a method in a run.
 
     told: called with every row of the rounds table once it is on disk, by another thread.
+    stops: it may end the run at any of them, so no round shares its checkpoint with later ones.
     """
 
     def __init__(
@@ -41,9 +44,11 @@ class Contender:
         checkpoints: Checkpoints,
         clock: Clock,
         told: Callable[[Row], None],
+        stops: bool = False,
     ) -> None:
         self._executor, self._method, self._lane, self._clock = executor, method, lane, clock
         self._checkpoints, self._told = checkpoints, told
+        self._apart = 0.0 if stops else APART_S
         finished = checkpoints.finished()
         self._started = finished >= 0
         self._saved = max(0, finished)  # the round at whose end there is a state
@@ -71,7 +76,7 @@ class Contender:
                     round, records = self._saved, []
                     continue
                 if saves:
-                    due = begun + APART_S
+                    due = begun + self._apart
                 begun = time.perf_counter()
                 if not self._started:
                     self._start()
@@ -85,10 +90,20 @@ class Contender:
                 written.result()
         return True
 
-    def wait(self) -> None:
-        """Until the coordinator has taken up the contender, which may be all that there is to do."""
-        if self._ready is not None:
-            self._ready()
+    def export(self, folder: AnyPath, card: str, tokenizer: str | None) -> None:
+        """Write the student to a folder, once the coordinator has taken up the contender, which may be all
+        that there is to do; another does it where that one is lost."""
+        for left in reversed(range(ATTEMPTS)):
+            storage.remove(folder)
+            try:
+                if self._ready is not None:
+                    self._ready()
+                return self._executor.export(self._lane, folder, card, tokenizer)
+            except CoordinatorLostError:
+                if not left:
+                    raise
+                self._executor.revive(self._lane)
+                self._begin()
 
     def _begin(self) -> None:
         """Let a coordinator take up what is saved."""

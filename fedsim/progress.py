@@ -14,6 +14,9 @@ from fedsim.results import Row
 class Progress(Protocol):
     """Told by the simulation what happens; calls come from several threads."""
 
+    stops: bool
+    """Whether it may end the run where it is told of a round."""
+
     def phase(self, what: str) -> None:
         """A part of the run begins."""
 
@@ -30,6 +33,8 @@ class Progress(Protocol):
 class Quiet:
     """Says nothing: for notebooks and tests."""
 
+    stops = False
+
     def phase(self, what: str) -> None: ...
 
     def note(self, what: str) -> None: ...
@@ -41,6 +46,8 @@ class Quiet:
 
 class Lines:
     """One line per event, for logs and pipes."""
+
+    stops = False
 
     def __init__(self, out: TextIO = sys.stderr) -> None:
         self._out, self._began = out, time.monotonic()
@@ -62,6 +69,8 @@ class Lines:
 
 class Live:
     """A table that is redrawn in place: one line per contender, with a bar."""
+
+    stops = False
 
     def __init__(self, contenders: list[str], rounds: int) -> None:
         from rich.console import Console

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from fedsim.errors import FedsimError, RunError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_TEXTS = tuple(f"(os error {number})" for number in _FULL)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXTS = tuple(f"(os error {number})" for number in FULL)
 _TORCH_WRITER = "inline_container"
 """torch.save only says that a position in its file is not the expected one."""
 _NEARLY_FULL = 64 * 2**20
@@ -27,7 +27,7 @@ def disk_full(error: BaseException, folder: Path) -> bool:
     """Whether an error, or what led to it, is that the disk of `folder` has no room."""
     for one in _chain(error):
         text = str(one)
-        if isinstance(one, OSError) and one.errno in _FULL:
+        if isinstance(one, OSError) and one.errno in FULL:
             return True
         if any(part in text for part in _FULL_TEXTS):
             return True

@@ -187,6 +187,7 @@ def run(
     with usable(config.folder, resume):
         folder = open_folder(config, resume)
         lock = hold(folder)
+    storage.tidy(folder)
     runner = executor or _executor(config)
     try:
         if not finished(folder):
@@ -194,7 +195,8 @@ def run(
             _Run(config, folder.absolute(), runner, progress).go(plan)
         return Result(folder)
     except ConfigError:
-        if not resume:
+        runner.stop()  # or who still works in a round makes the folder again
+        if not resume and not _has_rounds(config, folder):
             storage.remove(folder)  # it was empty or not there: the mended config can have it again
         raise
     except KeyboardInterrupt:
@@ -208,6 +210,11 @@ def run(
         progress.close()
         runner.stop()
         lock.release()
+
+
+def _has_rounds(config: RunConfig, folder: AnyPath) -> bool:
+    """Whether a contender has finished any: what is wrong for the next may be mended and the run resumed."""
+    return any(Checkpoints(folder, m.contender).finished() > 0 for m in config.methods)
 
 
 class _Run:
@@ -308,15 +315,15 @@ class _Run:
         exports = name == product(self.config) and not (student / "README.md").exists()
         if checkpoints.finished() >= self.config.rounds and not exports:
             return
-        contender = Contender(self.executor, method, lane, checkpoints, self.clock, self._written)
+        contender = Contender(
+            self.executor, method, lane, checkpoints, self.clock, self._written, self.progress.stops
+        )
         if not contender.run(stop):
             return
         if exports:
             rows = results.summarise(*_scores(self.config, self.folder))
             card = model_card(self.world, self.data, next(r for r in rows if r["contender"] == name), rows)
-            storage.remove(storage.staged(student))
-            contender.wait()
-            self.executor.export(lane, storage.staged(student), card, self.data.tokenizer_json)
+            contender.export(storage.staged(student), card, self.data.tokenizer_json)
             storage.settle(student)
         self.executor.forget(name)
 

@@ -13,8 +13,9 @@ from fedsim import contender, simulation
 from fedsim.config import RunConfig
 from fedsim.coordinator import Coordinator
 from fedsim.disk.storage import AnyPath
-from fedsim.errors import CoordinatorLostError, RunError
+from fedsim.errors import ConfigError, CoordinatorLostError, RunError
 from fedsim.executor import InProcess
+from fedsim.progress import Quiet
 from fedsim.types import Closing
 
 ROUNDS = 6
@@ -147,3 +148,63 @@ def test_a_run_that_died_between_two_checkpoints_goes_on_at_the_first(name: str,
     assert same(METHODS[name], again, resume=True) == [0, 1, 2, 6]
     assert again.opened == [2, 3, 4, 5, 6]
     assert not list(folder.glob("*.partial"))
+
+
+class Spoils(Losing):
+    """Its coordinator is lost in the export, some times."""
+
+    def export(self, lane: int, folder: AnyPath, card: str, tokenizer: str | None) -> None:
+        super().export(lane, folder, card, tokenizer)
+        (Path(folder) / "README.md").unlink()
+        if self.losses.get(-1):
+            self.losses[-1] -= 1
+            raise self.error("lost in the export")
+        super().export(lane, folder, card, tokenizer)
+
+
+def test_a_coordinator_that_is_lost_in_the_export_is_replaced(tmp_path: Path):
+    method = METHODS["readout"]
+    ran = simulation.run(config(tmp_path / "run", method), executor=Spoils({-1: 2}))
+    whole = simulation.run(config(tmp_path / "whole", method), executor=InProcess())
+    for name in ("model.safetensors", "README.md", "config.json"):
+        assert (ran.student / name).read_bytes() == (whole.student / name).read_bytes(), name
+    with pytest.raises(CoordinatorLostError, match="lost in the export"):
+        simulation.run(config(tmp_path / "other", method), executor=Spoils({-1: 3}))
+    assert fedsim.run(config(tmp_path / "other", method), resume=True).student.is_dir()
+
+
+class Told(Quiet):
+    """Notes the last checkpoint whenever it is told of a round."""
+
+    def __init__(self, folder: Path, stops: bool) -> None:
+        self.folder, self.stops, self.seen = folder, stops, list[tuple[int, int]]()
+
+    def round(self, row: dict[str, Any], rounds: int) -> None:
+        self.seen.append((row["round"], checkpoints(self.folder)[-1]))
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_who_may_stop_a_run_is_told_of_a_round_before_later_ones_are_saved(tmp_path: Path, stops: bool):
+    told = Told(tmp_path / "run", stops)
+    simulation.run(config(tmp_path / "run", METHODS["fedavg"]), executor=InProcess(), progress=told)
+    apart = [(r, r) for r in range(1, ROUNDS + 1)]
+    assert told.seen == (apart if stops else [(1, 1), *((r, ROUNDS) for r, _ in apart[1:])])
+
+
+def test_what_is_wrong_with_a_later_contender_costs_none_that_has_finished(tmp_path: Path):
+    def of(folder: str, limit: float, *methods: dict[str, Any]) -> RunConfig:
+        tree = config(tmp_path / folder, methods[0]).model_dump(mode="json")
+        more = {"methods": list(methods), "runtime.message_limit_mib": limit}
+        return fedsim.load(tree, **{"student.model": "mlp-wide"}, **more)
+
+    both = {"name": "federated_distillation"}, METHODS["fedavg"]
+    refused = "runtime.message_limit_mib: 0.1 is not valid; expected at least 1: messages of fedavg need it"
+    with pytest.raises(ConfigError, match=refused):
+        simulation.run(of("run", 0.1, *both), executor=InProcess())
+    assert checkpoints(tmp_path / "run") == list(range(ROUNDS + 1))
+    again = Losing()
+    simulation.run(of("run", 1, *both), executor=again, resume=True)
+    assert again.opened == list(range(1, ROUNDS + 1)), "of the second alone"
+    with pytest.raises(ConfigError, match=refused):
+        simulation.run(of("alone", 0.1, both[1]), executor=InProcess())
+    assert not (tmp_path / "alone").exists(), "nothing is lost with it"

@@ -16,7 +16,6 @@ and shards are as large as they were.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from fedsim.config import RunConfig
 from fedsim.data.federation import Federation, build
 from fedsim.disk import storage
 from fedsim.disk.checkpoints import Checkpoints
+from fedsim.disk.scratch import Folder
 from fedsim.disk.storage import AnyPath
 from fedsim.executor import InProcess
 from fedsim.learning.training import Objective, Phase, Stream
@@ -155,10 +155,10 @@ def shadow(audit: Audit, number: int) -> Observed:
         )
     ]
     data = replace(audit.federation, shards=tuple(shards))
-    with tempfile.TemporaryDirectory(prefix="fedsim-shadow-") as folder:
-        _run(config, data, Path(folder))
-        world, student = simulation.world(config, data), Path(folder) / "student"
-        return observe(world, data.public, audit.questions, Path(folder), student)
+    with Folder() as folder:
+        _run(config, data, folder)
+        world = simulation.world(config, data)
+        return observe(world, data.public, audit.questions, folder, folder / "student")
 
 
 def observe(

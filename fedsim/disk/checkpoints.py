@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fedsim.disk import storage
 from fedsim.disk.lease import Lease
+from fedsim.disk.scratch import HELD
 from fedsim.disk.storage import AnyPath
 from fedsim.errors import ConfigError
 from fedsim.records import Records
@@ -35,9 +36,12 @@ class Lock:
         self._file = (folder / ".lock").open("w")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             self._file.close()
-            raise ConfigError("output", str(folder), "a folder that no other run is working in") from None
+            expected = "a folder that no other run is working in"
+            if error.errno not in HELD:
+                expected = f"a folder where files can be locked ({error.strerror})"
+            raise ConfigError("output", str(folder), expected) from None
 
     def release(self) -> None:
         self._file.close()

@@ -91,8 +91,7 @@ def same(old: RunConfig, new: RunConfig) -> None:
     """Refuse to continue a run with another config; where it runs may differ."""
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     for tree in (before, after):
-        # Part of the arithmetic, and of what is rejected; in the order of the config.
-        tree["runtime"] = {name: tree["runtime"][name] for name in ("threads", "message_limit_mib")}
+        tree["runtime"] = {"threads": tree["runtime"]["threads"]}  # part of the arithmetic
         for free in ("output", "name"):
             tree.pop(free)
     difference = first_difference(before, after)

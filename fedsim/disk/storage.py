@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fedsim import shortage
+from fedsim.disk.scratch import Folder
 from fedsim.errors import ConfigError, FedsimError, RunError
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -316,7 +317,10 @@ def settle(folder: AnyPath) -> None:
 def carry(source: AnyPath, target: AnyPath) -> None:
     """Have a folder's files at another place of the same store as well, copying as little as it can."""
     if isinstance(source, Path) and isinstance(target, Path):
-        shutil.copytree(source, target, copy_function=os.link)
+        target.mkdir()
+        for path in source.rglob("*"):  # from a folder to what is in it
+            there = target / path.relative_to(source)
+            there.mkdir() if path.is_dir() else _link(path, there)
     elif isinstance(source, RemotePath) and isinstance(target, RemotePath):
         source.copy_to(target)
     else:
@@ -331,11 +335,30 @@ def remove(folder: AnyPath) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _link(source: Path, target: Path) -> None:
+    """Name a file a second time, or copy it on a file system whose files have one name."""
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        if error.errno in shortage.FULL:
+            raise
+        shutil.copy2(source, target)
+
+
+def tidy(folder: AnyPath) -> None:
+    """Remove what killed processes left half written below a folder, where nobody writes now."""
+    if isinstance(folder, Path):
+        for part in folder.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+
+
 @contextmanager
 def _scratch() -> Iterator[Path]:
     """A local folder on the way to or from a store."""
-    with tempfile.TemporaryDirectory(prefix="fedsim-") as name, shortage.told(Path(name)):
-        yield Path(name)
+    with Folder() as folder, shortage.told(folder):
+        inner = folder / "files"  # beside what marks the folder as ours
+        inner.mkdir()
+        yield inner
 
 
 @contextmanager

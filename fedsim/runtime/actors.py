@@ -199,7 +199,8 @@ class CoordinatorActor:
 def _outbox(world: World, contender: str, shared: str | None) -> Outbox:
     """For what an actor sends in a contender's rounds, in two slots: by the next round but one all is read.
     Through shared memory only where participants keep nothing that they were told, and so no view of it."""
-    return Outbox(None if method_of(world, contender).keeps_specialists else shared)
+    kept = method_of(world, contender).keeps_specialists
+    return Outbox(None if kept else shared, ray.get_runtime_context().get_actor_id())
 
 
 def _array(data: bytes) -> np.ndarray:

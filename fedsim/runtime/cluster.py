@@ -18,11 +18,12 @@ from ray._private.state import available_resources_per_node  # no public name te
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub lacks it
 
 from fedsim.config import RunConfig
+from fedsim.disk.scratch import Folder
 from fedsim.errors import ConfigError, RunError
 from fedsim.process import ARENAS, limit_arenas
-from fedsim.runtime import directory
+from fedsim.runtime import directory, session
 from fedsim.runtime.packing import UNIT, Node, Resources, Room
-from fedsim.runtime.session import Folder, own_sigterm
+from fedsim.runtime.session import own_sigterm
 
 _SHARED = Path("/dev/shm")  # Linux's
 
@@ -73,7 +74,7 @@ def connect(config: RunConfig) -> Cluster:
             first = str(error).strip().splitlines()[0]
             raise ConfigError("runtime.address", address, f"a Ray cluster that answers ({first})") from None
         return Cluster()
-    folder = Folder()
+    folder = session.folder()
     limit_arenas()
     os.environ.update(_environment())
     for name, value in _PRIVATE.items():
@@ -101,7 +102,7 @@ def _shared_memory() -> Folder | None:
     """A folder in this machine's shared memory, where it has any."""
     try:
         return Folder(_SHARED)
-    except OSError:
+    except RunError:
         return None
 
 

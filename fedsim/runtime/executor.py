@@ -23,6 +23,7 @@ from fedsim.disk.storage import AnyPath
 from fedsim.errors import CoordinatorLostError, FedsimError, RunError
 from fedsim.executor import Batch, Begun, Opening, Task, check_precision
 from fedsim.methods import method_of
+from fedsim.runtime import mail
 from fedsim.runtime.actors import CoordinatorActor, HostActor
 from fedsim.runtime.cluster import Cluster, connect
 from fedsim.runtime.packing import Resources
@@ -104,6 +105,7 @@ class OnRay:
         self._cluster: Cluster | None = None
         self._reservation: Reservation | None = None
         self._actors: list[Any] = []
+        self._dead: list[Any] = []
         self._models: list[str] = []
         self._starts: list[Any] = []
         self._guard = threading.Lock()
@@ -326,6 +328,7 @@ class OnRay:
         assert end.round == round
         *_, closing = self._coordinator([*at.pending, *at.received, end.learned, end.closed])
         at.pending.clear()
+        self._clear_dead()
         assert isinstance(closing, Closing)
         return closing
 
@@ -383,6 +386,14 @@ class OnRay:
     def _kill(self, actor: Any) -> None:
         ray.kill(actor)
         self._actors.remove(actor)
+        self._dead.append(actor)
+
+    def _clear_dead(self) -> None:
+        """Remove what the dead have left in shared memory: once a round has ended it is read."""
+        while self._dead:
+            actor = self._dead.pop()
+            if self._shared is not None:
+                mail.clear(self._shared, actor._actor_id.hex())
 
     def _coordinator(self, refs: Any) -> Any:
         """`_get` for calls of a coordinator, whose death can be mended."""

@@ -41,11 +41,12 @@ class Outbox:
     """What one actor has sent. What is sent in a slot again takes the place of what was there, so it must be
     done with by then.
 
-    folder: in shared memory; None: there is none, and all goes through Ray.
+    folder: in shared memory; None: there is none, and all goes through Ray.   sender: an actor's id, by which
+    `clear` knows what it has left.
     """
 
-    def __init__(self, folder: str | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: str | None, sender: str = "") -> None:
+        self._folder, self._sender = folder, sender
         self._slots: dict[Hashable, tuple[Path, mmap.mmap]] = {}
 
     def send(self, slot: Hashable, content: Any) -> Any:
@@ -81,7 +82,8 @@ class Outbox:
         if known is not None and len(known[1]) >= size and known[0].exists():
             return known
         assert self._folder is not None
-        path = Path(self._folder) / secrets.token_hex(8)  # who has read one of a name doesn't look again
+        # Who has read one of a name doesn't look again, so none comes twice.
+        path = Path(self._folder) / f"{self._sender}-{secrets.token_hex(8)}"
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
             os.posix_fallocate(file, 0, size)  # or the process is killed where it writes and there is no room
@@ -95,6 +97,12 @@ class Outbox:
             known[0].unlink(missing_ok=True)
         self._slots[slot] = made
         return made
+
+
+def clear(folder: str, sender: str) -> None:
+    """Give back the memory that an actor has left which was killed."""
+    for path in Path(folder).glob(f"{sender}-*"):
+        path.unlink(missing_ok=True)
 
 
 class Inbox:

@@ -86,6 +86,7 @@ def execute(sweep: SweepConfig, trials: Sequence[Trial], left: Sequence[Trial], 
                     contenders={t.name: t.contender for t in left},
                     plugged={name: plugins.read(config.plugins) for name, config in runs.items()},
                     shadows=sweep.attack,
+                    stops=scheduler is not None,
                 ),
                 lambda variant: tune.PlacementGroupFactory(needs[variant["trial"]["name"]]),
             ),
@@ -122,6 +123,7 @@ def _trial(
     contenders: Mapping[str, str],
     plugged: Mapping[str, Mapping[str, str]],
     shadows: int | None,
+    stops: bool,
 ) -> None:
     """A trial's process: run, or resume what an earlier attempt left in its folder; then attack it."""
     enter_directory()
@@ -132,7 +134,7 @@ def _trial(
     if begun and not folders.finished(config.folder):  # where only the attack is left, no round can be saved
         for row in _known_rounds(config.folder, contender):
             _report(row)
-    simulation.run(config, resume=begun, progress=_Reports(contender))
+    simulation.run(config, resume=begun, progress=_Reports(contender, stops))
     if shadows is not None:
         from fedsim.attacks.run import attack
 
@@ -142,8 +144,8 @@ def _trial(
 class _Reports(Quiet):
     """Tells Tune of every round of the contender that is compared."""
 
-    def __init__(self, contender: str) -> None:
-        self._contender = contender
+    def __init__(self, contender: str, stops: bool) -> None:
+        self._contender, self.stops = contender, stops
 
     def round(self, row: Row, rounds: int) -> None:
         if row["method"] == self._contender:

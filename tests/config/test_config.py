@@ -341,7 +341,6 @@ def test_a_folder_without_a_run_can_not_be_resumed(refused):
         ("seed=5", ["resume: seed", " 5 ", "0, as the run began"]),
         ("methods.1.mu=0.5", ["resume: methods.1.mu", "0.5", "None"]),
         ("runtime.threads=2", ["resume: runtime.threads", " 2 ", "1, as the run began"]),
-        ("runtime.message_limit_mib=1", ["resume: runtime.message_limit_mib", " 1.0 ", "256.0"]),
     ],
 )
 def test_a_run_is_not_resumed_with_another_config(refused, change: str, said: list[str]):

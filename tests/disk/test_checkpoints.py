@@ -1,15 +1,20 @@
 """What a run finds again after it died: finished rounds, and nothing half done."""
 
+import errno
+import fcntl
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from fedsim import results
+from fedsim import results, shortage
+from fedsim.disk import storage
 from fedsim.disk.checkpoints import Checkpoints, Lock
-from fedsim.errors import ConfigError
+from fedsim.disk.scratch import Folder
+from fedsim.errors import ConfigError, RunError
 from fedsim.records import Records
 from fedsim.results import Row
 
@@ -102,12 +107,60 @@ def test_rounds_beyond_four_digits_are_found(tmp_path: Path):
     assert sorted(p.name for p in checkpoints.folder.iterdir() if p.is_dir()) == ["round-10001"]
 
 
+def test_files_of_one_name_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A state is carried on where links can't be made; a full disk is one."""
+    state = tmp_path / "one" / "inner"
+    state.mkdir(parents=True)
+    (state / "weights").write_bytes(b"w" * 9)
+    storage.carry(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "two" / "inner" / "weights").samefile(state / "weights")
+    refusal = errno.EPERM
+
+    def link(self: Path, target: Path) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(Path, "hardlink_to", link)
+    storage.carry(tmp_path / "one", tmp_path / "three")
+    assert (tmp_path / "three" / "inner" / "weights").read_bytes() == b"w" * 9
+    refusal = errno.ENOSPC
+    with pytest.raises(OSError) as caught:
+        storage.carry(tmp_path / "one", tmp_path / "four")
+    assert shortage.disk_full(caught.value, tmp_path)
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        storage.writing([tmp_path / "checkpoints" / "rows.arrow"]) as (part,),
+    ):
+        part.write_text("half")
+        kept = part.rename(part.with_name(part.name.replace(str(os.getpid()), "1")))
+        raise KeyboardInterrupt
+    storage.tidy(tmp_path)
+    assert not kept.exists() and list((tmp_path / "checkpoints").iterdir()) == []
+
+
 def test_two_runs_can_not_share_a_folder(tmp_path: Path):
     lock = Lock(tmp_path)
     with pytest.raises(ConfigError, match="no other run"):
         Lock(tmp_path)
     lock.release()
     Lock(tmp_path).release()
+
+
+def test_where_no_file_can_be_locked_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on Lustre without its option; nobody else is to blame, and nobody waits for ever."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ConfigError, match=r"output: .* where files can be locked \(Function not implemented"):
+        Lock(tmp_path)
+    with pytest.raises(RunError, match=r"no temporary folder can be kept there \(Function not impl.*TMPDIR"):
+        Folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path):

@@ -141,6 +141,23 @@ def test_weights_go_through_shared_memory_and_leave_nothing_there(
     assert_same_results(ran.folder, whole.folder)
 
 
+class Loses(Peeks):
+    """A host dies in every round."""
+
+    def open(self, lane, round):
+        ray.kill(self._hosts[round % 2])
+        return super().open(lane, round)
+
+
+def test_shared_memory_of_the_dead_is_given_back(clean_process, assert_same_results, tmp_path):
+    ran = simulation.run(
+        of_shared(tmp_path / "run", **{"runtime.participants_per_actor": 3}), executor=(loses := Loses())
+    )
+    assert len(loses.seen) == 5 and max(loses.seen) <= 6
+    whole = simulation.run(of_shared(tmp_path / "whole"), executor=InProcess())
+    assert_same_results(ran.folder, whole.folder)
+
+
 class Sweeps(OnRay):
     """Removes what is in shared memory before the participants of a round have read it, once."""
 

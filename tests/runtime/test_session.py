@@ -11,15 +11,16 @@ import pytest
 from ray._private import utils
 
 import fedsim
+from fedsim.disk.scratch import Folder
 from fedsim.errors import ConfigError
 from fedsim.runtime import session
-from fedsim.runtime.session import Folder, own_sigterm
+from fedsim.runtime.session import own_sigterm
 
 MODELS = {"participants": {"models": ["vit-micro"]}, "student": {"model": "vit-micro"}}
 TAKE = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
-from fedsim.runtime.session import Folder
+from fedsim.disk.scratch import Folder
 folder = Folder()
 print(folder.path, flush=True)
 sys.stdin.read()
@@ -58,7 +59,7 @@ def test_a_deep_temporary_directory_is_not_used(parent, monkeypatch):
     deep = parent / ("d" * 60)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    folder = Folder()
+    folder = session.folder()
     try:
         assert folder.path.parent == Path("/tmp")
     finally:

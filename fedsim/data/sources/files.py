@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import glob
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ import numpy as np
 from fedsim.config import DataConfig
 from fedsim.data.sources import tables
 from fedsim.data.sources.raw import Raw, chunks, from_documents
+from fedsim.disk.scratch import Folder
 from fedsim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def load(data: DataConfig, rng: np.random.Generator) -> Raw:
     kind, files = _find(data, KINDS[modality])
     if kind == "text":
         return _read_texts(files, data, rng, description, origin)
-    with TemporaryDirectory(prefix="fedsim-data-") as cache, tables.quiet():
-        table = _open(kind, files, data, cache)
+    with Folder() as cache, tables.quiet():
+        table = _open(kind, files, data, str(cache))
         label = "label" if kind == "imagefolder" and "label" in table.column_names else None
         return tables.read(table, data, rng, description=description, origin=origin, default_label=label)
 
