@@ -37,7 +37,7 @@ def encode(symbols: np.ndarray, inner: Callable[[np.ndarray], bytes]) -> bytes |
     bucket = alphabets.count_to_byte(alphabet)
     named = _worth_naming(bucket, counts)
     names = alphabet[named]
-    if len(names) in (0, len(alphabet)):
+    if len(names) in (0, len(alphabet)) or len(names) > alphabets.MAX_DISTINCT:  # more are refused
         return None
     token_of = np.where(named, np.cumsum(named) - 1, len(names) + bucket).astype(np.int32)
     width_of = np.where(named, 0, _WIDTH[bucket]).astype(np.uint8)

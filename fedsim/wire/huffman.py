@@ -106,7 +106,7 @@ def decode(body: memoryview, size: int, most: int, split: bool = True) -> np.nda
         ranks[places] += extra
     if len(body):
         raise _corrupted(f"{len(body)} bytes after the last symbol")
-    return alphabets.look_up(alphabet[order], ranks)
+    return alphabets.look_up(alphabet, ranks if distinct <= TOKENS else order[ranks])
 
 
 def _encode_split(alphabet: np.ndarray, index: np.ndarray, counts: np.ndarray, heads: int) -> bytes:

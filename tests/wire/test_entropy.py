@@ -296,6 +296,21 @@ def test_the_original_streams_are_one_of_each() -> None:
     assert math.isclose(len(ANS), entropy_bytes(zipf(60, 9_000)), rel_tol=0.05)
 
 
+def test_symbols_sorted_by_count_are_no_alphabet_without_gaps():
+    """The rarest is the first of 300 and the commonest the last, as if all between were in order."""
+    counts = np.where(np.arange(300) % 2, 3000, 1000)
+    counts[0], counts[-1] = 500, 5000
+    symbols = np.random.default_rng(0).permutation(np.repeat(np.arange(300), counts))
+    data = encode_symbols(symbols, "huffman")
+    assert data[0] == HUFFMAN[0] and np.array_equal(decode_symbols(data, len(symbols)), symbols)
+
+
+def test_no_more_symbols_are_named_than_a_reader_allows():
+    seldom = 2**17 + np.arange(140_000)
+    symbols = np.concatenate([np.repeat(seldom[::2], 41), seldom[1::2]])
+    assert np.array_equal(decode_symbols(encode_symbols(symbols), len(symbols)), symbols)
+
+
 ANS = encode_symbols(zipf(60, 9_000))
 HUFFMAN = encode_symbols(exactly((0.7, 0.2, 0.1), 9_000), "huffman")
 GROUPED = struct.pack("<BI", 2, 9_000) + (huffman.encode(zipf(300, 9_000)) or b"")
