@@ -203,21 +203,25 @@ class Host:
             stages=stages(knowledge, sections) if knowledge is not None else {},
             loss=fit.loss if fit else float("nan"),
             score=score,
-            epsilon=self._spent(method, round, site),
+            epsilon=self._spent(method, round, site, whole=fate != "diverged"),
             local_score=local,
             peak_memory_mib=self._peak_mib,
         )
         return report, fate or content
 
-    def _spent(self, method: Method, round: int, site: Site) -> float:
-        """ε of a participant's training up to this round, all rounds being like this one."""
+    def _spent(self, method: Method, round: int, site: Site, *, whole: bool) -> float:
+        """ε of a participant's training up to this round, all rounds being like this one.
+
+        whole: the round was; else it may have ended before its private steps, which the others had.
+        """
         people = self.world.config.participants
         if people.privacy is None:
             return float("nan")
         steps, rate = people.training.steps, people.training.batch_size / len(site.shard.train)
         sigma = privacy.noise_for(people.privacy, rate, steps * self.world.config.rounds)
         times = events.times_active(method.exposed, round, site.participant)
-        return privacy.spent(people.privacy, sigma, rate, site.learner.private_steps * times)
+        each = site.learner.private_steps if whole else max(site.learner.private_steps, steps)
+        return privacy.spent(people.privacy, sigma, rate, each * times)
 
     def _message(
         self, method: Method, site: Site, round: int, knowledge: Knowledge, told: Knowledge | None

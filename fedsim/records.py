@@ -86,7 +86,7 @@ def of_round(
         "peak_memory_mib": of["peak_memory_mib"],
     }
     alone = [report.score for report in told if report.fate != "diverged" and report.participant in reports]
-    missing = any(fate in events.FATES for fate in fates.values())
+    missing = any(fate in (*events.FATES, "diverged") for fate in fates.values())
     summary = {
         **common,
         "algorithm": method.world.contender(method.contender).name,

@@ -69,6 +69,7 @@ class Answering:
         """The model's responses on `proxy` at `samples`, on a grid of `levels` quanta.
 
         Probabilities are dense for one chunk at a time only.   judge: makes claims; none without.
+        Raises DivergedError where they left the finite numbers, as a last step of training may do unseen.
         views: as often a sample is looked at, all but the first time varied at random; the mean is said.
         top: classes that the quantiser `top_k` names.   feedback: makes up for what quantising took.
         """
@@ -80,7 +81,7 @@ class Answering:
         lengths, ids, counts, claims = [], [], [], []
         variation = generator(*seeded(key), "views") if views > 1 else None
         for index, logits_RK in self._answers(proxy, samples, views=views, variation=variation):
-            probs = torch.softmax(logits_RK, dim=-1).cpu().numpy()
+            probs = _finite(torch.softmax(logits_RK, dim=-1))
             asked = self.modality.wanted(proxy, index, torch.device("cpu"))
             if asked is not None:  # a certain answer where nobody asks costs next to nothing
                 probs[~asked.numpy()] = np.eye(1, self.classes)
@@ -241,7 +242,7 @@ class Answering:
             if drawn is not None:
                 more = torch.from_numpy(drawn[at : at + len(tokens)].astype(np.int64)).to(tokens.device)
                 tokens = torch.cat([tokens, more], 1)
-            scores.append(log_probs.gather(-1, tokens).cpu().numpy())
+            scores.append(_finite(log_probs.gather(-1, tokens)))
             at += len(tokens)
         return np.concatenate(scores)
 
@@ -252,7 +253,7 @@ class Answering:
         `levels` quanta."""
         rng = generator(*seeded(key), "quantise")
         parts = [
-            QUANTISERS[quantiser](log_probs.exp().cpu().numpy(), levels, rng)
+            QUANTISERS[quantiser](_finite(log_probs.exp()), levels, rng)
             for log_probs, _ in self._of_tokens(examples)
         ]
         lengths, ids, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -329,6 +330,13 @@ class Answering:
     def _forward_flops(self, examples: Examples, number: int, want: Objective) -> float:
         inputs = self.modality.inputs(examples, np.zeros(number, np.int64), self.engine.device)
         return forward_flops(self.engine.model, self.modality.asked(inputs, want))
+
+
+def _finite(answers: Tensor) -> np.ndarray:
+    found: np.ndarray = answers.cpu().numpy()
+    if not np.isfinite(found).all():
+        raise DivergedError("answers are not finite; a smaller learning rate may help")
+    return found
 
 
 def seeded(key: tuple[int | str, ...]) -> tuple[int, ...]:

@@ -26,6 +26,19 @@ def test_a_participant_that_diverges_is_left_out(configs, tmp_path, monkeypatch)
     assert result.rounds[result.rounds["round"] > 0].delivered.tolist() == [4, 4, 5]
 
 
+@pytest.mark.parametrize("name", ["federated_distillation", "fl_minillm", "ds_fl"])
+def test_a_last_step_that_diverges_is_seen_too(configs, tmp_path, name):
+    """No loss tells of it, for each is of before its step; here it is that of one architecture."""
+    explodes = {"steps": 1, "batch_size": 4, "learning_rate": 1e38, "warmup": 0, "optimizer": "sgd"}
+    method = {"name": name, "prompt": 8} if name == "fl_minillm" else name
+    config = fedsim.load(
+        configs["text"], output=str(tmp_path / "run"), methods=[method],
+        **{"rounds": 1, "data.max_examples": 120, "pretraining.steps": 0, "participants.training": explodes},
+    )  # fmt: skip
+    result = simulation.run(config)
+    assert set(result.participants.status) - {"ok"} == {"diverged"}
+
+
 def test_a_student_that_diverges_ends_the_run_in_one_line(configs, tmp_path, capsys):
     status = main(
         [
