@@ -1,6 +1,7 @@
 """`cluster.yaml` and `clusters/` are what Ray's launcher and KubeRay accept, and they keep doors shut."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_it_installs_what_runs_with_the_constraints(config):
 def test_a_wrong_head_type_would_be_noticed():
     with pytest.raises(ValueError, match="head_node_type"):
         validate_config(prepare_config({**read(LAUNCHED["aws"]), "head_node_type": "nobody"}))
+
+
+def test_all_nodes_have_the_image_that_is_named_once():
+    text = LAUNCHED["aws"].read_text(encoding="utf-8")
+    assert len(re.findall(r"ami-[0-9a-f]+", text)) == 1, "the command on top replaces it"
+    kinds = yaml.safe_load(text.replace("ami-00000000000000000", "ami-1"))["available_node_types"].values()
+    assert {kind["node_config"]["ImageId"] for kind in kinds} == {"ami-1"}
 
 
 def test_workers_begin_at_none_and_spot_comes_first():
