@@ -124,11 +124,15 @@ def means(
 
 
 def independent(frame: pd.DataFrame, value: str = "score", by: Sequence[str] = ()) -> pd.DataFrame:
-    """The rows without those that repeat a setting, contender, seed and value of an earlier one; `by`: what
-    else makes rows different."""
-    names = (*by, "setting", "contender", "method", "round", "participant", "metric", "seed", value)
+    """The rows without those that repeat a setting, contender and seed of an earlier one that has a value;
+    `by`: what else makes rows different. Where repetitions differ (other threads, a GPU) the first counts."""
+    if "seed" not in frame:
+        return frame
+    names = (*by, "setting", "contender", "method", "round", "participant", "metric", "seed")
     told = [c for c in dict.fromkeys(names) if c in frame]
-    return frame.drop_duplicates(told) if "seed" in frame else frame
+    valued = np.argsort(frame[value].isna().to_numpy(), kind="stable")
+    first = ~frame.iloc[valued].duplicated(told).to_numpy()
+    return frame.iloc[np.sort(valued[first])]
 
 
 def compare(

@@ -49,12 +49,13 @@ def ablation(table: pd.DataFrame) -> go.Figure:
 
     table: variant, setting, seed, score, metric, higher_is_better; a row per run, the first variant is the
     whole method. Bars are how much worse a variant is (in the metric's unit), over pairs of runs with
-    the same seed, with 95 % intervals where there are two or more.
+    the same seed, with 95 % intervals where there are two or more of one setting.
     """
     rows = f.scored(table)
     names = [str(v) for v in dict.fromkeys(rows["variant"])]
     if len(names) < 2:
         raise NoDataError("only one variant has a score")
+    several = rows["setting"].nunique() > 1  # over which there is a mean, and no interval
     found = statistics.comparisons(rows.assign(contender=rows["variant"].astype(str)), names[0])
     if found.empty:
         raise NoDataError(f"no variant was run with a seed of {names[0]}")
@@ -65,7 +66,8 @@ def ablation(table: pd.DataFrame) -> go.Figure:
     metric, unit = str(rows["metric"].iloc[0]), 100.0 if rows["metric"].iloc[0] == "accuracy" else 1.0
     words = "percentage points of accuracy" if unit == 100 else style.label(metric)
     caption = f"Loss of score against {style.label(names[0])}, over runs with the same seed"
-    caption += "; lines are 95% intervals." if found["n"].max() > 1 else "; one pair each, so no intervals."
+    lines = "over settings too, so no intervals" if several else "lines are 95% intervals"
+    caption += f"; {lines if found['n'].max() > 1 else 'one pair each, so no intervals'}."
     fig = f.figure("What does each part of the method contribute?", caption, f.rows_height(len(found), 140))
     for place, row in enumerate(found.to_dict("records")):
         text = f"{unit * row['worse']:+.3g}"
@@ -74,11 +76,11 @@ def ablation(table: pd.DataFrame) -> go.Figure:
             name=style.label(str(row["contender"])),
             marker={"color": style.BLUE if row["worse"] >= 0 else style.ORANGE},
             error_x={"type": "data", "array": [unit * (row["high"] - row["low"]) / 2], "color": style.GREY}
-            if row["n"] > 1 else None,
+            if row["n"] > 1 and not several else None,
             hovertext=[
                 f"<b>{style.label(str(row['contender']))}</b><br>{text} {words}, {row['n']} "
                 f"{'pairs' if row['n'] > 1 else 'pair: one run each'}"
-                + (f"<br>sign-flip p = {row['p']:.3g}" if row["n"] > 1 else "")
+                + (f"<br>sign-flip p = {row['p']:.3g}" if row["n"] > 1 and not several else "")
             ],
             hoverinfo="text",
         )  # fmt: skip

@@ -252,6 +252,8 @@ def test_ablation_pairs_runs_that_are_alike_in_all_else(make_sweep):
     fig = figures.ablation(figures.variants(tables.summary[there], tables.settings))
     assert [bar.x[0] for bar in fig.data] == [5.0]
     assert "+5 perplexity, 3 pairs" in fig.data[0].hovertext[0]
+    assert fig.data[0].error_x.array is None and "p =" not in fig.data[0].hovertext[0], "over two settings"
+    assert "so no intervals" in fig.layout.meta["caption"]
 
 
 def test_variants_may_be_contenders_of_one_run(make):
