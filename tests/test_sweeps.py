@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fedsim import simulation, sweeps
+from fedsim import results, simulation, sweeps
 from fedsim.cli import main
 from fedsim.errors import ConfigError
 from fedsim.executor import InProcess
@@ -384,6 +384,39 @@ def test_a_trial_that_is_to_be_attacked_is_finished_once_it_is(write, tmp_path):
     assert sweeps.Outcome(tmp_path / "out", [trial]).failed == {trial.name: "no memory"}
     (trial.config.folder / "attacks.parquet").touch()
     assert states.state(trial).status == "finished"
+
+
+def test_a_backdoor_in_a_trial_that_failed_early_is_not_measured(write, tmp_path):
+    backdoor = {"participants.adversary": {"kind": "backdoor", "share": 0.5}}
+    (trial,) = expand(write(space={"seed": [0]}, set=backdoor, output=str(tmp_path / "out")))
+    trial.config.folder.mkdir(parents=True)
+    rows = [{"method": "another", "round": 1, "attack_success": 0.5}]
+    results.write_table(trial.config.folder / "rounds.parquet", "rounds", rows)
+    assert states.taken_in(trial) is None
+
+
+def test_a_sweep_that_goes_on_is_not_told_by_its_old_table(write, tmp_path, monkeypatch):
+    path, seen = write(space={"seed": [0, 1]}, output=str(tmp_path / "out")), []
+    table = tmp_path / "out" / "trials.parquet"
+
+    def execute(*_: object) -> None:
+        seen.append(table.exists())
+
+    monkeypatch.setattr("fedsim.runtime.tune.execute", execute)
+    for resume in (False, True):
+        sweeps.run(sweeps.load(path), resume=resume)
+        assert table.exists()
+    assert seen == [False, False]
+
+
+def test_a_sweep_in_a_place_that_can_not_be_written_to_is_one_line(write, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    path = write(space={"seed": [0, 1]})
+    assert main(["sweep", str(path), f"output={tmp_path / 'file' / 'out'}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fedsim: output: ") and "written to" in said and said.count("\n") == 1
+    assert main(["sweep", str(tmp_path / "file" / "sweep.yaml")]) == 2
+    assert "a YAML file that can be read (Not a directory)" in capsys.readouterr().err
 
 
 def cells(table: str) -> list[list[str]]:

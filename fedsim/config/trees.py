@@ -19,6 +19,8 @@ def read_tree(path: AnyPath) -> dict[str, Any]:
         raise ConfigError("config", str(path), "an existing YAML file") from None
     except IsADirectoryError:
         raise ConfigError("config", str(path), "a YAML file, not a folder") from None
+    except OSError as error:
+        raise ConfigError("config", str(path), f"a YAML file that can be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = str(error).replace("\n", " ")
         raise ConfigError("config", str(path), f"valid YAML ({where})") from None

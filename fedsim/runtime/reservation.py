@@ -6,6 +6,7 @@ Every actor then lives in a bundle of it, also the one that replaces an actor th
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -59,13 +60,11 @@ class Reservation:
         """
         group = self._outer or self._own
         assert group is not None, "make comes first"
-        ends = time.monotonic() + (self._config.runtime.wait_s or PATIENCE_S)
-        while not group.wait(1):  # by the second, as no signal is heard meanwhile
-            if time.monotonic() > ends:
-                have = inventory().describe()
-                raise RunError(
-                    f"a machine was lost and what is left can't hold the run: {have}; the run can be resumed"
-                )
+        if not _comes(group, self._config.runtime.wait_s or PATIENCE_S):
+            have = inventory().describe()
+            raise RunError(
+                f"a machine was lost and what is left can't hold the run: {have}; the run can be resumed"
+            )
 
     def strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         """For the options of an actor in that bundle of the plan."""
@@ -92,10 +91,33 @@ class Reservation:
 
     def _reserve(self, patience_s: float) -> bool:
         self._own = placement_group(self.plan.whole_gpus(), strategy="PACK")
-        if self._own.wait(patience_s):
+        if _comes(self._own, patience_s):
             return True
         self.release()
         return False
+
+
+def wait_for(bundles: Sequence[Mapping[str, float]], wait_s: float, who: str) -> None:
+    """Let a cluster grow until it can hold bundles together, whose nodes others may have then.
+
+    Raises ConfigError where it doesn't in time.   who: needs them.
+    """
+    group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
+    try:
+        if not _comes(group, wait_s):
+            expected = f"longer: Ray did not reserve in time what {who} needs; {inventory().describe()}"
+            raise ConfigError("runtime.wait_s", wait_s, expected)
+    finally:
+        remove_placement_group(group)
+
+
+def _comes(group: PlacementGroup, patience_s: float) -> bool:
+    """Whether a group is whole in time. By the second, as no signal is heard while Ray waits."""
+    ends = time.monotonic() + patience_s
+    while not group.wait(max(0.0, min(1.0, ends - time.monotonic()))):
+        if time.monotonic() >= ends:
+            return False
+    return True
 
 
 def _inside(group: PlacementGroup) -> Room:

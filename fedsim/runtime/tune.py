@@ -31,6 +31,7 @@ from fedsim.runtime import enter_directory
 from fedsim.runtime.cluster import connect, inventory
 from fedsim.runtime.packing import UNIT, Room
 from fedsim.runtime.placement import bundles
+from fedsim.runtime.reservation import wait_for
 from fedsim.sweeps.config import SweepConfig
 from fedsim.sweeps.states import State, finished, mark, rounds, score
 from fedsim.sweeps.trials import Trial, last_stop
@@ -58,7 +59,7 @@ def reserved(config: RunConfig, room: Room) -> list[Bundle]:
     """
     if config.runtime.executor == "in_process":
         threads, most = config.runtime.threads, max(node.total.cpus for node in room.nodes) / UNIT
-        if threads > most:
+        if threads > most and not config.runtime.wait_s:
             raise ConfigError("runtime.threads", threads, f"at most {most:g}: {room.describe()}")
         return [{"CPU": float(threads)}]
     return bundles(config, room)
@@ -71,11 +72,13 @@ def execute(sweep: SweepConfig, trials: Sequence[Trial], left: Sequence[Trial], 
     """
     _quieten()
     callbacks, scheduler = [_TRACKERS[name](sweep) for name in sweep.trackers], _scheduler(sweep, trials)
-    runs = {trial.name: compact(trial.config) for trial in left}
-    cluster = connect(next(iter(runs.values())))
+    cluster = connect(left[0].config)
     try:
         room = inventory()
-        needs = {name: _needs(name, config, room) for name, config in runs.items()}
+        found = {trial.name: fitted(trial, room) for trial in left}
+        runs = {name: config for name, (config, _) in found.items()}
+        needs = {name: reserves for name, (_, reserves) in found.items()}
+        _wait_for_machines(runs, needs, progress)
         _tell(scheduler, [t for t in trials if t.name not in runs or folders.finished(t.config.folder)])
         progress.phase(f"{len(left)} trials")
         tune.Tuner(
@@ -110,11 +113,30 @@ def execute(sweep: SweepConfig, trials: Sequence[Trial], left: Sequence[Trial], 
         cluster.close()
 
 
-def _needs(name: str, config: RunConfig, room: Room) -> list[Bundle]:
+def fitted(trial: Trial, room: Room) -> tuple[RunConfig, list[Bundle]]:
+    """A trial's run, compact or where that finds no place as its config says, and what it reserves."""
+    few = compact(trial.config)
     try:
-        return reserved(config, room)
-    except ConfigError as error:
-        raise ConfigError(f"trial {name}: {error.field}", error.value, error.expected) from None
+        return few, reserved(few, room)
+    except ConfigError:
+        try:
+            return trial.config, reserved(trial.config, room)
+        except ConfigError as error:
+            raise ConfigError(f"trial {trial.name}: {error.field}", error.value, error.expected) from None
+
+
+def _wait_for_machines(
+    runs: Mapping[str, RunConfig], needs: Mapping[str, list[Bundle]], progress: Trials
+) -> None:
+    """Let the cluster grow until it can hold each trial, if alone: for one that it never can hold Tune would
+    wait for ever, and say nothing. Raises ConfigError when the time is up."""
+    seen: list[list[Bundle]] = []
+    for name, config in runs.items():
+        if config.runtime.wait_s and needs[name] not in seen:
+            if not seen:
+                progress.phase("waiting for machines")
+            wait_for(needs[name], config.runtime.wait_s, f"trial {name}")
+            seen.append(needs[name])
 
 
 def _trial(

@@ -93,14 +93,17 @@ def run(sweep: SweepConfig, *, resume: bool = False) -> Outcome:
     sweep = sweep.model_copy(update={"output": str(folder)})
     trials = expand(sweep)
     check(trials, sweep.scheduler)
-    _open(sweep, resume)
-    lock = hold(folder)
+    with folders.usable(folder, resume):
+        _open(sweep, resume)
+        lock = hold(folder)
     left = [trial for trial in trials if state(trial).status not in ("finished", "stopped")]
     progress = Trials(len(trials), len(trials) - len(left))
     try:
         if left:
             from fedsim import runtime
 
+            if (folder / "trials.parquet").exists():  # who looks meanwhile sees what the folders say
+                (folder / "trials.parquet").unlink()
             runtime.guard(left[0].config.runtime.address)
             from fedsim.runtime.tune import execute
 

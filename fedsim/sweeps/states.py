@@ -71,12 +71,13 @@ def attacked(trial: Trial) -> dict[str, float]:
 
 
 def taken_in(trial: Trial) -> float | None:
-    """How often a backdoor's trigger works on the student at the end, 0 … 1; None without a backdoor."""
+    """How often a backdoor's trigger works on the student at the end, 0 … 1; None without a backdoor, or
+    before the contender has finished a round."""
     adversary, path = trial.config.participants.adversary, trial.config.folder / "rounds.parquet"
     if adversary is None or adversary.kind != "backdoor" or not path.exists():
         return None
     rows = [row for row in results.rows(path) if row["method"] == trial.contender]
-    return float(max(rows, key=lambda row: row["round"])["attack_success"])
+    return float(max(rows, key=lambda row: row["round"])["attack_success"]) if rows else None
 
 
 def summary(trial: Trial) -> list[results.Row]:

@@ -1,10 +1,12 @@
 """Ctrl-C and SIGTERM: one line, nothing left behind, and a folder that continues as if undisturbed."""
 
+import json
 import os
 import signal
 import time
 
 import pytest
+import yaml
 
 import fedsim
 
@@ -71,6 +73,24 @@ def test_while_actors_start(fedsim_command, configs, tmp_path):
     done = command.end()
     assert done.status == 130
     assert len(said(done.err)) == 1, done.err
+
+
+@pytest.mark.parametrize("what", ["run", "sweep"])
+def test_while_machines_are_waited_for(what, fedsim_command, configs, tmp_path):
+    """Those with GPUs, which don't come."""
+    wants = {"runtime": {"executor": "ray", "wait_s": 300, "participant": {"gpus": 1}}}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"base": str(configs["distil"]), "set": wants, "space": {"seed": [0, 1]}}))
+    given = (path,) if what == "sweep" else (configs["distil"], f"runtime={json.dumps(wants['runtime'])}")
+    command = fedsim_command.start(what, *given, f"output={tmp_path / 'out'}")
+    waits = "waiting for machines" if what == "sweep" else "starting actors"
+    while waits not in command.text("err"):
+        assert command.process.poll() is None, command.text("err")
+        time.sleep(0.05)
+    time.sleep(2)
+    os.killpg(command.process.pid, signal.SIGINT)
+    assert command.process.wait(20) == 130
+    assert len(said(command.end().err)) == 1, command.text("err")
 
 
 @pytest.mark.slow

@@ -82,6 +82,28 @@ attack: 0
     assert len(list((folder / "tune").glob("0001-*/events.out.tfevents.*"))) == 1
 
 
+def test_a_trial_that_no_machine_comes_for_is_refused_when_the_time_is_up(fedsim_command, write, tmp_path):
+    path = write("""
+set: {runtime: {executor: ray, wait_s: 3, participant: {gpus: 1}}}
+space: {seed: [0, 1]}
+""")
+    done = fedsim_command("sweep", path, f"output={tmp_path / 'out'}", status=2)
+    assert "fedsim: runtime.wait_s: 3.0 is not valid; expected longer" in done.err
+    assert "trial 0001-seed=0 needs" in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_trial_of_one_host_on_a_small_machine(fedsim_command, write, tmp_path):
+    """Two hosts of a whole CPU each find no place beside coordinator and driver."""
+    path = write(f"""
+set: {{runtime: {{executor: ray, participant: {{cpus: {max(2, os.cpu_count()) - 1}}}}}}}
+space: {{seed: [0, 1]}}
+""")
+    done = fedsim_command("sweep", path, f"output={tmp_path / 'out'}")
+    assert "2 trials: 2 finished" in done.out
+
+
 @pytest.mark.slow
 def test_trials_know_what_plugins_define(fedsim_command, write, tmp_path):
     """Read once, by who starts the sweep: in a process of its own a trial finds no file of them here."""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fedsim import loading
 from fedsim.config import RunConfig
 from fedsim.errors import ConfigError
+from fedsim.runtime import tune
 from fedsim.runtime.packing import UNIT, Node, Resources, Room
 from fedsim.runtime.placement import DRIVER, Plan, bundles, grow, pack, plan
 
@@ -305,6 +307,27 @@ def test_a_trial_reserves_parts_of_gpus_and_a_little_for_its_driver():
     assert DRIVER.to_ray() == {"CPU": 0.1}
     with pytest.raises(ConfigError, match=r"runtime\.coordinator\.cpus"):
         bundles(config(coordinator={"cpus": 2}), room((2,)))
+
+
+def test_a_trial_has_few_hosts_or_as_many_as_fit():
+    def fitted(run: RunConfig, where: Room) -> tuple[int, list[dict[str, float]]]:
+        found, reserves = tune.fitted(SimpleNamespace(name="one", config=run), where)
+        return found.runtime.participants_per_actor, reserves
+
+    each, reserves = fitted(config(5), room((8,)))
+    assert each == 3 and reserves == bundles(config(5, participants_per_actor=3), room((8,)))
+    tight = config(5, participant={"cpus": 1})
+    assert fitted(tight, room((2,))) == ("auto", bundles(tight, room((2,)))), "one host, as the run has"
+    with pytest.raises(ConfigError, match=r"^trial one: runtime\.participant"):
+        fitted(config(5, participant={"cpus": 4}), room((2,)))
+
+
+def test_a_trial_in_one_process_may_wait_for_its_machine():
+    """A head of an autoscaling cluster has no CPU for anybody."""
+    run = config(5, executor="in_process", threads=2)
+    with pytest.raises(ConfigError, match=r"runtime\.threads: 2 is not valid; expected at most 0"):
+        tune.reserved(run, room((0,)))
+    assert tune.reserved(config(5, executor="in_process", threads=2, wait_s=9), room((0,))) == [{"CPU": 2.0}]
 
 
 def test_two_ranks_of_a_trial_have_a_gpu_each():
