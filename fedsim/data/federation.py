@@ -140,11 +140,12 @@ def held_out(config: RunConfig, data: Federation) -> Federation:
     assert raw.pixels is not None
     columns = {"pixel_values": raw.pixels, "labels": raw.groups}
     if data.tokenizer_json is not None:  # of a dual encoder: what its images are called
-        names = [config.data.templates[0].format(label=name) for name in raw.group_names]
+        names = [captions.say(config.data.templates[0], name) for name in raw.group_names]
         ids = tokenizers.encode_captions(
             data.tokenizer_json, names, len(data.prompt_ids[0]), data.end_of_text or 0
         )
-        columns["input_ids"] = ids[raw.groups]
+        if len(np.unique(ids, axis=0)) == len(ids):  # or who is called as another would be right for nothing
+            columns["input_ids"] = ids[raw.groups]
     images = Examples(columns, raw.groups, raw.keys)
     return replace(data, public=replace(data.public, held_out=images))
 

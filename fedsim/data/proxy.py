@@ -31,6 +31,9 @@ def join(raw: Raw, other: Raw, data: DataConfig) -> tuple[Raw, np.ndarray]:
         groups = _renumbered(other, raw)[kept]
     if raw.prompts and not other.prompts:
         raise ConfigError("data.proxy.prompt_column", data.prompt_column, "a table of its own with prompts")
+    if other.prompts and not raw.prompts:
+        expected = "nothing, as the other data has none: its windows would be learnt without their prompts"
+        raise ConfigError("data.proxy.prompt_column", "set", expected)
     joined = replace(
         raw,
         groups=np.concatenate([raw.groups, groups]),

@@ -47,6 +47,9 @@ def check(config: RunConfig, modality: str) -> None:
         raise ConfigError("evaluation.few_shot", asked.few_shot.source, "null: it is for images; see tasks")
     if asked.generate and (find_spec("rouge_score") is None or find_spec("sacrebleu") is None):
         raise ConfigError("evaluation.generate", asked.generate, f"0, or: {install('generation')}")
+    if asked.generate and config.data.prompt_column is None and asked.prompt >= config.data.window:
+        expected = f"less than data.window, {config.data.window}: nothing could follow"
+        raise ConfigError("evaluation.prompt", asked.prompt, expected)
     names = [task.name for task in asked.tasks]
     if len(set(names)) < len(names):
         raise ConfigError("evaluation.tasks", names, "a name of its own for each")

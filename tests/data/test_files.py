@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fedsim.config import DataConfig
-from fedsim.data.sources import Raw, files
+from fedsim.data.sources import Raw, files, images
 from fedsim.errors import ConfigError
 
 ROWS = [{"body": f"document {i}, with\na comma", "topic": ["art", "bio"][i % 2]} for i in range(8)]
@@ -296,3 +296,15 @@ def test_text_of_wikitext2(real_data: Path):
     raw = load(real_data / "wikitext2", max_examples=200)
     assert raw.group_names == ("test", "valid")
     assert np.bincount(raw.groups).tolist() == [100, 100]
+
+
+def test_grey_of_sixteen_bits_keeps_its_contrast(tmp_path: Path):
+    """As X-rays have it; Pillow's own conversion makes all above 255 white."""
+    deep = (np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024).astype(np.uint16)
+    cell = {"bytes": None, "path": str(tmp_path / "deep.png")}
+    Image.fromarray(deep).save(cell["path"])
+    assert np.array_equal(images.decode([cell], None, "image")[0, 0], deep >> 8)
+    cell["path"] = str(tmp_path / "real.tiff")
+    Image.fromarray(np.ones((8, 8), np.float32)).save(cell["path"])
+    with pytest.raises(ConfigError, match=r"data\.image_column.*row 0: its mode is F"):
+        images.decode([cell], None, "image")

@@ -240,3 +240,19 @@ def test_images_are_fetched_from_their_addresses_and_dead_ones_passed_over(serve
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: dead.to_iterable_dataset())
     with pytest.raises(ConfigError, match=r"data\.image_column: 'image_url' .*can be reached"):
         hub.load(DataConfig(**data, max_examples=3), np.random.default_rng(0))
+
+
+def test_a_proxy_set_has_prompts_only_where_the_others_have(tmp_path: Path):
+    """Else its windows would be learnt without them, and what is in both not be known again."""
+    rows = [{"ask": f"what is {i}?", "body": f"it is {i} " * 40} for i in range(60)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    proxy = {"source": "files", "path": str(tmp_path / "asked.jsonl"), "prompt_column": "ask"}
+    tree = {
+        "data": {
+            "source": "files", "path": write_texts(tmp_path / "plain.jsonl", documents("word", 80)),
+            "modality": "text", "text_column": "body", "proxy": {**proxy, "text_column": "body"},
+        },
+        "participants": {"count": 2, "models": ["llama-tiny"]}, "student": {"model": "llama-tiny"},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"data\.proxy\.prompt_column.* expected nothing"):
+        plan(loading.load(tree))

@@ -102,6 +102,7 @@ def test_instructions_are_asked_as_prompts_were_learnt(files):
         ({"evaluation.instructions": "nowhere.jsonl"}, "evaluation.instructions"),
         ({"evaluation.retrieval": 5}, "evaluation.retrieval"),
         ({"evaluation.tasks.0.name": "a/b"}, "evaluation.tasks.0.name"),
+        ({"evaluation.generate": 4, "evaluation.prompt": 48, "data.window": 48}, "evaluation.prompt"),
     ],
 )
 def test_what_can_t_be_asked_is_refused_before_anything_starts(files, overrides, field):
