@@ -34,6 +34,9 @@ def attack(
     config = loading.load(folder / "config.yaml")
     exported = simulation.product(config)
     name = _contender(config, contender or exported)
+    data = config.data
+    if data.reads == "image_text" and data.caption_column is not None and data.label_column is None:
+        raise ConfigError("attack", str(folder), "a run on pairs with labels, by which losses are measured")
     set_up(config.runtime.threads)
     progress.phase("preparing data")
     asked = audit.prepare(config, name)

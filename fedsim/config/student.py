@@ -42,6 +42,10 @@ class Student(Settings):
     def _equal_shares(self) -> Student:
         if self.training.batch_size % self.engine.ranks:
             raise ValueError("a training.batch_size that is a multiple of engine.ranks, which share it")
+        alone = self.engine.optimizer == "torch" and self.engine.zero_stage == 0
+        if self.training.optimizer == "sgd" and not alone:
+            expected = "training.optimizer: adamw, or engine.optimizer: torch with zero_stage: 0"
+            raise ValueError(f"{expected}: DeepSpeed has no other for sgd")
         return self
 
 

@@ -329,7 +329,9 @@ class Answering:
 
     def _forward_flops(self, examples: Examples, number: int, want: Objective) -> float:
         inputs = self.modality.inputs(examples, np.zeros(number, np.int64), self.engine.device)
-        return forward_flops(self.engine.model, self.modality.asked(inputs, want))
+        kind = next(self.engine.model.parameters()).dtype  # 16 bits where the engine's model has them
+        fitting = {k: v.to(kind) if v.is_floating_point() else v for k, v in inputs.items()}
+        return forward_flops(self.engine.model, self.modality.asked(fitting, want))
 
 
 def _finite(answers: Tensor) -> np.ndarray:

@@ -260,7 +260,8 @@ def _pretrained(auto: Any, folder: Path, interface: Interface) -> nn.Module:
 
 def _sizes(config: Any, interface: Interface) -> list[tuple[str, Any, Any]]:
     """What of a pretrained model the data must fit: (what it is, the model's, the data's)."""
-    vocabulary = "vocabulary (data.tokenizer must be its own)"
+    # Those of Pythia, OPT and others are padded to a round number, which no token of theirs has.
+    vocabulary = "vocabulary (data.tokenizer must be its own; padding goes by resize_token_embeddings)"
     if interface.modality == "text":
         return [(vocabulary, config.vocab_size, interface.classes)]
     channels, side = _square(interface)

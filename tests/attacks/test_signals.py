@@ -52,6 +52,20 @@ def test_signals_are_those_of_the_models_probabilities():
         assert found["min_k"][i] == pytest.approx(np.mean(lowest), abs=1e-4)
 
 
+def test_prompts_and_padding_give_nothing_away():
+    """Each as if it had only the rows that are asked about."""
+    data, model = windows(3), Bigrams()
+    first, last = np.array([3, 0, 6]), np.array([9, 10, 7])
+    columns = {**data.arrays, "prompt": first + 1, "length": last + 1}
+    learner = Learner(TorchEngine(model, Training(), torch.device("cpu")), modality("text"), V)
+    found = signals(learner, Examples(columns, data.groups, data.keys))
+    for i, (start, end) in enumerate(zip(first, last, strict=True)):
+        ids = data.arrays["input_ids"][[i], start : end + 1]
+        alone = signals(learner, Examples({"input_ids": ids}, data.groups[[i]], data.keys[[i]]))
+        for name in found if end - start > 1 else ("loss", "phi"):
+            assert found[name][i] == pytest.approx(alone[name][0], abs=1e-5), name
+
+
 def test_log_odds_stay_finite_where_a_probability_is_1():
     found = log_odds(torch.tensor([[200.0, 0.0, 0.0]]), torch.tensor([0]))
     assert float(found) == pytest.approx(200 - np.log(2))
@@ -60,5 +74,6 @@ def test_log_odds_stay_finite_where_a_probability_is_1():
 def test_min_k_takes_at_least_one_row():
     logits = torch.from_numpy(rng(2).normal(size=(3, V)))
     answers = torch.tensor([0, 1, 2])
-    each = min_k(logits, answers, rows=1)
-    assert float(min_k(logits, answers, rows=3)) == pytest.approx(float(each.min()))
+    asked = torch.ones(3, dtype=torch.bool)
+    each = min_k(logits, answers, asked, rows=1)
+    assert float(min_k(logits, answers, asked, rows=3)) == pytest.approx(float(each.min()))

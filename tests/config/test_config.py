@@ -193,6 +193,14 @@ WRONG = {
         ["data.modality", "None", "text, image or image_text"],
     ),
     "offload without its optimiser": (["student.engine.offload=cpu"], ["student.engine", "'cpu'", "fused"]),
+    "an optimiser that is another's": (
+        ["student.engine.optimizer=fused", "student.training.optimizer=sgd"],
+        ["student", "adamw", "sgd"],
+    ),
+    "an optimiser that is not sharded": (
+        ["student.engine.zero_stage=1", "student.training.optimizer=sgd"],
+        ["student", "zero_stage: 0"],
+    ),
     "less GPU than Ray can count": (
         ["runtime.participant=[{gpus: 0.5}, {gpus: 1e-5}]"],
         ["runtime.participant.1", "1e-5", "at least 0.0001"],

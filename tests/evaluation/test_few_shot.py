@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.neighbors import NearestCentroid
 
 from fedsim import data, simulation
@@ -71,6 +72,36 @@ def test_without_examples_a_dual_encoder_goes_by_the_names():
         name: column for name, column in made.public.held_out.arrays.items() if name != "input_ids"
     }))  # fmt: skip
     assert found["0_shot"] == scored[0] and len(made.public.held_out) == 400
+
+
+def test_names_that_are_alike_where_a_caption_ends_are_not_asked_for(tmp_path):
+    """All would be right, for nothing."""
+    for kind in ("abandoned warehouse", "abandoned workshop"):
+        (tmp_path / kind).mkdir()
+        for k in range(8):
+            pixels = np.random.default_rng(k + 100 * len(kind)).integers(256, size=(8, 8)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{k}.png")
+    few = {"source": "files", "path": str(tmp_path), "ways": 2, "shots": [1], "queries": 2}
+    config = load({
+        "data": {"source": "digits", "modality": "image_text", "max_examples": 300},
+        "participants": {"models": ["clip-micro"], "count": 2}, "student": {"model": "clip-micro"},
+        "evaluation": {"few_shot": few},
+    })  # fmt: skip
+    made = held_out(config, data.build(data.plan(config)))
+    assert "input_ids" not in made.public.held_out.arrays
+    learner = world(config, made).specialist("clip-micro", None, config.participants.training)
+    assert set(tried(learner, made.public.held_out, config.evaluation.few_shot, 0)) == {"1_shot"}
+
+
+@pytest.mark.parametrize("model", ["cnn", "mlp"])
+def test_operations_are_counted_in_sixteen_bits_too(tmp_path, model):
+    ran = simulation.run(
+        load(config(tmp_path, 2).model_dump(mode="json"), **{
+            "student.model": model, "participants.models": [model], "student.engine.precision": "bf16",
+        }),
+        executor=InProcess(),
+    )  # fmt: skip
+    assert (ran.rounds.flops_coordinator[1:] > 0).all()
 
 
 def test_too_few_of_a_class_are_refused(tmp_path):
